@@ -1,0 +1,12 @@
+execute_process(COMMAND git -C ${SOURCE} describe --always --dirty --abbrev=12 --exclude=* OUTPUT_VARIABLE COMMIT
+                OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(COMMIT STREQUAL "")
+  set(COMMIT "unknown")
+endif()
+set(TEXT "#define TRIREME_VERSION \"${VERSION}\"\n#define TRIREME_COMMIT \"${COMMIT}\"\n")
+if(EXISTS ${OUT})
+  file(READ ${OUT} OLD)
+endif()
+if(NOT "${OLD}" STREQUAL "${TEXT}")
+  file(WRITE ${OUT} "${TEXT}")
+endif()

@@ -1,0 +1,28 @@
+/* coordinator/cli/cli.h - the subcommands of `trireme`: one file each, one function each.
+ *
+ * A command gets argv with argv[0] = "trireme NAME", parses it with argp (its --help teaches: what it does,
+ * an example, every option), does its job and returns the process's exit code: 0 done, 1 failed while
+ * running, 2 wrong use or wrong input.  Results go to standard output, everything else to standard error. */
+#ifndef COORDINATOR_CLI_CLI_H
+#define COORDINATOR_CLI_CLI_H
+
+typedef struct cli_command {
+    const char *name;
+    const char *summary; /* one line for `trireme --help` */
+    int (*run)(int argc, char **argv);
+} cli_command;
+
+extern const cli_command cli_commands[]; /* ends with a NULL name */
+
+int cli_generate(int argc, char **argv);
+int cli_chat(int argc, char **argv);
+int cli_inspect(int argc, char **argv);
+int cli_plan(int argc, char **argv);
+int cli_shard(int argc, char **argv);
+int cli_pull(int argc, char **argv);
+int cli_tokenize(int argc, char **argv);
+int cli_template(int argc, char **argv);
+int cli_perplexity(int argc, char **argv);
+int cli_bench(int argc, char **argv);
+
+#endif

@@ -1,0 +1,57 @@
+/* coordinator/main.c - the `trireme` binary: picks the subcommand. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "coordinator/cli/cli.h"
+#include "trireme_version.h"
+
+static void usage(FILE *out)
+{
+    fprintf(out, "Usage: trireme COMMAND [OPTION...]\n"
+                 "A distributed inference cluster: splits a checkpoint over MPI ranks and runs it.\n\n"
+                 "Commands:\n");
+    for (const cli_command *c = cli_commands; c->name != NULL; c++)
+        fprintf(out, "  %-12s %s\n", c->name, c->summary);
+    fprintf(out, "\n"
+                 "  trireme COMMAND --help   what a command does, with an example\n"
+                 "  trireme --version        version and commit\n\n"
+                 "Environment: TRIREME_LOG=error|warn|info|debug|trace, TRIREME_ISA=c|avx2|avx512|amx\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *level_name = getenv("TRIREME_LOG");
+    log_level level;
+    if (level_name != NULL) {
+        if (!log_level_parse(level_name, &level)) {
+            fprintf(stderr, "trireme: error: TRIREME_LOG=%s: use error, warn, info, debug or trace\n", level_name);
+            return 2;
+        }
+        log_level_set(level);
+    }
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+        printf("trireme %s (commit %s)\n", TRIREME_VERSION, TRIREME_COMMIT);
+        return 0;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    for (const cli_command *c = cli_commands; c->name != NULL; c++) {
+        if (strcmp(name, c->name) == 0) {
+            char title[64];
+            snprintf(title, sizeof(title), "trireme %s", c->name);
+            argv[1] = title;
+            return c->run(argc - 1, argv + 1);
+        }
+    }
+    fprintf(stderr, "trireme: error: no command \"%s\"; `trireme --help` lists them\n", name);
+    return 2;
+}
