@@ -3,6 +3,7 @@ add_library(trireme_flags INTERFACE)
 target_include_directories(trireme_flags INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
 # -ffp-contract=off: a sum is the same on every instruction set only if the compiler fuses nothing by itself;
 # fused multiply-adds are written out.
+target_compile_definitions(trireme_flags INTERFACE _GNU_SOURCE)
 target_compile_options(trireme_flags INTERFACE -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes
   -Wvla -Wundef -Wno-missing-field-initializers -fno-strict-aliasing -ffp-contract=off -fvisibility=hidden)
 if(NOT SANITIZE STREQUAL "")
