@@ -1,0 +1,139 @@
+/* comm/step.h - the step message: what every rank gets for one step.  A pure codec: bytes <-> struct.
+ *
+ * The coordinator (rank 0) numbers steps from 1 and sends each to every rank; ranks apply them in order and a gap is
+ * fatal.  Workers keep each sequence's state, so only changes travel.  A sequence lives in a slot (0 .. max_seqs-1)
+ * from `admit` until `retire`.
+ *
+ *   step     = header, retired slots, admissions, block copies, spans
+ *   admit    = slot, sampling parameters, rope set, prompt length (workers keep the sampling state)
+ *   span     = slot, first position, n tokens, new blocks for each KV group, flags
+ *   token    = an id, or STEP_TOKEN_LAST: "what this sequence sampled last", which the last stage tells stage 0
+ *
+ * A decoding sequence is in at most one step in flight; chunks of one prefill may follow in successive steps.  Blocks and slots are
+ * freed by the scheduler only when every step naming them has retired. */
+#ifndef COMM_STEP_H
+#define COMM_STEP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+#define STEP_TOKEN_LAST (-1)
+#define STEP_MAX_KV_GROUPS 8
+#define STEP_MAX_STOP_IDS 16
+#define STEP_VERSION 1
+
+typedef struct step_bias {
+    int32_t token;
+    float bias; /* -INFINITY bans */
+} step_bias;
+
+typedef struct step_sampling {
+    float temperature; /* 0 = greedy */
+    int32_t top_k;     /* 0 = off */
+    float top_p, min_p;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    uint64_t seed;
+    uint32_t choice;      /* which of n choices of a request: part of the noise's counter */
+    int32_t n_logprobs;   /* top log-probabilities to report with each token; -1 = none, 0 = the token's own */
+    int32_t n_prompt_logprobs; /* -1 = none */
+    int32_t min_tokens;   /* end tokens are banned before this many were generated */
+    int32_t max_tokens;   /* the last stage ends the sequence there */
+    bool ignore_eos;
+    bool want_hash;       /* keep the running hash of this sequence's logits */
+    int32_t n_stop;       /* end tokens (eos and stop_token_ids) */
+    int32_t stop[STEP_MAX_STOP_IDS];
+    int32_t n_bias;
+    const step_bias *bias; /* borrowed: encode reads it; decode points into the step's arena */
+} step_sampling;
+
+typedef struct step_admit {
+    int32_t slot;
+    int32_t rope_set;
+    int32_t n_prompt;     /* tokens of the prompt as the user sees it */
+    int32_t n_generated;  /* tokens already generated before (replay or preemption): counted for penalties, lengths and noise positions */
+    step_sampling sampling;
+} step_admit;
+
+/* Copy a KV block (copy on write of a shared block). */
+typedef struct step_copy {
+    int32_t group, from, to;
+} step_copy;
+
+enum {
+    STEP_SPAN_SAMPLE = 1,  /* the span's last token is the sequence's last known one: its logits give a new token */
+    STEP_SPAN_PROMPT_LOGPROBS = 2, /* report log-probabilities of this span's tokens' successors */
+};
+
+typedef struct step_span {
+    int32_t slot;
+    int32_t position;    /* of the first token */
+    int32_t n_tokens;
+    int32_t flags;
+    const int32_t *tokens; /* [n_tokens] */
+    /* Blocks appended to the sequence's table of each group, before this span is computed.  For a sequence whose first span in this slot
+     * starts beyond 0 (prefix cache) these include the shared ones. */
+    int32_t n_new_blocks[STEP_MAX_KV_GROUPS];
+    const int32_t *new_blocks[STEP_MAX_KV_GROUPS];
+} step_span;
+
+typedef struct step {
+    uint64_t number;
+    bool stop;           /* no work: ranks leave their loop */
+    int32_t n_kv_groups;
+    int32_t n_retire;
+    const int32_t *retire;
+    int32_t n_admit;
+    const step_admit *admit;
+    int32_t n_copies;
+    const step_copy *copies;
+    int32_t n_spans;
+    const step_span *spans;
+} step;
+
+/* Bounds that decode enforces on outside bytes. */
+typedef struct step_limits {
+    int32_t max_seqs, max_tokens /* of all spans */, max_blocks /* highest block id + 1 */, max_blocks_per_span, max_bias, vocab;
+    int32_t n_kv_groups;
+} step_limits;
+
+/* Bytes needed, or bytes written into buf (ST_LIMIT if cap is too small; *len then holds the need). */
+status step_encode(const step *s, void *buf, size_t cap, size_t *len);
+
+/* Decodes into *out, whose pointers lead into `arena` (scratch bytes the caller owns, reused from step to step; grown as needed). */
+typedef struct step_arena {
+    void *data;
+    size_t size;
+} step_arena;
+status step_decode(const void *buf, size_t len, const step_limits *limits, step_arena *arena, step *out);
+void step_arena_free(step_arena *arena);
+
+/* What the last stage answers for a step, to rank 0. */
+typedef struct step_logprob {
+    int32_t token;
+    float logprob;
+} step_logprob;
+
+typedef struct step_result_row {
+    int32_t slot;
+    int32_t position;     /* of the token the logits came from */
+    int32_t token;        /* sampled; -1 for a prompt_logprobs row */
+    uint8_t finish;       /* 0 goes on, 1 stop (an end token), 2 length */
+    uint64_t hash;        /* running hash of the sequence's logits, 0 if not wanted */
+    float logprob;        /* of the token (sampled or the prompt's next one) */
+    int32_t n_top;
+    const step_logprob *top;
+} step_result_row;
+
+typedef struct step_result {
+    uint64_t number;
+    int32_t n_rows;
+    const step_result_row *rows;
+} step_result;
+
+status step_result_encode(const step_result *r, void *buf, size_t cap, size_t *len);
+status step_result_decode(const void *buf, size_t len, int32_t max_rows, int32_t max_top, int32_t vocab, step_arena *arena, step_result *out);
+
+#endif
