@@ -54,6 +54,7 @@ typedef struct step_admit {
     int32_t rope_set;
     int32_t n_prompt;     /* tokens of the prompt as the user sees it */
     int32_t n_generated;  /* tokens already generated before (replay or preemption): counted for penalties, lengths and noise positions */
+    uint64_t hash;        /* the running hash of its logits so far (0 at first) */
     step_sampling sampling;
 } step_admit;
 
@@ -73,6 +74,7 @@ typedef struct step_span {
     int32_t n_tokens;
     int32_t flags;
     const int32_t *tokens; /* [n_tokens] */
+    int32_t next_token;    /* the prompt's token after the span (for STEP_SPAN_PROMPT_LOGPROBS); -1 = none */
     /* Blocks appended to the sequence's table of each group, before this span is computed.  For a sequence whose first span in this slot
      * starts beyond 0 (prefix cache) these include the shared ones. */
     int32_t n_new_blocks[STEP_MAX_KV_GROUPS];
