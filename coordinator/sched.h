@@ -1,0 +1,96 @@
+/* coordinator/sched.h - who runs what and when: continuous batching as a pure state machine.
+ *
+ * Requests, results and cancels come in, steps go out; no clock, thread, file or rank is touched, so that a million
+ * requests are simulated in seconds.  One thread calls.
+ *
+ * A step is filled up to a token budget: first one token for each decoding sequence, then chunks of prefills
+ * already begun (at most max_partial_prefills of them), then new admissions by priority and age.  A sequence with a
+ * sample outstanding waits for its token; up to `depth` steps (one for each pipeline stage) are in flight, and chunks of
+ * one prefill may follow each other in successive steps.  KV blocks are handed out as a sequence grows.  When they run out
+ * the youngest sequence of the lowest priority gives all of its back and is computed again later from prompt + tokens so far:
+ * preemption by recompute.  Blocks and slots return to the pool when every step naming them has retired.
+ *
+ *   submit -> WAITING --admit--> RUNNING --finish--> gone          (cancel: gone as soon as no step in flight names it)
+ *                ^------ preempt / lost ranks ----'
+ */
+#ifndef COORDINATOR_SCHED_H
+#define COORDINATOR_SCHED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "comm/step.h"
+
+typedef struct coord_sched coord_sched;
+
+typedef struct coord_sched_options {
+    int32_t max_seqs;             /* slots: sequences running at once */
+    int32_t max_batched_tokens;   /* token budget of a step */
+    int32_t max_prefill_chunk;    /* tokens of one prefill in one step; 0 = the budget */
+    int32_t max_partial_prefills; /* prefills begun and not ended; 0 = max_seqs */
+    int32_t max_context;          /* longest prompt + generation */
+    int32_t depth;                /* steps in flight */
+    int32_t block_tokens;         /* tokens in a KV block */
+    int32_t n_kv_groups;
+    int32_t window[STEP_MAX_KV_GROUPS];   /* 0 = full */
+    int64_t n_blocks[STEP_MAX_KV_GROUPS]; /* of each group */
+} coord_sched_options;
+
+typedef struct coord_request {
+    uint64_t id;             /* unique among those alive */
+    const int32_t *tokens;   /* [n_tokens] prompt, and after a replay what was generated; copied */
+    int32_t n_tokens;
+    int32_t n_prompt;        /* <= n_tokens */
+    int32_t priority;        /* lower runs first */
+    int32_t rope_set;
+    uint64_t hash;           /* running logits hash of what was generated */
+    step_sampling sampling;  /* bias copied */
+} coord_request;
+
+/* One token, or one prompt token's log-probabilities (prompt = true), of one request. */
+typedef struct coord_event {
+    uint64_t id;
+    bool prompt;
+    int32_t index;           /* of the token: generated tokens from 0; prompt tokens from 1 */
+    int32_t token;
+    uint8_t finish;          /* as in step_result_row */
+    uint64_t hash;
+    float logprob;
+    int32_t n_top;
+    const step_logprob *top;
+} coord_event;
+typedef void (*coord_event_fn)(void *arg, const coord_event *event);
+
+status coord_sched_create(const coord_sched_options *options, coord_sched **out);
+void coord_sched_destroy(coord_sched **sched);
+
+/* ST_INVALID: empty prompt, longer than max_context allows, or more KV blocks than there are (the message says which). */
+status coord_sched_submit(coord_sched *s, const coord_request *request);
+/* true if the id was alive; no event for it comes afterwards. */
+bool coord_sched_cancel(coord_sched *s, uint64_t id);
+
+/* Builds the next step if there is something to compute and fewer than `depth` are in flight; else returns false.  *out
+ * borrows until the next call. */
+bool coord_sched_next(coord_sched *s, step *out);
+
+/* Retires the oldest step in flight.  ST_FORMAT if the result is not that step's.  Calls fn for each token. */
+status coord_sched_apply(coord_sched *s, const step_result *result, coord_event_fn fn, void *arg);
+
+/* The replica's ranks are gone, and with them every step in flight and all KV: everything running waits again, to be
+ * computed anew by fresh ranks whose steps start from 1. */
+void coord_sched_lost(coord_sched *s);
+
+typedef struct coord_sched_stats {
+    int32_t n_waiting, n_running, n_in_flight;
+    int64_t free_blocks[STEP_MAX_KV_GROUPS];
+    uint64_t n_preemptions, n_steps, n_tokens_computed;
+} coord_sched_stats;
+void coord_sched_stats_get(const coord_sched *s, coord_sched_stats *out);
+
+/* Checks every invariant (each block in exactly one place, slots and tables consistent, budgets kept); for tests and simulation.
+ * Returns NULL, or what is broken. */
+const char *coord_sched_check(const coord_sched *s);
+
+#endif
