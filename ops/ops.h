@@ -208,8 +208,12 @@ typedef struct ops_token_bias {
 
 typedef struct ops_candidate {
     int32_t token;
-    float logit;
+    float logit; /* what it was chosen by: adjusted (best: with noise), or raw in the raw list */
+    float raw;   /* the raw logit, before penalties, bias and temperature */
 } ops_candidate;
+
+/* Gumbel noise of one token of one draw: -log(-log(u)), u from Philox as ops_sample_row says.  The same on every device. */
+float ops_gumbel(uint64_t seed, uint32_t choice, int32_t position, int32_t token);
 
 /* How one row of logits is looked at.  Order: repetition penalty (prompt and generated tokens: l > 0 ? l / r : l * r), presence and frequency penalties
  * (generated tokens), bias, mask, division by temperature (not at 0). */
@@ -242,10 +246,10 @@ typedef struct ops_sample_out {
     ops_candidate raw[OPS_MAX_CANDIDATES];
 } ops_sample_out;
 
-/* logits: [n, cols] f32, columns = vocabulary rows vocab_begin ... ; first each row becomes softcap(l * multiplier) in place (raw), and where
- * want_sample the adjusted logits replace it at the end, so that a caller may fetch whole rows for a second round. */
+/* logits: [n, cols] f32, columns = vocabulary rows vocab_begin ... ; first each row becomes softcap(l * multiplier) in place (raw).  adjusted: [n, cols] f32,
+ * row i receives rows[i]'s adjusted logits where want_sample, so that a caller may fetch whole rows for a second round. */
 typedef struct ops_sample_args {
-    ops_mat logits;
+    ops_mat logits, adjusted;
     int32_t vocab_begin;
     float multiplier, softcap;
     int32_t n;
