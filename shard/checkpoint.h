@@ -1,0 +1,74 @@
+/* shard/checkpoint.h - a checkpoint opened, whatever it came as.
+ *
+ * A Hugging Face directory (single or indexed safetensors), a GGUF file (or the first of a split set), a directory written by
+ * `trireme shard`, or a hub name (looked up in, or downloaded into, the standard cache).  Opening reads and checks headers only;
+ * weights are then read slice by slice straight into their final place.  After opening, all calls may come from several threads. */
+#ifndef SHARD_CHECKPOINT_H
+#define SHARD_CHECKPOINT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/packed.h"
+#include "base/status.h"
+#include "shard/plan/arch.h"
+#include "shard/plan/plan.h"
+#include "shard/text/template.h"
+#include "shard/text/tokenizer.h"
+
+typedef struct shard_checkpoint shard_checkpoint;
+
+typedef struct shard_open_options {
+    const char *revision; /* of a hub name: branch, tag or commit; NULL = main */
+    bool offline;         /* never the network */
+    bool config_only;     /* a config.json, or a directory without weights, will do (planning) */
+} shard_open_options;
+
+/* ST_NOT_FOUND, ST_FORMAT, ST_UNSUPPORTED (an unlisted family is refused by name) ...: each message names file, tensor or key, and the remedy. */
+status shard_checkpoint_open(const char *model, const shard_open_options *options, shard_checkpoint **out);
+void shard_checkpoint_close(shard_checkpoint **c);
+
+const shard_arch *shard_checkpoint_arch(const shard_checkpoint *c);
+
+/* The packed type of each matrix: as the file stores it, or f32 throughout (`f32`).  Owned by the checkpoint. */
+const shard_types *shard_checkpoint_types(const shard_checkpoint *c, bool f32);
+
+/* Bytes read from disk against bytes that were needed; atomically counted, per checkpoint object. */
+typedef struct shard_io_stats {
+    uint64_t bytes_read, bytes_needed, tensors_read;
+} shard_io_stats;
+void shard_checkpoint_io_stats(const shard_checkpoint *c, shard_io_stats *out);
+
+/* Reads the slice rows x cols (as shard_plan_slice gives it) of a matrix into `dst`, packed as `shape`
+ * (shard_plan_packed; packed_bytes(shape) zeroed bytes, 64-byte aligned).  SHARD_HEAD of tied embeddings reads the embedding. */
+status shard_checkpoint_read_matrix(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, shard_slice cols, packed_shape shape,
+                                    void *dst);
+/* Reads rows [begin, end) of a vector (norm weight, bias, sinks) as f32. */
+status shard_checkpoint_read_vector(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, float *dst);
+
+/* Checks every byte against the manifest's SHA-256 (a `trireme shard` directory); names the tensor that differs. */
+status shard_checkpoint_verify(shard_checkpoint *c);
+
+/* What the checkpoint says about generating (generation_config.json, tokenizer_config.json, GGUF metadata). */
+typedef struct shard_generation {
+    int32_t bos;               /* -1 none */
+    int32_t n_eos, eos[SHARD_MAX_EOS];
+    float temperature, top_p, min_p, repetition_penalty; /* the checkpoint's defaults; < 0 where it is silent */
+    int32_t top_k;             /* -1 silent */
+} shard_generation;
+const shard_generation *shard_checkpoint_generation(const shard_checkpoint *c);
+
+/* Created on first call, owned by the checkpoint.  ST_NOT_FOUND: it has none (the message says what was looked for). */
+status shard_checkpoint_tokenizer(shard_checkpoint *c, const shard_tokenizer **out);
+/* The (default) chat template and its variables (bos_token, eos_token ...; an object owned by the checkpoint). */
+status shard_checkpoint_template(shard_checkpoint *c, const shard_template **out, const json_t **variables);
+
+/* Name, source, format, revision, licence, base, parent, recipe, policies, evaluations, digest, architecture, tensors by type:
+ * an object with null where unknown; caller json_decref()s.  What `trireme inspect` prints and the manifest keeps. */
+status shard_checkpoint_describe(shard_checkpoint *c, json_t **out);
+/* SHA-256 that identifies the weights and configuration ("sha256:..."), from headers, sizes and the manifest's or the hub's digests where present. */
+const char *shard_checkpoint_digest(const shard_checkpoint *c);
+
+#endif
