@@ -1,0 +1,81 @@
+/* coordinator/replica.h - one replica: a checkpoint on tp x pp ranks, and the loop that runs its steps.
+ *
+ * Every rank of the world creates the replica together: open the checkpoint, plan, load, agree.  Then ranks other than 0 serve
+ * (coord_replica_serve) until rank 0 stops; rank 0 submits requests and calls coord_replica_run, which schedules steps, sends them,
+ * computes rank 0's own part, and hands out tokens as results come back.  One thread per rank calls everything here. */
+#ifndef COORDINATOR_REPLICA_H
+#define COORDINATOR_REPLICA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "comm/comm.h"
+#include "coordinator/sched.h"
+#include "shard/checkpoint.h"
+#include "shard/plan/plan.h"
+
+typedef struct coord_replica coord_replica;
+
+typedef struct coord_replica_options {
+    const char *model;          /* directory, GGUF file or hub name */
+    shard_open_options open;
+    int32_t tp, pp;             /* 0, 0: tp = as many ranks as the checkpoint's heads allow, pp = the rest */
+    const double *rank_weights; /* [world size] relative speed; NULL = equal */
+    bool f32;                   /* weights are expanded to f32 at load */
+    shard_kv_type kv_type;
+    int32_t n_threads;          /* per rank; 0 = the host's cores divided among its ranks */
+    const char *isa;            /* NULL = best */
+    int32_t max_seqs;           /* 0 = 16 */
+    int32_t max_batched_tokens; /* 0 = 512 */
+    int32_t max_prefill_chunk;  /* 0 = the budget */
+    int32_t max_context;        /* 0 = the checkpoint's, as far as memory goes */
+    int64_t kv_blocks;          /* 0 = as memory and the limits above allow; else this many (tests: to force preemption) */
+    size_t memory;              /* bytes this rank may use; 0 = what the host has left, divided among its ranks */
+    int timeout_ms;             /* of a collective; 0 = 60 s */
+    bool quiet;                 /* no progress display */
+} coord_replica_options;
+
+/* Collective.  On failure every rank returns the same status, and the message of the first rank that failed is its status_message();
+ * nothing was logged: the caller reports once, on rank 0. */
+status coord_replica_create(comm_world *world, const coord_replica_options *options, coord_replica **out);
+void coord_replica_destroy(coord_replica **replica);
+
+/* Ranks other than 0: computes steps until rank 0 stops (ST_OK) or the job breaks. */
+status coord_replica_serve(coord_replica *r);
+
+/* Rank 0.  As coord_sched_submit / cancel. */
+status coord_replica_submit(coord_replica *r, const coord_request *request);
+bool coord_replica_cancel(coord_replica *r, uint64_t id);
+/* Advances by at least one result: fills the pipeline with steps, then waits for the oldest one's result and calls fn for each of its tokens.  *idle:
+ * nothing was there to do. */
+status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *idle);
+/* Tells the other ranks to leave coord_replica_serve.  Called once, also after a failure. */
+status coord_replica_stop(coord_replica *r);
+
+shard_checkpoint *coord_replica_checkpoint(coord_replica *r);
+const shard_plan *coord_replica_plan(const coord_replica *r);
+int32_t coord_replica_max_context(const coord_replica *r); /* prompt + generated tokens */
+
+/* What each rank took and how long things took; collective (every rank calls it before serving), [n_ranks] filled on rank 0. */
+typedef struct coord_rank_report {
+    int32_t rank, stage, tp_index, n_threads;
+    size_t weight_bytes, kv_bytes, scratch_bytes; /* as allocated */
+    size_t predicted_bytes;                       /* as planned */
+    size_t resident_bytes;                        /* of the process */
+    uint64_t io_read, io_needed;
+    double load_seconds, ready_seconds;           /* weights read; from the world's creation to ready */
+    char backend[128];
+} coord_rank_report;
+status coord_replica_report(coord_replica *r, coord_rank_report *reports);
+
+/* Time of this rank's steps so far. */
+typedef struct coord_replica_times {
+    uint64_t steps, tokens;
+    double compute_seconds, exchange_seconds, stage_wait_seconds;
+    double attention_seconds, mlp_seconds, embed_seconds, head_seconds; /* the plan's phases */
+} coord_replica_times;
+void coord_replica_times_get(const coord_replica *r, coord_replica_times *out);
+
+#endif
