@@ -12,7 +12,7 @@
 #error "GGUF and safetensors numbers are little endian and read as they lie"
 #endif
 
-enum { MAX_KEYS = 65536, MAX_KEY_BYTES = 65535, MAX_GGUF_DIMS = 4, MAX_ARRAY_DEPTH = 4 };
+enum { MAX_KEYS = 65536, MAX_KEY_BYTES = 65535, MAX_GGUF_DIMS = 4, MAX_ARRAY_DEPTH = 4, MAX_NUMBERS = 1 << 24 };
 #define MAX_HEADER ((uint64_t)1 << 30)
 
 static const uint8_t kind_bytes[SHARD_GGUF_KINDS] = {
@@ -437,7 +437,7 @@ static shard_gguf_value *number_array(shard_gguf *g, const char *key, bool *fres
     if (v == NULL || !v->array || kind_bytes[v->kind] == 0)
         return NULL;
     *fresh = v->converted == NULL;
-    if (*fresh && v->n < SIZE_MAX / 16)
+    if (*fresh && v->n <= MAX_NUMBERS)
         v->converted = mem_arena_alloc(g->arena, (size_t)v->n * 8 + 8);
     return v->converted == NULL ? NULL : v;
 }
