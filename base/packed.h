@@ -2,15 +2,34 @@
  *
  * The one layout for all instruction sets.  A matrix [rows, cols] (rows = outputs, cols = inputs, "k") is cut
  * into panels of 16 rows; inside a panel k advances in chunks of 4 bytes a row, so one 64-byte vector holds
- * 16 rows x 4 bytes: 4 k of an 8-bit format (VNNI and AMX order), 2 k of bf16/f16 (pairs), 1 k of f32.
- * Rows are padded to 16 and cols to the format's group with codes that contribute nothing.
+ * 16 rows x 4 bytes: 4 k of an 8-bit format (VNNI and AMX order), 2 k of bf16 (pairs), 1 k of f32.
+ * Rows are padded to 16 and cols to the format's unit with zero codes under zero scales: they contribute nothing.
  *
  * Integer formats are one family: value = scale * (code - zero) + min, or scale * codebook[code], where
  *   bits   2 3 4 5 6 8  stored as planes: 8 | 4 | 4+1 | 4+2 | 2 | 2+1 bits
  *   group  16 or 32 k share one scale (and one minimum)
  *   scale  f16 a group, or an integer sub-scale (signed or unsigned 8 bit, 4 bit) times an f16 super-scale a super-group of 256
  *   min    none, f16 a group, or an integer sub-minimum (same width) times an f16 super-minimum, subtracted
- * so that every GGUF type imports without requantising.  packed.c documents each plane's byte order. */
+ * so that every GGUF type imports without requantising.
+ *
+ * Bytes.  A panel is contiguous (a slice of rows at a multiple of 16 is one block of bytes) and starts at a multiple
+ * of 64; its planes follow one another, each padded to 64:  codes | scales | minima | supers.  r = row in the panel.
+ *
+ *   floats     PACKED_F32   [k][r] f32                     unit: 1 k
+ *              PACKED_BF16  [k / 2][r][k % 2]              unit: 2 k (pairs, as the dot-product instructions take them)
+ *              PACKED_F16   [k / 2][k % 2][r]              unit: 2 k (a vector of rows converts at once)
+ *   integers   a unit is 32 k whatever the group.  With k = 4 * chunk + b inside the unit (chunk 0..7, b 0..3) a vector is
+ *              64 bytes at [r][b], and the unit's vectors are
+ *     8 bits   8: vector chunk holds the signed code
+ *     4 bits   4: vector j holds chunk 2j in its low and chunk 2j + 1 in its high nibbles
+ *     4+1      the 4 of the low nibbles, then 1: bit `chunk` of a byte is the code's bit 4
+ *     4+2      the 4 of the low nibbles, then 2: vector chunk / 4 holds bits 4 and 5 at 2 * (chunk % 4)
+ *     2 bits   2: vector chunk / 4 holds the code at 2 * (chunk % 4)
+ *     2+1      the 2 of the low two bits, then 1: bit `chunk` of a byte is the code's bit 2
+ *   scales     F16 [group][r] u16; S8, U8 [group][r] one byte; U4 [group][r] one byte: scale low nibble, minimum high nibble
+ *   minima     as scales (none for U4: they share its bytes)
+ *   supers     [super][r] f16, or with a minimum [super][2][r]: 16 super-scales, then 16 super-minima
+ * Writers use the functions below and need to know none of it. */
 #ifndef BASE_PACKED_H
 #define BASE_PACKED_H
 
@@ -19,6 +38,7 @@
 #include <stdint.h>
 
 #define PACKED_ROWS 16
+#define PACKED_UNIT 32   /* k of one unit of an integer format */
 #define PACKED_SUPER 256 /* k covered by one super-scale */
 
 typedef enum packed_type {
@@ -55,6 +75,10 @@ typedef struct packed_format {
 const packed_format *packed_format_of(packed_type type);
 /* PACKED_TYPES if no such name. */
 packed_type packed_type_parse(const char *name);
+static inline bool packed_has_super(const packed_format *f)
+{
+    return f->scale >= PACKED_SCALE_S8;
+}
 
 /* The shape of one packed matrix.  phase: how many k lie between the start of the super-group that the first
  * column belongs to and that column (a column slice that starts inside a super-group; a multiple of the group,
@@ -65,23 +89,47 @@ typedef struct packed_shape {
     int32_t phase;
 } packed_shape;
 
-/* Where the planes of a matrix lie, in bytes from its start (all 64-byte aligned). */
+/* Where the planes of a matrix lie: plane X of panel p starts at p * panel_bytes + X_offset (all multiples of 64). */
 typedef struct packed_layout {
-    int32_t panels;              /* ceil(rows / 16) */
-    int32_t groups;              /* groups along k after padding */
-    int32_t supers;              /* super-groups touched, 0 if the format has none */
-    size_t code_offset, code_panel_bytes;   /* codes: [panel][group][...] */
-    size_t scale_offset, scale_panel_bytes; /* scales and sub-scales: [panel][group][16 rows ...] */
-    size_t min_offset, min_panel_bytes;
-    size_t super_offset, super_panel_bytes; /* f16 super-scales (and super-minima): [panel][super][...] */
-    size_t bytes;                /* of the whole matrix */
+    const packed_format *format;
+    packed_shape shape;
+    int32_t panels; /* ceil(rows / 16) */
+    int32_t units;  /* units of k, the last one padded */
+    int32_t groups; /* groups along k, padding included: units * unit / group */
+    int32_t supers; /* super-groups touched, 0 if the format has none */
+    size_t unit_bytes; /* codes of one unit of a panel */
+    size_t scale_offset, min_offset, super_offset; /* codes are at 0 */
+    size_t panel_bytes;
+    size_t bytes;   /* of the whole matrix */
 } packed_layout;
 
-/* false if the shape is impossible (negative, or sizes overflow). */
+/* false if the shape is impossible (not positive, a bad phase, or sizes overflow). */
 bool packed_layout_of(packed_shape shape, packed_layout *out);
 size_t packed_bytes(packed_shape shape); /* 0 if impossible */
 
-/* Scalar reference: row r, k in [k0, k0 + n) of a packed matrix to f32. */
+/* The super-group that group g lies in. */
+static inline int32_t packed_super_of(const packed_layout *l, int32_t group)
+{
+    return (l->shape.phase + group * l->format->group) / PACKED_SUPER;
+}
+
+/* ---- writing (into zeroed memory; rows of different panels may be written by different threads) ---- */
+
+/* n elements of one row as the type stores them (uint32_t for f32, uint16_t for f16 and bf16), from column k on. */
+void packed_set_floats(const packed_layout *l, void *matrix, int32_t row, int32_t k, int32_t n, const void *elements);
+/* The 32 codes of one unit of one row: unsigned codes, or for 8-bit formats the bytes of the signed ones.  Codes past the last column: 0. */
+void packed_set_unit(const packed_layout *l, void *matrix, int32_t row, int32_t unit, const uint8_t codes[PACKED_UNIT]);
+/* The scale of one group of one row, and its minimum where the format has one: f16 bits, or the integer (S8: its byte). */
+void packed_set_scale(const packed_layout *l, void *matrix, int32_t row, int32_t group, uint16_t scale, uint16_t min);
+/* f16 bits of the super-scale, and of the super-minimum where the format has minima. */
+void packed_set_super(const packed_layout *l, void *matrix, int32_t row, int32_t super, uint16_t scale, uint16_t min);
+
+/* ---- reading: the scalar reference that every kernel is tested against ---- */
+
+void packed_get_unit(const packed_layout *l, const void *matrix, int32_t row, int32_t unit, uint8_t codes[PACKED_UNIT]);
+/* The f32 factor of (code - zero) in a group of a row, and what is added (0 where there is no minimum). */
+void packed_get_scale(const packed_layout *l, const void *matrix, int32_t row, int32_t group, float *scale, float *min);
+/* Row r, k in [k0, k0 + n) to f32: (code - zero) * scale, rounded, then + min. */
 void packed_dequantise(packed_shape shape, const void *matrix, int32_t row, int32_t k0, int32_t n, float *out);
 
 #endif
