@@ -27,7 +27,7 @@ struct ops_ctx {
     const cpu_vec_kernels *vec;
     const cpu_linear_kernels *linear;
     int32_t max_rows, max_cols;
-    char *quantise_scratch;  /* max_rows rows of OPS_Q8 of max_cols: a linear that is given F32 for an integer weight quantises here */
+    char *quantise_scratch;  /* cpu_quantise_scratch_bytes, 64-byte aligned: a linear that is given F32 for a weight that wants another format converts here */
     char *thread_scratch;    /* n_threads x thread_scratch_bytes, 64-byte aligned */
     size_t thread_scratch_bytes;
     char description[128], numerics_name[128];
@@ -38,24 +38,35 @@ static inline void *cpu_row(const ops_mat *m, int32_t row)
     return m->buf->data + m->offset + (size_t)row * m->stride;
 }
 
-/* OPS_Q8 row of `cols`: with K = cols rounded up to 64:
- *   int8 codes [K] | f32 scale [K / 32] | int32 sum of each 16 codes [K / 16]      (padding zero; the whole a multiple of 64 bytes)
- * scale = amax / 127, code = round-half-even(x * (127 / amax)); amax 0 gives scale 0 and codes 0. */
+/* OPS_Q8 row of `cols`: with K = cols rounded up to 64 and G = K / 32 groups
+ *   int8 codes [K] | f32 scale [G] | int32 sum of the 32 codes [G] | f32 scale * sum [G] | int32 sum of each 16 [2G] | f32 scale * sum of 16 [2G]
+ * (padding zero; the whole a multiple of 64 bytes).  scale = amax / 127, code = round-half-even(x * (127 / amax)); amax 0 gives scale 0 and codes 0. */
 static inline size_t cpu_q8_padded(int32_t cols)
 {
     return ((size_t)cols + 63) / 64 * 64;
+}
+static inline size_t cpu_q8_row_bytes(int32_t cols)
+{
+    size_t k = cpu_q8_padded(cols);
+    return (k + k / 32 * 28 + 63) / 64 * 64;
 }
 static inline const float *cpu_q8_scales(const void *row, int32_t cols)
 {
     return (const float *)((const char *)row + cpu_q8_padded(cols));
 }
-static inline const int32_t *cpu_q8_sums(const void *row, int32_t cols)
+static inline const int32_t *cpu_q8_sums(const void *row, int32_t cols) /* of each 16 codes */
 {
     size_t k = cpu_q8_padded(cols);
-    return (const int32_t *)((const char *)row + k + k / 32 * 4);
+    return (const int32_t *)((const char *)row + k + k / 32 * 12);
+}
+/* Bytes of ops_ctx.quantise_scratch: rows in the widest format that F32 is converted to. */
+static inline size_t cpu_quantise_scratch_bytes(int32_t max_rows, int32_t max_cols)
+{
+    size_t q8 = cpu_q8_row_bytes(max_cols), bf16 = ops_row_bytes(OPS_BF16, max_cols);
+    return (size_t)max_rows * (q8 > bf16 ? q8 : bf16);
 }
 
-/* linear.c: the table's linear and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */
+/* linear.c: ops_row_bytes (ops.h); the table's linear and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */
 status cpu_linear(ops_ctx *ctx, const ops_linear_args *args);
 ops_type cpu_linear_input(const ops_ctx *ctx, packed_type type);
 const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa); /* NULL: not built in */
