@@ -95,7 +95,7 @@ static char *panel_of(const packed_layout *l, const void *matrix, int32_t row)
     return (char *)(uintptr_t)matrix + (size_t)(row / PACKED_ROWS) * l->panel_bytes;
 }
 
-static size_t float_index(packed_type type, int32_t r, int32_t k)
+static inline size_t float_index(packed_type type, int32_t r, int32_t k)
 {
     size_t pair = (size_t)(k / 2) * 2 * PACKED_ROWS;
     switch (type) {
@@ -108,24 +108,35 @@ static size_t float_index(packed_type type, int32_t r, int32_t k)
     }
 }
 
+/* Compiled for each type and element size, since loading spends its time here. */
+static inline __attribute__((always_inline)) void set_floats(char *panel, packed_type type, size_t size, int32_t r, int32_t k, int32_t n,
+                                                             const char *elements)
+{
+    for (int32_t i = 0; i < n; i++)
+        memcpy(panel + float_index(type, r, k + i) * size, elements + (size_t)i * size, size);
+}
+
 void packed_set_floats(const packed_layout *l, void *matrix, int32_t row, int32_t k, int32_t n, const void *elements)
 {
     char *panel = panel_of(l, matrix, row);
-    size_t size = l->format->bits / 8;
-    for (int32_t i = 0; i < n; i++)
-        memcpy(panel + float_index(l->shape.type, row % PACKED_ROWS, k + i) * size, (const char *)elements + (size_t)i * size, size);
+    if (l->shape.type == PACKED_F32)
+        set_floats(panel, PACKED_F32, 4, row % PACKED_ROWS, k, n, elements);
+    else if (l->shape.type == PACKED_BF16)
+        set_floats(panel, PACKED_BF16, 2, row % PACKED_ROWS, k, n, elements);
+    else
+        set_floats(panel, PACKED_F16, 2, row % PACKED_ROWS, k, n, elements);
 }
 
 /* One row's word of vector `v` of a unit. */
-static char *unit_word(const packed_layout *l, const void *matrix, int32_t row, int32_t unit, int v)
+static inline char *unit_word(const packed_layout *l, const void *matrix, int32_t row, int32_t unit, int v)
 {
     return panel_of(l, matrix, row) + (size_t)unit * l->unit_bytes + (size_t)v * 64 + (size_t)(row % PACKED_ROWS) * 4;
 }
 
-void packed_set_unit(const packed_layout *l, void *matrix, int32_t row, int32_t unit, const uint8_t codes[PACKED_UNIT])
+static inline __attribute__((always_inline)) void set_unit(char *at, int bits, const uint8_t codes[PACKED_UNIT])
 {
     uint32_t c[8], word[8] = {0};
-    int bits = l->format->bits, n = bits, low = bits >= 4 ? 4 : 2, low_words = bits == 8 ? 8 : low;
+    int low = bits >= 4 ? 4 : 2, low_words = bits == 8 ? 8 : low;
     memcpy(c, codes, sizeof(c));
     for (int i = 0; i < 8; i++) {
         if (bits == 8)
@@ -139,8 +150,32 @@ void packed_set_unit(const packed_layout *l, void *matrix, int32_t row, int32_t 
         else if (bits == low + 2 && low == 4)
             word[low_words + i / 4] |= ((c[i] >> 4) & 0x03030303u) << (i % 4 * 2);
     }
-    for (int v = 0; v < n; v++) /* a plane of b bits is b vectors */
-        memcpy(unit_word(l, matrix, row, unit, v), &word[v], 4);
+    for (int v = 0; v < bits; v++) /* a plane of b bits is b vectors */
+        memcpy(at + v * 64, &word[v], 4);
+}
+
+void packed_set_unit(const packed_layout *l, void *matrix, int32_t row, int32_t unit, const uint8_t codes[PACKED_UNIT])
+{
+    char *at = unit_word(l, matrix, row, unit, 0);
+    switch (l->format->bits) { /* constants, so that each case unrolls: loading spends its time here */
+    case 2:
+        set_unit(at, 2, codes);
+        return;
+    case 3:
+        set_unit(at, 3, codes);
+        return;
+    case 4:
+        set_unit(at, 4, codes);
+        return;
+    case 5:
+        set_unit(at, 5, codes);
+        return;
+    case 6:
+        set_unit(at, 6, codes);
+        return;
+    default:
+        set_unit(at, 8, codes);
+    }
 }
 
 void packed_get_unit(const packed_layout *l, const void *matrix, int32_t row, int32_t unit, uint8_t codes[PACKED_UNIT])
