@@ -24,7 +24,7 @@ typedef struct coord_replica_options {
     int32_t tp, pp;             /* 0, 0: tp = as many ranks as the checkpoint's heads allow, pp = the rest */
     const double *rank_weights; /* [world size] relative speed; NULL = equal */
     bool f32;                   /* weights are expanded to f32 at load */
-    shard_kv_type kv_type;
+    shard_kv_type kv_type;      /* commands default to f32 with f32 weights, else f16 */
     int32_t n_threads;          /* per rank; 0 = the host's cores divided among its ranks */
     const char *isa;            /* NULL = best */
     int32_t max_seqs;           /* 0 = 16 */

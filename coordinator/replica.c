@@ -1,0 +1,612 @@
+/* coordinator/replica.c - see replica.h.
+ *
+ * Messages between ranks (comm send/recv):
+ *   TAG_STEP    rank 0 -> each other rank   u64 length, then the step's bytes as far as they fit in FIRST_BYTES
+ *   TAG_REST    the same pair               what did not fit
+ *   TAG_RESULT  last stage's first rank -> rank 0
+ * With pp stages up to pp steps are in flight: rank 0 computes its part of one step while later stages are at earlier ones. */
+#include "coordinator/replica.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/threads.h"
+#include "worker/worker.h"
+
+enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4 };
+#define FIRST_BYTES ((size_t)16 << 10)
+#define AGREE_TIMEOUT_MS (10 * 60 * 1000) /* the slowest rank's loading */
+#define DEFAULT_SEQS 16
+#define DEFAULT_BATCHED_TOKENS 512
+#define MEMORY_SHARE 0.85 /* of what a host has left: the rest is for the page cache and everybody else */
+
+/* A step's message while its sends are under way. */
+typedef struct outgoing {
+    char *bytes; /* u64 length, then the step */
+    size_t cap;
+    comm_request **requests; /* [2 * n_ranks] */
+} outgoing;
+
+/* A step in flight whose result comes by message. */
+typedef struct incoming {
+    char *bytes;
+    comm_request *request;
+} incoming;
+
+struct coord_replica {
+    coord_replica_options opt;
+    comm_world *world;
+    comm_group *everyone;
+    shard_checkpoint *checkpoint;
+    shard_plan *plan;
+    worker *worker;
+    int rank, n_ranks, result_rank, n_threads;
+    double started, ready_seconds;
+
+    /* rank 0 */
+    coord_sched *sched;
+    outgoing *out;
+    incoming *in;
+    int depth, n_in_flight;
+    uint64_t steps_sent, results_taken;
+    size_t result_max;
+    step_arena result_arena;
+    bool stopped;
+
+    /* the others */
+    char *first, *message;
+    size_t message_cap;
+    step_arena step_arena_;
+    char *answer[2];
+    size_t answer_cap[2];
+    comm_request *answering[2];
+};
+
+/* ---- creation ---- */
+
+static status ranks_resolve(coord_replica *r, shard_plan_options *p)
+{
+    int n = r->n_ranks, tp = r->opt.tp, pp = r->opt.pp;
+    if (tp < 0 || pp < 0)
+        return FAIL(ST_INVALID, "--tp %d --pp %d: give positive numbers", tp, pp);
+    if (tp > 0 && pp == 0)
+        pp = n % tp == 0 ? n / tp : 1;
+    if (pp > 0 && tp == 0)
+        tp = n % pp == 0 ? n / pp : 1;
+    if (tp > 0 && (int64_t)tp * pp != n)
+        return FAIL(ST_INVALID, "tp %d x pp %d are %lld ranks, and this job has %d: start it with `mpirun -n %lld trireme ...`, or choose --tp and --pp "
+                    "whose product is %d", tp, pp, (long long)tp * pp, n, (long long)tp * pp, n);
+    p->tp = tp;
+    p->pp = pp;
+    p->n_ranks = n;
+    return ST_OK;
+}
+
+static void defaults_fill(coord_replica_options *o)
+{
+    o->max_seqs = o->max_seqs > 0 ? o->max_seqs : DEFAULT_SEQS;
+    o->max_batched_tokens = o->max_batched_tokens > 0 ? o->max_batched_tokens : DEFAULT_BATCHED_TOKENS;
+    o->timeout_ms = o->timeout_ms > 0 ? o->timeout_ms : 60000;
+}
+
+static status open_and_plan(coord_replica *r)
+{
+    TRY(shard_checkpoint_open(r->opt.model, &r->opt.open, &r->checkpoint));
+    const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
+    if (r->opt.max_context > a->max_positions)
+        return FAIL(ST_INVALID, "a context of %d tokens is asked for, and %s was made for %d", r->opt.max_context, r->opt.model, a->max_positions);
+    shard_plan_options p = {
+        .rank_weights = r->opt.rank_weights,
+        .max_seqs = r->opt.max_seqs,
+        .max_context = r->opt.max_context > 0 ? r->opt.max_context : a->max_positions,
+        .max_batched_tokens = r->opt.max_batched_tokens,
+        .kv_type = r->opt.kv_type,
+        .types = *shard_checkpoint_types(r->checkpoint, r->opt.f32),
+    };
+    TRY(ranks_resolve(r, &p));
+    TRY(shard_plan_create(a, &p, &r->plan));
+    r->opt.max_context = r->opt.max_context > 0 ? r->opt.max_context : -p.max_context; /* negative: may shrink to what memory allows */
+    return ST_OK;
+}
+
+/* Threads of this rank.  A launcher may have bound each rank to cores of its own; if not, the ranks of the host share what they see. */
+static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
+{
+    int granted = threads_cores_granted(), host_ranks = comm_world_host_size(r->world);
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    bool own = host_ranks == 1 || (long)granted * host_ranks <= online;
+    int share = own ? granted : granted / host_ranks;
+    ctx->n_threads = r->opt.n_threads > 0 ? r->opt.n_threads : share > 0 ? share : 1;
+    ctx->spin = own ? ctx->n_threads <= granted : ctx->n_threads * host_ranks <= granted;
+    ctx->first_core = !ctx->spin ? -1 : own ? 0 : comm_world_host_rank(r->world) * ctx->n_threads;
+    ctx->isa = r->opt.isa;
+    comm_world_set_spin(r->world, ctx->spin);
+    r->n_threads = ctx->n_threads;
+}
+
+/* Bytes of one block of every KV group on this rank. */
+static size_t kv_bytes_per_block(const coord_replica *r)
+{
+    const shard_rank_plan *p = &r->plan->ranks[r->rank];
+    return shard_plan_kv_block_bytes(shard_checkpoint_arch(r->checkpoint), p, r->opt.kv_type) * (size_t)(p->layer_end - p->layer_begin);
+}
+
+/* Blocks this rank has room for, at most `want`. */
+static status blocks_fit(const coord_replica *r, int64_t want, int64_t *out)
+{
+    const shard_rank_plan *p = &r->plan->ranks[r->rank];
+    size_t have = r->opt.memory > 0 ? r->opt.memory : (size_t)((double)mem_available() * MEMORY_SHARE / comm_world_host_size(r->world));
+    size_t need = p->weight_bytes + p->scratch_bytes, block = kv_bytes_per_block(r);
+    if (need + block > have)
+        return FAIL(ST_NO_MEMORY, "rank %d needs %.2f GiB for weights and buffers, and its share of this host's memory is %.2f GiB: use more ranks "
+                    "(`trireme plan %s` shows what fits), a smaller checkpoint, or a host with more memory", r->rank,
+                    (double)need / (1 << 30), (double)have / (1 << 30), r->opt.model);
+    int64_t fit = block == 0 ? want : (int64_t)((have - need) / block);
+    *out = fit < want ? fit : want;
+    return ST_OK;
+}
+
+static status gather_all(coord_replica *r, const void *mine, size_t bytes, void *all)
+{
+    size_t *sizes;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &sizes));
+    for (int i = 0; i < r->n_ranks; i++)
+        sizes[i] = bytes;
+    status st = comm_all_gather(r->everyone, mine, sizes, all);
+    free(sizes);
+    return st;
+}
+
+/* All ranks get as many KV blocks as the one with the least room has; the context shrinks to them where nobody asked for a length. */
+static status blocks_agree(coord_replica *r, int64_t mine, int64_t *out)
+{
+    int64_t *all, least = mine;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
+    status st = gather_all(r, &mine, sizeof(mine), all);
+    for (int i = 0; st == ST_OK && i < r->n_ranks; i++)
+        least = all[i] < least ? all[i] : least;
+    free(all);
+    TRY(st);
+    *out = least;
+    int64_t room = least * SHARD_KV_BLOCK;
+    if (r->opt.max_context > 0 && room < r->opt.max_context && r->opt.kv_blocks == 0)
+        return FAIL(ST_NO_MEMORY, "the KV cache has room for %lld tokens, and --ctx asks for %d: ask for a shorter context, a smaller --kv-type, or use more ranks",
+                    (long long)room, r->opt.max_context);
+    if (r->opt.max_context < 0) {
+        int32_t wish = -r->opt.max_context;
+        r->opt.max_context = room < wish ? (int32_t)room : wish;
+        if (r->opt.max_context < wish && r->rank == 0)
+            log_info("the context is limited to %d tokens by memory (the checkpoint allows %d)", r->opt.max_context, wish);
+    }
+    return ST_OK;
+}
+
+static status memory_check(coord_replica *r, int64_t *blocks)
+{
+    int64_t ctx = r->opt.max_context > 0 ? r->opt.max_context : -r->opt.max_context;
+    int64_t want = r->opt.kv_blocks > 0 ? r->opt.kv_blocks : (ctx + SHARD_KV_BLOCK - 1) / SHARD_KV_BLOCK * r->opt.max_seqs;
+    return blocks_fit(r, want < INT32_MAX ? want : INT32_MAX, blocks);
+}
+
+static status make_worker(coord_replica *r, int64_t blocks)
+{
+    worker_options o = {
+        .checkpoint = r->checkpoint,
+        .plan = r->plan,
+        .world = r->world,
+        .ops = ops_cpu(),
+        .f32 = r->opt.f32,
+        .kv_type = r->opt.kv_type,
+        .max_seqs = r->opt.max_seqs,
+        .max_batched_tokens = r->opt.max_batched_tokens,
+        .max_context = r->opt.max_context,
+        .timeout_ms = r->opt.timeout_ms,
+        .quiet = r->opt.quiet || r->rank != 0,
+    };
+    threads_resolve(r, &o.ctx);
+    for (int g = 0; g < OPS_MAX_KV_GROUPS; g++)
+        o.kv_blocks[g] = blocks;
+    return worker_create(&o, &r->worker);
+}
+
+static status coordinator_create(coord_replica *r, int64_t blocks)
+{
+    const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
+    r->depth = r->plan->pp;
+    coord_sched_options o = {
+        .max_seqs = r->opt.max_seqs,
+        .max_batched_tokens = r->opt.max_batched_tokens,
+        .max_prefill_chunk = r->opt.max_prefill_chunk,
+        .max_context = r->opt.max_context,
+        .depth = r->depth,
+        .block_tokens = SHARD_KV_BLOCK,
+        .n_kv_groups = a->n_kv_groups,
+    };
+    for (int g = 0; g < a->n_kv_groups; g++) {
+        o.window[g] = a->kv_groups[g].window;
+        o.n_blocks[g] = blocks;
+    }
+    TRY(coord_sched_create(&o, &r->sched));
+    TRY(mem_calloc((size_t)r->depth + 1, sizeof(*r->out), "steps", &r->out));
+    for (int i = 0; i <= r->depth; i++)
+        TRY(mem_calloc((size_t)r->n_ranks * 2, sizeof(comm_request *), "steps", &r->out[i].requests));
+    if (r->result_rank == 0)
+        return ST_OK;
+    r->result_max = 64 + (size_t)r->opt.max_batched_tokens * (64 + OPS_MAX_CANDIDATES * sizeof(step_logprob));
+    TRY(mem_calloc((size_t)r->depth, sizeof(*r->in), "results", &r->in));
+    for (int i = 0; i < r->depth; i++)
+        TRY(mem_calloc(1, r->result_max, "results", &r->in[i].bytes));
+    return ST_OK;
+}
+
+/* A phase that ranks do alone ends here: all of them go on, or all of them fail with the first one's message. */
+static status agree(coord_replica *r, status mine)
+{
+    int failed = 0;
+    return comm_agree(r->world, mine, AGREE_TIMEOUT_MS, &failed);
+}
+
+static status create_phases(coord_replica *r)
+{
+    int64_t blocks = 0;
+    TRY(agree(r, open_and_plan(r)));
+    r->result_rank = (r->plan->pp - 1) * r->plan->tp;
+    TRY(agree(r, memory_check(r, &blocks)));
+    int *ranks;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(int), "ranks", &ranks));
+    for (int i = 0; i < r->n_ranks; i++)
+        ranks[i] = i;
+    status st = comm_group_create(r->world, ranks, r->n_ranks, 4096, r->opt.timeout_ms, &r->everyone);
+    free(ranks);
+    TRY(st);
+    st = blocks_agree(r, blocks, &blocks);
+    if (st == ST_OK)
+        st = make_worker(r, blocks);
+    if (st == ST_OK)
+        st = r->rank == 0 ? coordinator_create(r, blocks) : mem_calloc(1, FIRST_BYTES, "steps", &r->first);
+    TRY(agree(r, st));
+    return agree(r, worker_join(r->worker));
+}
+
+status coord_replica_create(comm_world *world, const coord_replica_options *options, coord_replica **out)
+{
+    coord_replica *r;
+    TRY(mem_calloc(1, sizeof(*r), "replica", &r));
+    r->opt = *options;
+    defaults_fill(&r->opt);
+    r->world = world;
+    r->rank = comm_world_rank(world);
+    r->n_ranks = comm_world_size(world);
+    r->started = log_clock();
+    status_mute();
+    status st = create_phases(r);
+    status_unmute();
+    if (st != ST_OK) {
+        coord_replica_destroy(&r);
+        return st;
+    }
+    r->ready_seconds = log_clock() - r->started;
+    *out = r;
+    return ST_OK;
+}
+
+void coord_replica_destroy(coord_replica **replica)
+{
+    coord_replica *r = *replica;
+    if (r == NULL)
+        return;
+    for (int i = 0; i < 2; i++) {
+        if (r->answering[i] != NULL)
+            (void)comm_wait(r->world, &r->answering[i], 1000, NULL);
+        free(r->answer[i]);
+    }
+    for (int i = 0; r->out != NULL && i <= r->depth; i++) {
+        for (int j = 0; r->out[i].requests != NULL && j < 2 * r->n_ranks; j++) {
+            if (r->out[i].requests[j] != NULL)
+                (void)comm_wait(r->world, &r->out[i].requests[j], 1000, NULL);
+        }
+        free(r->out[i].requests);
+        free(r->out[i].bytes);
+    }
+    for (int i = 0; r->in != NULL && i < r->depth; i++)
+        free(r->in[i].bytes);
+    worker_destroy(&r->worker);
+    comm_group_destroy(&r->everyone);
+    coord_sched_destroy(&r->sched);
+    step_arena_free(&r->result_arena);
+    step_arena_free(&r->step_arena_);
+    free(r->out);
+    free(r->in);
+    free(r->first);
+    free(r->message);
+    shard_plan_destroy(&r->plan);
+    shard_checkpoint_close(&r->checkpoint);
+    free(r);
+    *replica = NULL;
+}
+
+/* ---- ranks other than 0 ---- */
+
+/* One step's message, whole, in r->message. */
+static status step_receive(coord_replica *r, size_t *len)
+{
+    comm_request *req;
+    size_t got = 0;
+    uint64_t total;
+    TRY(comm_recv(r->world, 0, TAG_STEP, r->first, FIRST_BYTES, &req));
+    TRY(comm_wait(r->world, &req, -1, &got));
+    if (got < sizeof(total))
+        return FAIL(ST_FORMAT, "a step's message of %zu bytes has no length", got);
+    memcpy(&total, r->first, sizeof(total));
+    size_t have = got - sizeof(total);
+    if (total < have)
+        return FAIL(ST_FORMAT, "a step's message says %llu bytes and brings %zu", (unsigned long long)total, have);
+    if (total > r->message_cap) {
+        char *p = realloc(r->message, (size_t)total);
+        if (p == NULL)
+            return FAIL(ST_NO_MEMORY, "no memory for a step's message of %llu bytes", (unsigned long long)total);
+        r->message = p;
+        r->message_cap = (size_t)total;
+    }
+    memcpy(r->message, r->first + sizeof(total), have);
+    if (have < total) {
+        TRY(comm_recv(r->world, 0, TAG_REST, r->message + have, (size_t)total - have, &req));
+        TRY(comm_wait(r->world, &req, r->opt.timeout_ms, &got));
+        have += got;
+    }
+    *len = have;
+    return have == total ? ST_OK : FAIL(ST_FORMAT, "a step's message of %llu bytes ends after %zu", (unsigned long long)total, have);
+}
+
+static status result_send(coord_replica *r, const step_result *result)
+{
+    int i = (int)(result->number & 1);
+    if (r->answering[i] != NULL)
+        TRY(comm_wait(r->world, &r->answering[i], r->opt.timeout_ms, NULL));
+    size_t need = 0;
+    status_mute();
+    status st = step_result_encode(result, r->answer[i], r->answer_cap[i], &need);
+    status_unmute();
+    if (st == ST_LIMIT) {
+        char *p = realloc(r->answer[i], need * 2);
+        if (p == NULL)
+            return FAIL(ST_NO_MEMORY, "no memory for a result of %zu bytes", need);
+        r->answer[i] = p;
+        r->answer_cap[i] = need * 2;
+        st = step_result_encode(result, p, need * 2, &need);
+    }
+    TRY(st);
+    return comm_send(r->world, 0, TAG_RESULT, r->answer[i], need, &r->answering[i]);
+}
+
+static status serve_loop(coord_replica *r)
+{
+    step_limits limits;
+    worker_step_limits(r->worker, &limits);
+    for (uint64_t expected = 1;; expected++) {
+        size_t len;
+        step s;
+        const step_result *result;
+        TRY(step_receive(r, &len));
+        TRY(step_decode(r->message, len, &limits, &r->step_arena_, &s));
+        if (s.stop)
+            return ST_OK;
+        if (s.number != expected)
+            return FAIL(ST_INTERNAL, "step %llu came where step %llu was due", (unsigned long long)s.number, (unsigned long long)expected);
+        TRY(worker_step(r->worker, &s, &result));
+        if (result != NULL)
+            TRY(result_send(r, result));
+    }
+}
+
+/* The first to fail tells every rank why, so that none waits for a peer that gave up. */
+static status broken(coord_replica *r, status st)
+{
+    if (st != ST_OK && st != ST_ABORTED) {
+        char why[1024];
+        memcpy(why, status_message(), strnlen(status_message(), sizeof(why) - 1) + 1);
+        why[sizeof(why) - 1] = '\0';
+        comm_abort(r->world, why);
+    }
+    return st;
+}
+
+status coord_replica_serve(coord_replica *r)
+{
+    return broken(r, serve_loop(r));
+}
+
+/* ---- rank 0 ---- */
+
+status coord_replica_submit(coord_replica *r, const coord_request *request)
+{
+    return coord_sched_submit(r->sched, request);
+}
+
+bool coord_replica_cancel(coord_replica *r, uint64_t id)
+{
+    return coord_sched_cancel(r->sched, id);
+}
+
+static status outgoing_ready(coord_replica *r, outgoing *o)
+{
+    for (int i = 0; i < 2 * r->n_ranks; i++) {
+        if (o->requests[i] != NULL)
+            TRY(comm_wait(r->world, &o->requests[i], r->opt.timeout_ms, NULL));
+    }
+    return ST_OK;
+}
+
+static status outgoing_encode(outgoing *o, const step *s, size_t *len)
+{
+    uint64_t total = 0;
+    size_t need = 0;
+    if (o->cap == 0) {
+        TRY(mem_calloc(1, FIRST_BYTES, "steps", &o->bytes));
+        o->cap = FIRST_BYTES;
+    }
+    status_mute();
+    status st = step_encode(s, o->bytes + sizeof(total), o->cap - sizeof(total), &need);
+    status_unmute();
+    if (st == ST_LIMIT) {
+        char *p = realloc(o->bytes, need * 2 + sizeof(total));
+        if (p == NULL)
+            return FAIL(ST_NO_MEMORY, "no memory for a step's message of %zu bytes", need);
+        o->bytes = p;
+        o->cap = need * 2 + sizeof(total);
+        st = step_encode(s, p + sizeof(total), o->cap - sizeof(total), &need);
+    }
+    TRY(st);
+    total = need;
+    memcpy(o->bytes, &total, sizeof(total));
+    *len = need + sizeof(total);
+    return ST_OK;
+}
+
+static status step_send(coord_replica *r, const step *s)
+{
+    if (r->n_ranks == 1)
+        return ST_OK;
+    outgoing *o = &r->out[r->steps_sent % (uint64_t)(r->depth + 1)];
+    size_t len;
+    TRY(outgoing_ready(r, o));
+    TRY(outgoing_encode(o, s, &len));
+    size_t first = len < FIRST_BYTES ? len : FIRST_BYTES;
+    for (int i = 1; i < r->n_ranks; i++) {
+        TRY(comm_send(r->world, i, TAG_STEP, o->bytes, first, &o->requests[2 * i]));
+        if (first < len)
+            TRY(comm_send(r->world, i, TAG_REST, o->bytes + first, len - first, &o->requests[2 * i + 1]));
+    }
+    return ST_OK;
+}
+
+static status take_result(coord_replica *r, coord_event_fn fn, void *arg)
+{
+    incoming *in = &r->in[r->results_taken % (uint64_t)r->depth];
+    size_t len = 0;
+    step_result result;
+    TRY(comm_wait(r->world, &in->request, r->opt.timeout_ms, &len));
+    TRY(step_result_decode(in->bytes, len, r->opt.max_batched_tokens, OPS_MAX_CANDIDATES, shard_checkpoint_arch(r->checkpoint)->vocab,
+                           &r->result_arena, &result));
+    r->results_taken++;
+    r->n_in_flight--;
+    return coord_sched_apply(r->sched, &result, fn, arg);
+}
+
+static status step_launch(coord_replica *r, const step *s, coord_event_fn fn, void *arg)
+{
+    const step_result *result;
+    if (r->result_rank != 0) { /* posted before anything is sent */
+        incoming *in = &r->in[r->steps_sent % (uint64_t)r->depth];
+        TRY(comm_recv(r->world, r->result_rank, TAG_RESULT, in->bytes, r->result_max, &in->request));
+    }
+    TRY(step_send(r, s));
+    r->steps_sent++;
+    TRY(worker_step(r->worker, s, &result));
+    if (result != NULL)
+        return coord_sched_apply(r->sched, result, fn, arg);
+    r->n_in_flight++;
+    return ST_OK;
+}
+
+status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *idle)
+{
+    step s;
+    *idle = false;
+    bool launched = false;
+    while (r->n_in_flight < r->depth && coord_sched_next(r->sched, &s)) {
+        launched = true;
+        TRY(broken(r, step_launch(r, &s, fn, arg)));
+        if (r->result_rank == 0)
+            return ST_OK;
+    }
+    if (r->n_in_flight > 0)
+        return broken(r, take_result(r, fn, arg));
+    *idle = !launched;
+    return ST_OK;
+}
+
+status coord_replica_stop(coord_replica *r)
+{
+    if (r->rank != 0 || r->stopped)
+        return ST_OK;
+    r->stopped = true;
+    step s = {.number = r->steps_sent + 1, .stop = true, .n_kv_groups = shard_checkpoint_arch(r->checkpoint)->n_kv_groups};
+    while (r->n_in_flight > 0)
+        TRY(broken(r, take_result(r, NULL, NULL)));
+    TRY(broken(r, step_send(r, &s)));
+    outgoing *o = &r->out[r->steps_sent % (uint64_t)(r->depth + 1)];
+    return broken(r, outgoing_ready(r, o));
+}
+
+shard_checkpoint *coord_replica_checkpoint(coord_replica *r)
+{
+    return r->checkpoint;
+}
+
+const shard_plan *coord_replica_plan(const coord_replica *r)
+{
+    return r->plan;
+}
+
+int32_t coord_replica_max_context(const coord_replica *r)
+{
+    return r->opt.max_context;
+}
+
+/* ---- figures ---- */
+
+status coord_replica_report(coord_replica *r, coord_rank_report *reports)
+{
+    const shard_rank_plan *p = &r->plan->ranks[r->rank];
+    worker_memory m;
+    worker_times t;
+    shard_io_stats io;
+    worker_memory_get(r->worker, &m);
+    worker_times_get(r->worker, &t);
+    shard_checkpoint_io_stats(r->checkpoint, &io);
+    coord_rank_report mine = {
+        .rank = r->rank,
+        .stage = p->stage,
+        .tp_index = p->tp_index,
+        .n_threads = r->n_threads,
+        .weight_bytes = m.weight_bytes,
+        .kv_bytes = m.kv_bytes,
+        .scratch_bytes = m.scratch_bytes,
+        .predicted_bytes = p->weight_bytes + p->scratch_bytes + m.kv_bytes,
+        .resident_bytes = mem_resident(),
+        .io_read = io.bytes_read,
+        .io_needed = io.bytes_needed,
+        .load_seconds = t.load_seconds,
+        .ready_seconds = r->ready_seconds,
+    };
+    const char *backend = worker_backend(r->worker);
+    memcpy(mine.backend, backend, strnlen(backend, sizeof(mine.backend) - 1));
+    coord_rank_report *all;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "reports", &all));
+    status st = gather_all(r, &mine, sizeof(mine), all);
+    if (st == ST_OK && r->rank == 0)
+        memcpy(reports, all, (size_t)r->n_ranks * sizeof(*all));
+    free(all);
+    return st;
+}
+
+void coord_replica_times_get(const coord_replica *r, coord_replica_times *out)
+{
+    worker_times t;
+    worker_times_get(r->worker, &t);
+    *out = (coord_replica_times){
+        .steps = t.steps,
+        .tokens = t.tokens,
+        .compute_seconds = t.step_seconds - t.exchange_seconds - t.stage_wait_seconds,
+        .exchange_seconds = t.exchange_seconds,
+        .stage_wait_seconds = t.stage_wait_seconds,
+        .attention_seconds = t.attention_seconds,
+        .mlp_seconds = t.mlp_seconds,
+        .embed_seconds = t.embed_seconds,
+        .head_seconds = t.head_seconds,
+    };
+}

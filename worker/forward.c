@@ -1,0 +1,464 @@
+/* worker/forward.c - the forward pass of one step on one rank: one for every family.
+ *
+ * shard/plan/arch.h draws the block.  Sums over the stage's ranks are lazy: a rank's output projection writes its partial into an exchange
+ * slot, and the next norm adds the ranks' partials to the residual stream while it reads it (ops_parts), so that a block has two
+ * synchronisations (one where attention and MLP are parallel) and no pass of its own for the sum. */
+#include <string.h>
+
+#include "base/log.h"
+#include "worker/worker_internal.h"
+
+/* A matrix narrowed to `cols` columns in an activation format. */
+static ops_mat mat_as(ops_mat m, ops_type type, int32_t cols)
+{
+    m.type = type;
+    m.cols = cols;
+    m.stride = ops_row_bytes(type, cols);
+    return m;
+}
+
+status worker_slot(worker *w, int32_t rows, ops_mat *out)
+{
+    size_t stride = ops_row_bytes(OPS_F32, w->arch->hidden);
+    void *memory;
+    TRY(comm_exchange_begin(w->group, stride * (size_t)rows, &memory));
+    int i = 0;
+    while (i < WORKER_MAX_WRAPS && w->wraps[i].buf != NULL && w->wraps[i].memory != memory)
+        i++;
+    if (i == WORKER_MAX_WRAPS)
+        return FAIL(ST_INTERNAL, "more than %d exchange slots", WORKER_MAX_WRAPS);
+    if (w->wraps[i].buf == NULL) {
+        TRY(w->ops->buf_wrap(w->ctx, memory, stride * (size_t)w->opt.max_batched_tokens, &w->wraps[i].buf));
+        w->wraps[i].memory = memory;
+    }
+    *out = (ops_mat){.buf = w->wraps[i].buf, .type = OPS_F32, .cols = w->arch->hidden, .stride = stride};
+    return ST_OK;
+}
+
+static status slot_sum(worker *w)
+{
+    TRY(w->ops->sync(w->ctx));
+    double started = log_clock();
+    size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->n_rows;
+    status st = comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
+    w->times.exchange_seconds += log_clock() - started;
+    return st;
+}
+
+/* One product of a call: a role's weight, its bias, where it goes. */
+typedef struct product {
+    const ops_weight *weight;
+    const ops_vec *bias;
+    ops_mat y;
+} product;
+
+/* The formats in which consumers want a norm's output. */
+typedef struct formats {
+    int32_t n;
+    ops_type type[2];
+} formats;
+
+static void formats_want(worker *w, formats *f, const ops_weight *weight)
+{
+    if (weight->buf == NULL)
+        return;
+    ops_type t = w->ops->linear_input(w->ctx, weight->shape.type);
+    for (int32_t i = 0; i < f->n; i++) {
+        if (f->type[i] == t)
+            return;
+    }
+    if (f->n < 2)
+        f->type[f->n++] = t;
+}
+
+/* Products that share one input, which `h` holds in formats f: one call for each format. */
+static status products(worker *w, const formats *f, const ops_mat *h, int32_t rows, const product *p, int n, bool accumulate)
+{
+    for (int32_t i = 0; i < f->n; i++) {
+        ops_linear_args a = {.rows = rows, .x = h[i], .accumulate = accumulate};
+        for (int j = 0; j < n; j++) {
+            if (p[j].weight->buf == NULL || w->ops->linear_input(w->ctx, p[j].weight->shape.type) != f->type[i])
+                continue;
+            a.w[a.n] = *p[j].weight;
+            a.bias[a.n] = *p[j].bias;
+            a.y[a.n++] = p[j].y;
+        }
+        if (a.n > 0)
+            TRY(w->ops->linear(w->ctx, &a));
+    }
+    return ST_OK;
+}
+
+static ops_norm_kind norm_kind(const worker *w, bool present)
+{
+    return !present ? OPS_NORM_NONE : w->arch->norm == SHARD_NORM_RMS ? OPS_NORM_RMS : OPS_NORM_LAYER;
+}
+
+typedef struct norm_place { /* which weights a norm uses */
+    bool post_present, present;
+    const ops_vec *post, *post_bias, *weight, *bias;
+    const ops_vec *part_bias;
+} norm_place;
+
+/* x += pending partial sums; h = norm(x) in formats f. */
+static status norm(worker *w, ops_mat x, const norm_place *at, const formats *f, ops_mat *h, bool select)
+{
+    static const ops_vec none;
+    ops_norm_args a = {
+        .x = x,
+        .parts = {w->parts, w->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
+        .select = select,
+        .part_bias = at->part_bias != NULL ? *at->part_bias : none,
+        .residual_scale = w->arch->residual_multiplier,
+        .post = norm_kind(w, at->post_present),
+        .norm = norm_kind(w, at->present),
+        .eps = w->arch->norm_eps,
+        .n_y = f->n,
+    };
+    if (at->post_present) {
+        a.post_weight = *at->post;
+        a.post_bias = *at->post_bias;
+    }
+    if (at->present) {
+        a.weight = *at->weight;
+        a.bias = *at->bias;
+    }
+    for (int32_t i = 0; i < f->n; i++)
+        a.y[i] = h[i] = mat_as(h[i], f->type[i], w->arch->hidden);
+    TRY(w->ops->norm(w->ctx, w->batch, &a));
+    w->n_parts = 0;
+    return ST_OK;
+}
+
+/* The stage's ranks sum the squares of q and k over all heads; each KV head counts once, on the rank that has its group's first query head. */
+static status full_qk_squares(worker *w)
+{
+    const shard_rank_plan *r = w->rank;
+    int32_t hd = w->arch->head_dim, per = w->arch->n_heads / w->arch->n_kv_heads, rows = w->n_rows;
+    int64_t k_begin = (r->heads.begin + per - 1) / per, k_end = (r->heads.end + per - 1) / per;
+    ops_sumsq_args q = {.rows = rows, .x = w->q, .col_begin = 0, .col_end = w->q.cols, .out = w->sumsq};
+    ops_sumsq_args k = {.rows = rows, .x = w->k, .out = w->sumsq + rows};
+    k.col_begin = (int32_t)(k_begin - r->kv_heads.begin) * hd;
+    k.col_end = (int32_t)(k_end - r->kv_heads.begin) * hd;
+    TRY(w->ops->sumsq(w->ctx, &q));
+    TRY(w->ops->sumsq(w->ctx, &k));
+    TRY(w->ops->sync(w->ctx));
+    double started = log_clock();
+    status st = comm_all_reduce(w->group, w->sumsq, 2 * (size_t)rows);
+    w->times.exchange_seconds += log_clock() - started;
+    return st;
+}
+
+static ops_qk_norm qk_norm_kind(shard_qk_norm k)
+{
+    switch (k) {
+    case SHARD_QK_NORM_HEAD:
+        return OPS_QK_HEAD_RMS;
+    case SHARD_QK_NORM_HEAD_LAYER:
+        return OPS_QK_HEAD_LAYER;
+    case SHARD_QK_NORM_FULL:
+        return OPS_QK_FULL_RMS;
+    default:
+        return OPS_QK_NONE;
+    }
+}
+
+static status qkv_finish(worker *w, int32_t layer)
+{
+    const shard_arch *a = w->arch;
+    const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    if (a->qk_norm == SHARD_QK_NORM_FULL)
+        TRY(full_qk_squares(w));
+    const shard_layer *sl = &a->layers[layer];
+    ops_qkv_args q = {
+        .q = w->q,
+        .k = w->k,
+        .v = w->v,
+        .n_heads = (int32_t)(w->rank->heads.end - w->rank->heads.begin),
+        .n_kv_heads = (int32_t)(w->rank->kv_heads.end - w->rank->kv_heads.begin),
+        .head_dim = a->head_dim,
+        .clip = a->qkv_clip,
+        .norm = qk_norm_kind(a->qk_norm),
+        .q_weight = ww->vector[SHARD_Q_NORM],
+        .k_weight = ww->vector[SHARD_K_NORM],
+        .eps = a->qk_norm_eps,
+        .q_sumsq = w->sumsq,
+        .k_sumsq = w->sumsq == NULL ? NULL : w->sumsq + w->n_rows,
+        .q_total = a->n_heads * a->head_dim,
+        .k_total = a->n_kv_heads * a->head_dim,
+        .rope = sl->rope,
+        .kv = w->kv[sl->kv_group],
+        .kv_group = sl->kv_group,
+        .kv_layer = w->kv_layer[layer - w->rank->layer_begin],
+    };
+    return w->ops->qkv(w->ctx, w->batch, &q);
+}
+
+/* q, k, v of h; attention; this rank's partial of the output projection into `slot`. */
+static status attention(worker *w, int32_t layer, const formats *f, const ops_mat *h, ops_mat slot)
+{
+    const shard_arch *a = w->arch;
+    const shard_rank_plan *r = w->rank;
+    const worker_weights *ww = &w->layers[layer - r->layer_begin];
+    const product qkv[3] = {{&ww->matrix[SHARD_Q], &ww->vector[SHARD_Q_B], w->q},
+                            {&ww->matrix[SHARD_K], &ww->vector[SHARD_K_B], w->k},
+                            {&ww->matrix[SHARD_V], &ww->vector[SHARD_V_B], w->v}};
+    TRY(products(w, f, h, w->n_rows, qkv, 3, false));
+    TRY(qkv_finish(w, layer));
+    const shard_layer *sl = &a->layers[layer];
+    const ops_weight *o = &ww->matrix[SHARD_O];
+    formats of = {.n = 0};
+    formats_want(w, &of, o);
+    ops_mat att = mat_as(w->att, of.type[0], o->shape.cols);
+    ops_attention_args at = {
+        .q = w->q,
+        .n_heads = (int32_t)(r->heads.end - r->heads.begin),
+        .head_dim = a->head_dim,
+        .head_begin = (int32_t)r->heads.begin,
+        .heads_per_kv = a->n_heads / a->n_kv_heads,
+        .kv_head_begin = (int32_t)r->kv_heads.begin,
+        .scale = a->attention_scale,
+        .softcap = a->attention_softcap,
+        .window = sl->window,
+        .sinks = ww->vector[SHARD_SINKS],
+        .slopes = w->slopes,
+        .kv = w->kv[sl->kv_group],
+        .kv_group = sl->kv_group,
+        .kv_layer = w->kv_layer[layer - r->layer_begin],
+        .y = att,
+        .y_col = (int32_t)(r->heads.begin * a->head_dim - r->o_cols.begin),
+    };
+    TRY(w->ops->attention(w->ctx, w->batch, &at));
+    static const ops_vec none;
+    const product po = {o, &none, slot};
+    return products(w, &of, &att, w->n_rows, &po, 1, false);
+}
+
+/* This rank's partial of the MLP into `slot` (added to what is there with `accumulate`). */
+static status mlp(worker *w, int32_t layer, const formats *f, const ops_mat *h, ops_mat slot, bool accumulate)
+{
+    const shard_arch *a = w->arch;
+    const shard_rank_plan *r = w->rank;
+    const worker_weights *ww = &w->layers[layer - r->layer_begin];
+    const product in[2] = {{&ww->matrix[SHARD_GATE], &ww->vector[SHARD_GATE_B], w->gate},
+                           {&ww->matrix[SHARD_UP], &ww->vector[SHARD_UP_B], w->up}};
+    TRY(products(w, f, h, w->n_rows, in, 2, false));
+    static const ops_activation activations[] = {[SHARD_ACT_SILU] = OPS_SILU, [SHARD_ACT_GELU] = OPS_GELU,
+        [SHARD_ACT_GELU_TANH] = OPS_GELU_TANH, [SHARD_ACT_RELU] = OPS_RELU, [SHARD_ACT_RELU2] = OPS_RELU2};
+    const ops_weight *down = &ww->matrix[SHARD_DOWN];
+    formats df = {.n = 0};
+    formats_want(w, &df, down);
+    ops_mat act = mat_as(w->act, df.type[0], down->shape.cols);
+    ops_gate_args g = {.rows = w->n_rows, .gate = w->up, .activation = activations[a->activation], .y = act,
+                       .y_col = (int32_t)(r->channels.begin - r->down_cols.begin)};
+    if (a->mlp == SHARD_MLP_GATED) {
+        g.gate = w->gate;
+        g.up = w->up;
+    }
+    TRY(w->ops->gate(w->ctx, &g));
+    static const ops_vec none;
+    const product pd = {down, &none, slot};
+    return products(w, &df, &act, w->n_rows, &pd, 1, accumulate);
+}
+
+static void phase_end(double *started, double exchange_before, const worker *w, double *phase)
+{
+    double now = log_clock();
+    *phase += now - *started - (w->times.exchange_seconds - exchange_before);
+    *started = now;
+}
+
+/* The norm before a block's first half: takes in what the block before left. */
+static norm_place first_norm(const worker *w, int32_t layer)
+{
+    const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    norm_place at = {.present = w->arch->attn_norm, .weight = &ww->vector[SHARD_ATTN_NORM], .bias = &ww->vector[SHARD_ATTN_NORM_B]};
+    if (layer > w->rank->layer_begin && w->n_parts > 0) {
+        const worker_weights *before = ww - 1;
+        at.post_present = w->arch->post_mlp_norm;
+        at.post = &before->vector[SHARD_POST_MLP_NORM];
+        at.post_bias = &before->vector[SHARD_POST_MLP_NORM_B];
+        at.part_bias = &w->mlp_out_bias[layer - 1 - w->rank->layer_begin];
+    }
+    return at;
+}
+
+static norm_place second_norm(const worker *w, int32_t layer, bool takes_sum)
+{
+    const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    norm_place at = {.present = w->arch->mlp_norm, .weight = &ww->vector[SHARD_MLP_NORM], .bias = &ww->vector[SHARD_MLP_NORM_B]};
+    if (takes_sum) {
+        at.post_present = w->arch->post_attn_norm;
+        at.post = &ww->vector[SHARD_POST_ATTN_NORM];
+        at.post_bias = &ww->vector[SHARD_POST_ATTN_NORM_B];
+        at.part_bias = &ww->vector[SHARD_O_B];
+    }
+    return at;
+}
+
+static status block_sequential(worker *w, int32_t layer, ops_mat x)
+{
+    const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    double started = log_clock(), waited = w->times.exchange_seconds;
+    formats fa = {.n = 0}, fm = {.n = 0};
+    formats_want(w, &fa, &ww->matrix[SHARD_Q]);
+    formats_want(w, &fa, &ww->matrix[SHARD_K]);
+    formats_want(w, &fa, &ww->matrix[SHARD_V]);
+    formats_want(w, &fm, &ww->matrix[SHARD_GATE]);
+    formats_want(w, &fm, &ww->matrix[SHARD_UP]);
+    norm_place at = first_norm(w, layer);
+    TRY(norm(w, x, &at, &fa, w->h, false));
+    ops_mat slot;
+    TRY(worker_slot(w, w->n_rows, &slot));
+    TRY(attention(w, layer, &fa, w->h, slot));
+    TRY(slot_sum(w));
+    phase_end(&started, waited, w, &w->times.attention_seconds);
+    waited = w->times.exchange_seconds;
+    at = second_norm(w, layer, true);
+    TRY(norm(w, x, &at, &fm, w->h, false));
+    TRY(worker_slot(w, w->n_rows, &slot));
+    TRY(mlp(w, layer, &fm, w->h, slot, false));
+    TRY(slot_sum(w));
+    phase_end(&started, waited, w, &w->times.mlp_seconds);
+    return ST_OK;
+}
+
+static status block_parallel(worker *w, int32_t layer, ops_mat x)
+{
+    const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    double started = log_clock(), waited = w->times.exchange_seconds;
+    formats f = {.n = 0}, fm = {.n = 0};
+    formats_want(w, &f, &ww->matrix[SHARD_Q]);
+    formats_want(w, &f, &ww->matrix[SHARD_K]);
+    formats_want(w, &f, &ww->matrix[SHARD_V]);
+    formats *mlp_formats = w->arch->mlp_norm ? &fm : &f;
+    formats_want(w, mlp_formats, &ww->matrix[SHARD_GATE]);
+    formats_want(w, mlp_formats, &ww->matrix[SHARD_UP]);
+    norm_place at = first_norm(w, layer);
+    TRY(norm(w, x, &at, &f, w->h, false));
+    ops_mat slot;
+    TRY(worker_slot(w, w->n_rows, &slot));
+    TRY(attention(w, layer, &f, w->h, slot));
+    phase_end(&started, waited, w, &w->times.attention_seconds);
+    if (w->arch->mlp_norm) { /* a norm of its own, of the same x */
+        at = second_norm(w, layer, false);
+        TRY(norm(w, x, &at, &fm, w->h, false));
+    }
+    TRY(mlp(w, layer, mlp_formats, w->h, slot, true));
+    TRY(slot_sum(w));
+    phase_end(&started, waited, w, &w->times.mlp_seconds);
+    return ST_OK;
+}
+
+/* Each rank looks up the rows it holds, the ranks' parts are added, and the sum replaces x. */
+static status embed(worker *w, ops_mat x)
+{
+    double started = log_clock(), waited = w->times.exchange_seconds;
+    ops_mat slot;
+    TRY(worker_slot(w, w->n_rows, &slot));
+    ops_embed_args e = {
+        .w = w->outside.matrix[SHARD_TOKEN_EMBED],
+        .row_begin = (int32_t)w->rank->embed_rows.begin,
+        .scale = w->arch->embed_multiplier,
+        .position_offset = w->arch->position_offset,
+        .y = slot,
+    };
+    if (w->rank->tp_index == 0) /* positions join the sum once */
+        e.positions = w->outside.matrix[SHARD_POS_EMBED];
+    TRY(w->ops->embed(w->ctx, w->batch, &e));
+    TRY(slot_sum(w));
+    ops_norm_args a = {
+        .x = x,
+        .parts = {w->parts, w->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
+        .replace = true,
+        .residual_scale = 1.0f,
+        .post = norm_kind(w, w->arch->embed_norm),
+        .post_weight = w->outside.vector[SHARD_EMBED_NORM],
+        .post_bias = w->outside.vector[SHARD_EMBED_NORM_B],
+        .eps = w->arch->norm_eps,
+    };
+    TRY(w->ops->norm(w->ctx, w->batch, &a));
+    w->n_parts = 0;
+    phase_end(&started, waited, w, &w->times.embed_seconds);
+    return ST_OK;
+}
+
+/* What follows the last layer of this stage: the pending sum, and on the last stage the final norm of the rows whose logits are wanted. */
+static status finish(worker *w, ops_mat x)
+{
+    int32_t last = w->rank->layer_end - 1 - w->rank->layer_begin;
+    norm_place at = {.present = false};
+    formats f = {.n = 0};
+    if (last >= 0 && w->n_parts > 0) {
+        const worker_weights *before = &w->layers[last];
+        at.post_present = w->arch->post_mlp_norm;
+        at.post = &before->vector[SHARD_POST_MLP_NORM];
+        at.post_bias = &before->vector[SHARD_POST_MLP_NORM_B];
+        at.part_bias = &w->mlp_out_bias[last];
+    }
+    if (!w->last_stage)
+        return norm(w, x, &at, &f, w->h, false);
+    if (w->n_out == 0)
+        return ST_OK;
+    double started = log_clock();
+    at.present = true;
+    at.weight = &w->outside.vector[SHARD_FINAL_NORM];
+    at.bias = &w->outside.vector[SHARD_FINAL_NORM_B];
+    formats_want(w, &f, &w->outside.matrix[SHARD_HEAD]);
+    TRY(norm(w, x, &at, &f, &w->y, true));
+    phase_end(&started, w->times.exchange_seconds, w, &w->times.head_seconds);
+    return ST_OK;
+}
+
+status worker_head(worker *w, int32_t begin, int32_t n)
+{
+    const ops_weight *head = &w->outside.matrix[SHARD_HEAD];
+    formats f = {.n = 0};
+    formats_want(w, &f, head);
+    ops_mat y = w->y;
+    y.offset += (size_t)begin * y.stride;
+    const product p = {head, &w->outside.vector[SHARD_HEAD_B], w->logits};
+    return products(w, &f, &y, n, &p, 1, false);
+}
+
+enum { TAG_RESIDUAL = 1 };
+
+/* Stages hand the residual stream on unrounded: rank i of a stage to rank i of the next. */
+static status receive_x(worker *w, ops_mat x)
+{
+    char *memory = w->ops->buf_map(w->ctx, x.buf);
+    size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
+    comm_request *r;
+    double started = log_clock();
+    TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory + x.offset, bytes, &r));
+    TRY(comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
+    w->times.stage_wait_seconds += log_clock() - started;
+    return got == bytes ? ST_OK : FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
+}
+
+static status sent_done(worker *w, int which)
+{
+    if (w->sent[which] == NULL)
+        return ST_OK;
+    double started = log_clock();
+    status st = comm_wait(w->opt.world, &w->sent[which], w->opt.timeout_ms, NULL);
+    w->times.stage_wait_seconds += log_clock() - started;
+    return st;
+}
+
+status worker_forward(worker *w, uint64_t step_number)
+{
+    int which = (int)(step_number & 1); /* two buffers: one may still be on its way to the next stage */
+    ops_mat x = w->x[which];
+    TRY(sent_done(w, which));
+    w->n_parts = 0;
+    TRY(w->first_stage ? embed(w, x) : receive_x(w, x));
+    for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++)
+        TRY(w->arch->parallel_block ? block_parallel(w, l, x) : block_sequential(w, l, x));
+    TRY(finish(w, x));
+    if (w->last_stage)
+        return ST_OK;
+    TRY(w->ops->sync(w->ctx));
+    char *memory = w->ops->buf_map(w->ctx, x.buf);
+    return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory + x.offset, x.stride * (size_t)w->n_rows, &w->sent[which]);
+}

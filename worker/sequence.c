@@ -1,0 +1,198 @@
+/* worker/sequence.c - what a rank remembers of each sequence, and how a step changes it.
+ *
+ * Steps carry changes only.  A slot holds one sequence from its admission to its retirement; every stage keeps block tables
+ * and lengths, the last stage also what sampling needs.  Anything that does not fit what went before is our own bug or a lost step, and
+ * fatal: the coordinator's and the ranks' ideas of the cache must never drift apart. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "worker/worker_internal.h"
+
+status worker_seqs_create(worker *w)
+{
+    const worker_options *o = &w->opt;
+    size_t rows = (size_t)o->max_batched_tokens, seqs = (size_t)o->max_seqs;
+    TRY(mem_calloc(seqs, sizeof(*w->seqs), "sequences", &w->seqs));
+    TRY(mem_calloc(seqs, sizeof(*w->spans), "sequences", &w->spans));
+    TRY(mem_calloc(rows, sizeof(*w->tokens), "step", &w->tokens));
+    TRY(mem_calloc(rows, sizeof(*w->out_rows), "step", &w->out_rows));
+    TRY(mem_calloc(rows, sizeof(*w->outs), "step", &w->outs));
+    for (int g = 0; g < w->arch->n_kv_groups; g++) {
+        w->table_cap[g] = (o->max_context + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK;
+        TRY(mem_calloc(seqs * (size_t)w->table_cap[g], sizeof(int32_t), "block tables", &w->tables[g]));
+        for (size_t i = 0; i < seqs; i++)
+            TRY(mem_calloc((size_t)w->table_cap[g], sizeof(int32_t), "block tables", &w->seqs[i].table[g]));
+    }
+    return ST_OK;
+}
+
+void worker_seqs_destroy(worker *w)
+{
+    for (int32_t i = 0; w->seqs != NULL && i < w->opt.max_seqs; i++) {
+        for (int g = 0; g < STEP_MAX_KV_GROUPS; g++)
+            free(w->seqs[i].table[g]);
+        free(w->seqs[i].bias);
+        free(w->seqs[i].counts);
+        free(w->seqs[i].count_of);
+    }
+    for (int g = 0; g < STEP_MAX_KV_GROUPS; g++)
+        free(w->tables[g]);
+    free(w->seqs);
+    free(w->spans);
+    free(w->tokens);
+    free(w->out_rows);
+    free(w->outs);
+}
+
+bool worker_seq_penalised(const worker_seq *q)
+{
+    const step_sampling *s = &q->sampling;
+    return s->repetition_penalty != 1.0f || s->presence_penalty != 0.0f || s->frequency_penalty != 0.0f;
+}
+
+status worker_seq_count(worker *w, worker_seq *q, int32_t token, bool in_prompt)
+{
+    if (!worker_seq_penalised(q))
+        return ST_OK;
+    if (q->count_of == NULL)
+        TRY(mem_calloc((size_t)w->arch->vocab, sizeof(int32_t), "token counts", &q->count_of));
+    int32_t *at = &q->count_of[token];
+    if (*at == 0) {
+        if (q->n_counts == q->cap_counts) {
+            int32_t cap = q->cap_counts == 0 ? 256 : q->cap_counts * 2;
+            ops_token_count *p = realloc(q->counts, (size_t)cap * sizeof(*p));
+            if (p == NULL)
+                return FAIL(ST_NO_MEMORY, "no memory for the counts of %d tokens", cap);
+            q->counts = p;
+            q->cap_counts = cap;
+        }
+        q->counts[q->n_counts++] = (ops_token_count){.token = token};
+        *at = q->n_counts;
+    }
+    ops_token_count *c = &q->counts[*at - 1];
+    c->in_prompt |= in_prompt;
+    c->generated += !in_prompt;
+    return ST_OK;
+}
+
+static void seq_retire(worker_seq *q)
+{
+    for (int32_t i = 0; i < q->n_counts; i++)
+        q->count_of[q->counts[i].token] = 0;
+    q->n_counts = 0;
+    q->live = false;
+}
+
+static status seq_admit(worker *w, const step_admit *a)
+{
+    worker_seq *q = &w->seqs[a->slot];
+    if (q->live)
+        return FAIL(ST_INTERNAL, "slot %d is admitted twice", a->slot);
+    q->live = true;
+    q->rope_set = a->rope_set;
+    q->n_prompt = a->n_prompt;
+    q->n_generated = a->n_generated;
+    q->replay_end = a->n_prompt + a->n_generated;
+    q->n_computed = 0;
+    q->hash = a->hash;
+    q->sampling = a->sampling;
+    q->sampling.bias = NULL;
+    memset(q->n_table, 0, sizeof(q->n_table));
+    q->n_bias = a->sampling.n_bias;
+    q->n_ban = a->sampling.min_tokens > 0 ? a->sampling.n_stop : 0;
+    if (!w->last_stage || q->n_bias + q->n_ban == 0)
+        return ST_OK;
+    ops_token_bias *p = realloc(q->bias, (size_t)(q->n_bias + q->n_ban) * sizeof(*p));
+    if (p == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for %d token biases", q->n_bias + q->n_ban);
+    q->bias = p;
+    for (int32_t i = 0; i < q->n_bias; i++)
+        p[i] = (ops_token_bias){a->sampling.bias[i].token, a->sampling.bias[i].bias};
+    for (int32_t i = 0; i < q->n_ban; i++)
+        p[q->n_bias + i] = (ops_token_bias){a->sampling.stop[i], -__builtin_inff()};
+    return ST_OK;
+}
+
+static status span_blocks(worker *w, worker_seq *q, const step_span *sp)
+{
+    int32_t need = (sp->position + sp->n_tokens + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK;
+    for (int g = 0; g < w->arch->n_kv_groups; g++) {
+        if (sp->n_new_blocks[g] > w->table_cap[g] - q->n_table[g] || q->n_table[g] + sp->n_new_blocks[g] < need)
+            return FAIL(ST_INTERNAL, "slot %d: %d KV blocks and %d new ones do not hold %d tokens", sp->slot, q->n_table[g],
+                        sp->n_new_blocks[g], sp->position + sp->n_tokens);
+        memcpy(q->table[g] + q->n_table[g], sp->new_blocks[g], (size_t)sp->n_new_blocks[g] * sizeof(int32_t));
+        q->n_table[g] += sp->n_new_blocks[g];
+    }
+    return ST_OK;
+}
+
+static void out_add(worker *w, int32_t row, const step_span *sp, int32_t i, int32_t target)
+{
+    w->out_rows[w->n_out] = row;
+    w->outs[w->n_out++] = (worker_out){sp->slot, sp->position + i, target};
+}
+
+static status span_tokens(worker *w, worker_seq *q, const step_span *sp)
+{
+    for (int32_t i = 0; i < sp->n_tokens; i++) {
+        int32_t token = sp->tokens[i], position = sp->position + i, row = w->n_rows++;
+        if (token < 0)
+            return FAIL(ST_UNSUPPORTED, "slot %d: a token that is known to the last stage only", sp->slot);
+        w->tokens[row] = token;
+        if (!w->last_stage)
+            continue;
+        if (position < q->replay_end)
+            TRY(worker_seq_count(w, q, token, position < q->n_prompt));
+        bool last = i == sp->n_tokens - 1;
+        int32_t next = last ? sp->next_token : sp->tokens[i + 1];
+        if (last && (sp->flags & STEP_SPAN_SAMPLE))
+            out_add(w, row, sp, i, -1);
+        else if ((sp->flags & STEP_SPAN_PROMPT_LOGPROBS) && next >= 0 && position + 1 < q->n_prompt)
+            out_add(w, row, sp, i, next);
+    }
+    return ST_OK;
+}
+
+static status span_apply(worker *w, const step_span *sp, ops_span *out)
+{
+    worker_seq *q = &w->seqs[sp->slot];
+    if (!q->live || sp->position != q->n_computed || sp->position + sp->n_tokens > w->opt.max_context)
+        return FAIL(ST_INTERNAL, "slot %d: a step computes tokens %d to %d, and %d are there", sp->slot, sp->position,
+                    sp->position + sp->n_tokens, q->live ? q->n_computed : -1);
+    *out = (ops_span){.row = w->n_rows, .n_rows = sp->n_tokens, .position = sp->position, .rope_set = q->rope_set};
+    TRY(span_blocks(w, q, sp));
+    TRY(span_tokens(w, q, sp));
+    q->n_computed += sp->n_tokens;
+    return ST_OK;
+}
+
+status worker_seqs_apply(worker *w, const step *s)
+{
+    w->n_rows = w->n_out = 0;
+    for (int32_t i = 0; i < s->n_retire; i++)
+        seq_retire(&w->seqs[s->retire[i]]);
+    for (int32_t i = 0; i < s->n_admit; i++)
+        TRY(seq_admit(w, &s->admit[i]));
+    for (int32_t i = 0; i < s->n_copies; i++) {
+        const step_copy *c = &s->copies[i];
+        if (w->kv[c->group] != NULL)
+            TRY(w->ops->kv_copy_block(w->ctx, w->kv[c->group], c->from, c->to));
+    }
+    int32_t used[STEP_MAX_KV_GROUPS] = {0};
+    for (int32_t i = 0; i < s->n_spans; i++) {
+        TRY(span_apply(w, &s->spans[i], &w->spans[i]));
+        const worker_seq *q = &w->seqs[s->spans[i].slot];
+        for (int g = 0; g < w->arch->n_kv_groups; g++) {
+            w->spans[i].table[g] = used[g];
+            memcpy(w->tables[g] + used[g], q->table[g], (size_t)q->n_table[g] * sizeof(int32_t));
+            used[g] += q->n_table[g];
+        }
+    }
+    ops_batch_desc d = {.n_rows = w->n_rows, .tokens = w->tokens, .n_spans = s->n_spans, .spans = w->spans, .n_out = w->n_out, .out_rows = w->out_rows};
+    for (int g = 0; g < w->arch->n_kv_groups; g++) {
+        d.tables[g] = w->tables[g];
+        d.n_table[g] = used[g];
+    }
+    return w->ops->batch_set(w->ctx, w->batch, &d);
+}

@@ -1,0 +1,291 @@
+/* worker/worker.c - life of a worker, and a step from message to result. */
+#include "worker/worker.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "worker/worker_internal.h"
+
+#define LOGITS_ROWS 32 /* rows of logits computed at a time, unless more sequences run: bounds the buffer when a prompt is scored whole */
+
+/* ---- the KV cache ---- */
+
+static ops_kv_type kv_type_of(shard_kv_type t)
+{
+    switch (t) {
+    case SHARD_KV_F32:
+        return OPS_KV_F32;
+    case SHARD_KV_F16:
+        return OPS_KV_F16;
+    case SHARD_KV_BF16:
+        return OPS_KV_BF16;
+    case SHARD_KV_Q8:
+        break;
+    }
+    return OPS_KV_Q8;
+}
+
+static status kv_create(worker *w)
+{
+    const shard_rank_plan *r = w->rank;
+    int32_t n_layers[STEP_MAX_KV_GROUPS] = {0};
+    TRY(mem_calloc((size_t)(r->layer_end - r->layer_begin), sizeof(int32_t), "layers", &w->kv_layer));
+    for (int32_t l = r->layer_begin; l < r->layer_end; l++)
+        w->kv_layer[l - r->layer_begin] = n_layers[w->arch->layers[l].kv_group]++;
+    for (int g = 0; g < w->arch->n_kv_groups; g++) {
+        if (n_layers[g] == 0)
+            continue;
+        ops_kv_spec spec = {
+            .type = kv_type_of(w->opt.kv_type),
+            .n_layers = n_layers[g],
+            .n_kv_heads = (int32_t)(r->kv_heads.end - r->kv_heads.begin),
+            .head_dim = w->arch->head_dim,
+            .n_blocks = w->opt.kv_blocks[g],
+        };
+        TRY(w->ops->kv_create(w->ctx, &spec, &w->kv[g]));
+        w->memory.kv_bytes += w->ops->kv_block_bytes(&spec) * (size_t)spec.n_blocks;
+    }
+    return ST_OK;
+}
+
+/* ---- buffers ---- */
+
+typedef struct layout {
+    size_t bytes;
+} layout;
+
+/* Room for rows x cols in any activation format: f32 is the widest. */
+static ops_mat place(layout *l, int32_t rows, int64_t cols)
+{
+    ops_mat m = {.offset = l->bytes, .type = OPS_F32, .cols = (int32_t)cols, .stride = ops_row_bytes(OPS_F32, (int32_t)cols)};
+    l->bytes += m.stride * (size_t)rows;
+    return m;
+}
+
+static int64_t width(shard_slice s)
+{
+    return s.end - s.begin;
+}
+
+static status buffers_create(worker *w)
+{
+    const shard_rank_plan *r = w->rank;
+    const shard_arch *a = w->arch;
+    int32_t rows = w->opt.max_batched_tokens;
+    layout l = {0};
+    w->logits_rows = w->opt.max_seqs > LOGITS_ROWS ? w->opt.max_seqs : LOGITS_ROWS;
+    if (w->logits_rows > rows)
+        w->logits_rows = rows;
+    ops_mat *all[] = {&w->x[0], &w->x[1], &w->h[0], &w->h[1], &w->q, &w->k, &w->v, &w->att, &w->gate, &w->up, &w->act, &w->y, &w->logits, &w->adjusted};
+    w->x[0] = place(&l, rows, a->hidden);
+    w->x[1] = place(&l, w->opt.plan->pp > 1 ? rows : 0, a->hidden);
+    w->h[0] = place(&l, rows, a->hidden);
+    w->h[1] = place(&l, rows, a->hidden);
+    w->q = place(&l, rows, width(r->heads) * a->head_dim);
+    w->k = place(&l, rows, width(r->kv_heads) * a->head_dim);
+    w->v = place(&l, rows, width(r->kv_heads) * a->head_dim);
+    w->att = place(&l, rows, width(r->o_cols));
+    w->gate = place(&l, a->mlp == SHARD_MLP_GATED ? rows : 0, width(r->channels));
+    w->up = place(&l, rows, width(r->channels));
+    w->act = place(&l, rows, width(r->down_cols));
+    if (w->last_stage) {
+        w->y = place(&l, rows, a->hidden);
+        w->logits = place(&l, w->logits_rows, width(r->head_rows));
+        w->adjusted = place(&l, w->logits_rows, width(r->head_rows));
+    }
+    TRY(w->ops->buf_create(w->ctx, l.bytes, "step buffers", &w->scratch));
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        all[i]->buf = w->scratch;
+    if (w->opt.plan->pp == 1)
+        w->x[1] = w->x[0];
+    if (a->qk_norm == SHARD_QK_NORM_FULL)
+        TRY(mem_calloc((size_t)rows * 2, sizeof(float), "step buffers", &w->sumsq));
+    w->memory.scratch_bytes = l.bytes;
+    return ST_OK;
+}
+
+static status batch_create(worker *w)
+{
+    const shard_arch *a = w->arch;
+    ops_batch_limits limits = {
+        .max_rows = w->opt.max_batched_tokens,
+        .max_spans = w->opt.max_seqs,
+        .max_out = w->opt.max_batched_tokens,
+        .n_kv_groups = a->n_kv_groups,
+        .n_ropes = a->n_ropes,
+    };
+    int64_t blocks = (int64_t)w->opt.max_seqs * ((w->opt.max_context + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK);
+    limits.max_blocks = (int32_t)(blocks > INT32_MAX ? INT32_MAX : blocks);
+    for (int32_t i = 0; i < a->n_ropes; i++) {
+        const shard_rope *p = &a->ropes[i];
+        limits.ropes[i] = (ops_rope_spec){p->dims, p->interleaved, p->n_sets, {p->inv_freq[0], p->inv_freq[1]},
+                                          {p->attention_factor[0], p->attention_factor[1]}};
+    }
+    return w->ops->batch_create(w->ctx, &limits, &w->batch);
+}
+
+/* Slopes of ALiBi (arXiv:2108.12409): powers of 2^(-8/n) for n a power of two; the heads beyond take every second of the next power's. */
+static status slopes_create(worker *w)
+{
+    if (!w->arch->alibi)
+        return ST_OK;
+    int32_t n = w->arch->n_heads, p = 1;
+    while (p * 2 <= n)
+        p *= 2;
+    int32_t own = (int32_t)width(w->rank->heads);
+    float *slopes;
+    TRY(mem_calloc((size_t)own, sizeof(float), "ALiBi slopes", &slopes));
+    for (int32_t i = 0; i < own; i++) {
+        int32_t h = (int32_t)w->rank->heads.begin + i;
+        slopes[i] = (float)(h < p ? pow(2.0, -8.0 / p * (h + 1)) : pow(2.0, -4.0 / p * (2 * (h - p) + 1)));
+    }
+    ops_buf *buf;
+    status st = w->ops->buf_create(w->ctx, (size_t)own * sizeof(float), "ALiBi slopes", &buf);
+    if (st == ST_OK) {
+        w->slopes = (ops_vec){buf, 0, own};
+        st = w->ops->buf_write(w->ctx, buf, 0, slopes, (size_t)own * sizeof(float));
+    }
+    free(slopes);
+    return st;
+}
+
+/* ---- life ---- */
+
+status worker_create(const worker_options *o, worker **out)
+{
+    status st;
+    worker *w;
+    TRY(mem_calloc(1, sizeof(*w), "worker", &w));
+    w->opt = *o;
+    w->arch = shard_checkpoint_arch(o->checkpoint);
+    w->rank = &o->plan->ranks[comm_world_rank(o->world)];
+    w->types = shard_checkpoint_types(o->checkpoint, o->f32);
+    w->ops = o->ops;
+    w->first_stage = w->rank->stage == 0;
+    w->last_stage = w->rank->stage == o->plan->pp - 1;
+    int64_t cols = w->arch->hidden;
+    cols = width(w->rank->o_cols) > cols ? width(w->rank->o_cols) : cols;
+    cols = width(w->rank->down_cols) > cols ? width(w->rank->down_cols) : cols;
+    w->opt.ctx.max_rows = o->max_batched_tokens;
+    w->opt.ctx.max_cols = (int32_t)cols;
+    TRY_GOTO(w->ops->ctx_create(&w->opt.ctx, &w->ctx), err);
+    TRY_GOTO(worker_weights_load(w), err);
+    TRY_GOTO(kv_create(w), err);
+    TRY_GOTO(buffers_create(w), err);
+    TRY_GOTO(slopes_create(w), err);
+    TRY_GOTO(batch_create(w), err);
+    TRY_GOTO(worker_seqs_create(w), err);
+    if (w->last_stage)
+        TRY_GOTO(worker_sample_create(w), err);
+    *out = w;
+    return ST_OK;
+err:
+    worker_destroy(&w);
+    return st;
+}
+
+status worker_join(worker *w)
+{
+    int32_t tp = w->opt.plan->tp, first = w->rank->rank - w->rank->tp_index;
+    int *ranks;
+    TRY(mem_calloc((size_t)tp, sizeof(int), "ranks", &ranks));
+    for (int32_t i = 0; i < tp; i++)
+        ranks[i] = first + i;
+    size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->opt.max_batched_tokens;
+    status st = comm_group_create(w->opt.world, ranks, tp, bytes, w->opt.timeout_ms, &w->group);
+    free(ranks);
+    return st;
+}
+
+void worker_destroy(worker **worker_)
+{
+    worker *w = *worker_;
+    if (w == NULL)
+        return;
+    for (int i = 0; i < 2; i++) {
+        if (w->sent[i] != NULL) /* its buffer is about to go */
+            (void)comm_wait(w->opt.world, &w->sent[i], 1000, NULL);
+    }
+    worker_sample_destroy(w);
+    worker_seqs_destroy(w);
+    if (w->ctx != NULL) {
+        if (w->batch != NULL)
+            w->ops->batch_destroy(w->ctx, &w->batch);
+        for (int g = 0; g < STEP_MAX_KV_GROUPS; g++) {
+            if (w->kv[g] != NULL)
+                w->ops->kv_destroy(w->ctx, &w->kv[g]);
+        }
+        ops_buf *bufs[] = {w->weight_buf, w->scratch, w->slopes.buf};
+        for (size_t i = 0; i < ARRAY_LEN(bufs); i++) {
+            if (bufs[i] != NULL)
+                w->ops->buf_destroy(w->ctx, &bufs[i]);
+        }
+        for (int i = 0; i < WORKER_MAX_WRAPS; i++) {
+            if (w->wraps[i].buf != NULL)
+                w->ops->buf_destroy(w->ctx, &w->wraps[i].buf);
+        }
+        w->ops->ctx_destroy(&w->ctx);
+    }
+    comm_group_destroy(&w->group);
+    free(w->layers);
+    free(w->mlp_out_bias);
+    free(w->kv_layer);
+    free(w->sumsq);
+    free(w);
+    *worker_ = NULL;
+}
+
+/* ---- a step ---- */
+
+status worker_step(worker *w, const step *s, const step_result **result)
+{
+    *result = NULL;
+    double started = log_clock();
+    TRY(worker_seqs_apply(w, s));
+    w->ops->step_begin(w->ctx);
+    status st = worker_forward(w, s->number);
+    if (st == ST_OK && w->last_stage)
+        st = worker_sample(w, s->number);
+    w->ops->step_end(w->ctx);
+    TRY(st);
+    w->times.steps++;
+    w->times.tokens += (uint64_t)w->n_rows;
+    w->times.step_seconds += log_clock() - started;
+    if (w->last_stage && w->rank->tp_index == 0)
+        *result = &w->result;
+    return ST_OK;
+}
+
+void worker_step_limits(const worker *w, step_limits *out)
+{
+    int64_t blocks = 0;
+    for (int g = 0; g < w->arch->n_kv_groups; g++)
+        blocks = w->opt.kv_blocks[g] > blocks ? w->opt.kv_blocks[g] : blocks;
+    *out = (step_limits){
+        .max_seqs = w->opt.max_seqs,
+        .max_tokens = w->opt.max_batched_tokens,
+        .max_blocks = (int32_t)(blocks > INT32_MAX ? INT32_MAX : blocks),
+        .max_blocks_per_span = (w->opt.max_context + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK,
+        .max_bias = w->arch->vocab,
+        .vocab = w->arch->vocab,
+        .n_kv_groups = w->arch->n_kv_groups,
+    };
+}
+
+void worker_memory_get(const worker *w, worker_memory *out)
+{
+    *out = w->memory;
+}
+
+const char *worker_backend(const worker *w)
+{
+    return w->ops->ctx_describe(w->ctx);
+}
+
+void worker_times_get(const worker *w, worker_times *out)
+{
+    *out = w->times;
+}

@@ -1,0 +1,66 @@
+/* worker/worker.h - one rank at work: its shard's weights in place, its KV cache, and the computation of steps.
+ *
+ * A worker owns the compute context, the weights, the cache and the state of every sequence in a slot.  Steps (comm/step.h) come
+ * in order; the ranks of a stage sum their partial products by comm exchanges, a stage hands its residual stream to the next, and the
+ * last stage samples.  One thread calls. */
+#ifndef WORKER_WORKER_H
+#define WORKER_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "comm/comm.h"
+#include "comm/step.h"
+#include "ops/ops.h"
+#include "shard/checkpoint.h"
+#include "shard/plan/plan.h"
+
+typedef struct worker worker;
+
+typedef struct worker_options {
+    shard_checkpoint *checkpoint; /* borrowed for the worker's life, as plan and world */
+    const shard_plan *plan;       /* its rank comm_world_rank(world) is ours */
+    comm_world *world;
+    const ops_backend *ops;
+    ops_ctx_options ctx;          /* max_rows and max_cols are set by the worker */
+    bool f32;                     /* weights expanded to f32 */
+    shard_kv_type kv_type;
+    int32_t max_seqs, max_batched_tokens, max_context;
+    int64_t kv_blocks[OPS_MAX_KV_GROUPS]; /* of each KV group */
+    int timeout_ms;
+    bool quiet;                   /* no progress display while loading */
+} worker_options;
+
+/* Everything this rank can do alone: context, weights read, cache and buffers allocated. */
+status worker_create(const worker_options *options, worker **out);
+/* Collective over all ranks of the world, once every rank's worker_create is known to have gone well. */
+status worker_join(worker *w);
+void worker_destroy(worker **w);
+
+/* Computes one step on this rank; collective over the ranks (later stages may lag behind).  On rank tp_index 0 of the last stage
+ * *result is set (borrowed until the next step), elsewhere NULL. */
+status worker_step(worker *w, const step *s, const step_result **result);
+
+/* Bounds for step_decode. */
+void worker_step_limits(const worker *w, step_limits *out);
+
+typedef struct worker_memory {
+    size_t weight_bytes, kv_bytes, scratch_bytes;
+} worker_memory;
+void worker_memory_get(const worker *w, worker_memory *out);
+/* "cpu avx2, 2 threads", and what may change a bit of the results. */
+const char *worker_backend(const worker *w);
+
+typedef struct worker_times {
+    uint64_t steps, tokens;
+    double load_seconds;                       /* reading the weights */
+    double step_seconds;                       /* inside worker_step */
+    double stage_wait_seconds;                 /* waiting for the stage before, or for a buffer the next one still reads */
+    double exchange_seconds;                   /* waiting in the stage's collectives */
+    double embed_seconds, attention_seconds, mlp_seconds, head_seconds; /* the plan's phases, exchanges left out */
+} worker_times;
+void worker_times_get(const worker *w, worker_times *out);
+
+#endif

@@ -1,0 +1,129 @@
+/* worker/worker_internal.h - what the files of worker/ share.  Stays in this folder.
+ *
+ *   worker.c    life of a worker, and a step from message to result
+ *   weights.c   weights read in parallel into one block
+ *   sequence.c  the state of each slot: block tables, sampling parameters, token counts
+ *   forward.c   the forward pass: one for all families
+ *   sample.c    choosing tokens from every rank's candidates */
+#ifndef WORKER_WORKER_INTERNAL_H
+#define WORKER_WORKER_INTERNAL_H
+
+#include "worker/worker.h"
+
+typedef struct worker_weights {
+    ops_weight matrix[SHARD_ROLES];
+    ops_vec vector[SHARD_ROLES];
+} worker_weights;
+
+/* A sequence in its slot. */
+typedef struct worker_seq {
+    bool live;
+    int32_t rope_set, n_prompt, n_generated, n_computed, replay_end; /* generated tokens before replay_end were counted at admission's word */
+    uint64_t hash;
+    step_sampling sampling; /* bias NULL: see below */
+    ops_token_bias *bias;   /* n_bias asked for, then n_stop bans used while fewer than min_tokens were generated */
+    int32_t n_bias, n_ban;
+    int32_t *table[STEP_MAX_KV_GROUPS];
+    int32_t n_table[STEP_MAX_KV_GROUPS];
+    /* Only with penalties: counts of tokens, and where each token's count is (index + 1). */
+    ops_token_count *counts;
+    int32_t n_counts, cap_counts;
+    int32_t *count_of; /* [vocab], kept from one sequence of the slot to the next */
+} worker_seq;
+
+/* What a row of logits is for. */
+typedef struct worker_out {
+    int32_t slot;
+    int32_t position; /* of the token the logits come from */
+    int32_t target;   /* prompt token whose log-probability is wanted; -1: sample */
+} worker_out;
+
+typedef struct worker_wrap { /* an exchange slot seen as a buffer */
+    void *memory;
+    ops_buf *buf;
+} worker_wrap;
+#define WORKER_MAX_WRAPS 8
+
+struct worker {
+    worker_options opt;
+    const shard_arch *arch;
+    const shard_rank_plan *rank;
+    const shard_types *types;
+    const ops_backend *ops;
+    ops_ctx *ctx;
+    bool first_stage, last_stage;
+
+    /* weights */
+    ops_buf *weight_buf;
+    worker_weights outside;  /* embedding, final norm, head */
+    worker_weights *layers;  /* [layer_end - layer_begin] */
+    ops_vec *mlp_out_bias;   /* per layer: what joins the block's second sum (down's bias; in a parallel block o's and down's together) */
+
+    /* KV cache: a table for each group; layer -> its place in the group's cache */
+    ops_kv *kv[STEP_MAX_KV_GROUPS];
+    int32_t *kv_layer; /* [layer_end - layer_begin] */
+    int32_t table_cap[STEP_MAX_KV_GROUPS];
+    ops_vec slopes; /* ALiBi */
+
+    /* buffers of a step */
+    ops_buf *scratch;
+    ops_mat x[2], h[2], q, k, v, att, gate, up, act, y, logits, adjusted;
+    int32_t logits_rows;
+    float *sumsq; /* [2 * max rows] for QK_NORM_FULL */
+    ops_batch *batch;
+    worker_wrap wraps[WORKER_MAX_WRAPS];
+    comm_group *group;  /* this stage's ranks */
+    comm_request *sent[2]; /* hand-over of x[i] under way */
+
+    /* the step being computed */
+    worker_seq *seqs; /* [max_seqs] */
+    ops_span *spans;
+    int32_t *tokens, *tables[STEP_MAX_KV_GROUPS], *out_rows;
+    worker_out *outs;
+    int32_t n_rows, n_out;
+    const float *const *parts; /* partial sums waiting for the next norm */
+    int32_t n_parts;
+
+    /* sampling */
+    ops_sample_row *sample_rows;
+    ops_sample_out *sample_outs;
+    char *gather_mine, *gather_all;
+    size_t gather_bytes;
+    float *full_row; /* one row of all ranks' adjusted logits, second round */
+    void *full_sort;
+    step_result result;
+    step_result_row *result_rows;
+    step_logprob *result_tops;
+    int32_t max_tops;
+
+    worker_memory memory;
+    worker_times times;
+};
+
+/* weights.c */
+status worker_weights_load(worker *w);
+
+/* sequence.c */
+status worker_seqs_create(worker *w);
+void worker_seqs_destroy(worker *w);
+/* Applies retirements, admissions and spans; fills spans, tokens, tables, outs, n_rows, n_out. */
+status worker_seqs_apply(worker *w, const step *s);
+/* Counts a sampled or replayed token for penalties. */
+status worker_seq_count(worker *w, worker_seq *q, int32_t token, bool in_prompt);
+bool worker_seq_penalised(const worker_seq *q);
+
+/* forward.c */
+status worker_forward(worker *w, uint64_t step_number);
+/* Rows [begin, begin + n) of y to logits. */
+status worker_head(worker *w, int32_t begin, int32_t n);
+
+/* sample.c */
+status worker_sample_create(worker *w);
+void worker_sample_destroy(worker *w);
+/* All n_out rows: logits, candidates, the choice, the result. */
+status worker_sample(worker *w, uint64_t step_number);
+
+/* The exchange slot of this stage's group as a matrix [rows, hidden] f32. */
+status worker_slot(worker *w, int32_t rows, ops_mat *out);
+
+#endif
