@@ -71,7 +71,7 @@ status json_get_f64(const json_t *obj, const char *where, const char *key, doubl
 
 status json_get_f32(const json_t *obj, const char *where, const char *key, float dflt, float *out)
 {
-    double d;
+    double d = 0;
     TRY(json_get_f64(obj, where, key, dflt, &d));
     if (fabs(d) > 3.4e38)
         return FAIL(ST_FORMAT, "%s: %s is %g, too large for a 32-bit float", where, key, d);

@@ -1,9 +1,9 @@
 /* coordinator/replica.c - see replica.h.
  *
- * Messages between ranks (comm send/recv):
- *   TAG_STEP    rank 0 -> each other rank   u64 length, then the step's bytes as far as they fit in FIRST_BYTES
- *   TAG_REST    the same pair               what did not fit
- *   TAG_RESULT  last stage's first rank -> rank 0
+ * Messages between ranks (comm send/recv), each in one part or two so that any length fits a posted receive:
+ *   TAG_STEP    rank 0 -> each other rank        u64 length, then bytes as far as they fit in FIRST_BYTES
+ *   TAG_RESULT  last stage's first rank -> rank 0   the same
+ *   TAG_REST    the same pair                    what did not fit
  * With pp stages up to pp steps are in flight: rank 0 computes its part of one step while later stages are at earlier ones. */
 #include "coordinator/replica.h"
 
@@ -23,17 +23,20 @@ enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4 };
 #define DEFAULT_BATCHED_TOKENS 512
 #define MEMORY_SHARE 0.85 /* of what a host has left: the rest is for the page cache and everybody else */
 
-/* A step's message while its sends are under way. */
+/* A message while its sends are under way. */
 typedef struct outgoing {
-    char *bytes; /* u64 length, then the step */
+    char *bytes; /* u64 length, then the message */
     size_t cap;
-    comm_request **requests; /* [2 * n_ranks] */
+    comm_request **requests; /* [2 * n_to]: first parts and rests */
+    int n_requests;
 } outgoing;
 
-/* A step in flight whose result comes by message. */
+/* A message being received: the first part's posted buffer, and the whole. */
 typedef struct incoming {
-    char *bytes;
+    char *first; /* [FIRST_BYTES] */
     comm_request *request;
+    char *bytes;
+    size_t cap;
 } incoming;
 
 struct coord_replica {
@@ -46,23 +49,17 @@ struct coord_replica {
     int rank, n_ranks, result_rank, n_threads;
     double started, ready_seconds;
 
+    outgoing *out;  /* [n_out] messages of steps (rank 0) or results, used in turn */
+    int n_out;
+    incoming *in;   /* [n_in] results (rank 0; as many as steps in flight) or steps */
+    int n_in;
+    step_arena arena;
+
     /* rank 0 */
     coord_sched *sched;
-    outgoing *out;
-    incoming *in;
     int depth, n_in_flight;
     uint64_t steps_sent, results_taken;
-    size_t result_max;
-    step_arena result_arena;
     bool stopped;
-
-    /* the others */
-    char *first, *message;
-    size_t message_cap;
-    step_arena step_arena_;
-    char *answer[2];
-    size_t answer_cap[2];
-    comm_request *answering[2];
 };
 
 /* ---- creation ---- */
@@ -215,7 +212,6 @@ static status make_worker(coord_replica *r, int64_t blocks)
 static status coordinator_create(coord_replica *r, int64_t blocks)
 {
     const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
-    r->depth = r->plan->pp;
     coord_sched_options o = {
         .max_seqs = r->opt.max_seqs,
         .max_batched_tokens = r->opt.max_batched_tokens,
@@ -229,16 +225,24 @@ static status coordinator_create(coord_replica *r, int64_t blocks)
         o.window[g] = a->kv_groups[g].window;
         o.n_blocks[g] = blocks;
     }
-    TRY(coord_sched_create(&o, &r->sched));
-    TRY(mem_calloc((size_t)r->depth + 1, sizeof(*r->out), "steps", &r->out));
-    for (int i = 0; i <= r->depth; i++)
-        TRY(mem_calloc((size_t)r->n_ranks * 2, sizeof(comm_request *), "steps", &r->out[i].requests));
-    if (r->result_rank == 0)
-        return ST_OK;
-    r->result_max = 64 + (size_t)r->opt.max_batched_tokens * (64 + OPS_MAX_CANDIDATES * sizeof(step_logprob));
-    TRY(mem_calloc((size_t)r->depth, sizeof(*r->in), "results", &r->in));
-    for (int i = 0; i < r->depth; i++)
-        TRY(mem_calloc(1, r->result_max, "results", &r->in[i].bytes));
+    return coord_sched_create(&o, &r->sched);
+}
+
+static status messages_create(coord_replica *r)
+{
+    r->depth = r->plan->pp;
+    r->n_out = r->depth + 1;
+    r->n_in = r->rank == 0 ? r->depth : 1;
+    TRY(mem_calloc((size_t)r->n_out, sizeof(*r->out), "messages", &r->out));
+    TRY(mem_calloc((size_t)r->n_in, sizeof(*r->in), "messages", &r->in));
+    for (int i = 0; i < r->n_out; i++) {
+        r->out[i].n_requests = 2 * (r->rank == 0 ? r->n_ranks : 1);
+        r->out[i].cap = FIRST_BYTES;
+        TRY(mem_calloc((size_t)r->out[i].n_requests, sizeof(comm_request *), "messages", &r->out[i].requests));
+        TRY(mem_calloc(1, FIRST_BYTES, "messages", &r->out[i].bytes));
+    }
+    for (int i = 0; i < r->n_in; i++)
+        TRY(mem_calloc(1, FIRST_BYTES, "messages", &r->in[i].first));
     return ST_OK;
 }
 
@@ -266,7 +270,9 @@ static status create_phases(coord_replica *r)
     if (st == ST_OK)
         st = make_worker(r, blocks);
     if (st == ST_OK)
-        st = r->rank == 0 ? coordinator_create(r, blocks) : mem_calloc(1, FIRST_BYTES, "steps", &r->first);
+        st = messages_create(r);
+    if (st == ST_OK && r->rank == 0)
+        st = coordinator_create(r, blocks);
     TRY(agree(r, st));
     return agree(r, worker_join(r->worker));
 }
@@ -298,88 +304,131 @@ void coord_replica_destroy(coord_replica **replica)
     coord_replica *r = *replica;
     if (r == NULL)
         return;
-    for (int i = 0; i < 2; i++) {
-        if (r->answering[i] != NULL)
-            (void)comm_wait(r->world, &r->answering[i], 1000, NULL);
-        free(r->answer[i]);
-    }
-    for (int i = 0; r->out != NULL && i <= r->depth; i++) {
-        for (int j = 0; r->out[i].requests != NULL && j < 2 * r->n_ranks; j++) {
+    for (int i = 0; r->out != NULL && i < r->n_out; i++) {
+        for (int j = 0; r->out[i].requests != NULL && j < r->out[i].n_requests; j++) {
             if (r->out[i].requests[j] != NULL)
                 (void)comm_wait(r->world, &r->out[i].requests[j], 1000, NULL);
         }
         free(r->out[i].requests);
         free(r->out[i].bytes);
     }
-    for (int i = 0; r->in != NULL && i < r->depth; i++)
+    for (int i = 0; r->in != NULL && i < r->n_in; i++) {
+        free(r->in[i].first);
         free(r->in[i].bytes);
+    }
     worker_destroy(&r->worker);
     comm_group_destroy(&r->everyone);
     coord_sched_destroy(&r->sched);
-    step_arena_free(&r->result_arena);
-    step_arena_free(&r->step_arena_);
+    step_arena_free(&r->arena);
     free(r->out);
     free(r->in);
-    free(r->first);
-    free(r->message);
     shard_plan_destroy(&r->plan);
     shard_checkpoint_close(&r->checkpoint);
     free(r);
     *replica = NULL;
 }
 
-/* ---- ranks other than 0 ---- */
+/* ---- messages ---- */
 
-/* One step's message, whole, in r->message. */
-static status step_receive(coord_replica *r, size_t *len)
+static status outgoing_done(coord_replica *r, outgoing *o)
 {
-    comm_request *req;
+    for (int i = 0; i < o->n_requests; i++) {
+        if (o->requests[i] != NULL)
+            TRY(comm_wait(r->world, &o->requests[i], r->opt.timeout_ms, NULL));
+    }
+    return ST_OK;
+}
+
+typedef status (*encode_fn)(const void *message, void *buf, size_t cap, size_t *len);
+
+static status encode_step(const void *message, void *buf, size_t cap, size_t *len)
+{
+    return step_encode(message, buf, cap, len);
+}
+
+static status encode_result(const void *message, void *buf, size_t cap, size_t *len)
+{
+    return step_result_encode(message, buf, cap, len);
+}
+
+/* Encodes into o, whose earlier sends are over, and grows it as needed. */
+static status outgoing_encode(coord_replica *r, outgoing *o, encode_fn encode, const void *message, size_t *len)
+{
+    uint64_t total;
+    size_t need = 0;
+    TRY(outgoing_done(r, o));
+    status_mute(); /* too small is no failure */
+    status st = encode(message, o->bytes + sizeof(total), o->cap - sizeof(total), &need);
+    status_unmute();
+    if (st == ST_LIMIT) {
+        char *p = realloc(o->bytes, need * 2 + sizeof(total));
+        if (p == NULL)
+            return FAIL(ST_NO_MEMORY, "no memory for a message of %zu bytes", need);
+        o->bytes = p;
+        o->cap = need * 2 + sizeof(total);
+        st = encode(message, p + sizeof(total), o->cap - sizeof(total), &need);
+    }
+    TRY(st);
+    total = need;
+    memcpy(o->bytes, &total, sizeof(total));
+    *len = need + sizeof(total);
+    return ST_OK;
+}
+
+/* requests[0..1]: where the two parts' sends are kept. */
+static status outgoing_send(coord_replica *r, const outgoing *o, size_t len, int to, int tag, comm_request **requests)
+{
+    size_t first = len < FIRST_BYTES ? len : FIRST_BYTES;
+    TRY(comm_send(r->world, to, tag, o->bytes, first, &requests[0]));
+    if (first == len)
+        return ST_OK;
+    return comm_send(r->world, to, TAG_REST, o->bytes + first, len - first, &requests[1]);
+}
+
+static status incoming_post(coord_replica *r, incoming *in, int from, int tag)
+{
+    return comm_recv(r->world, from, tag, in->first, FIRST_BYTES, &in->request);
+}
+
+/* The whole message of a posted receive, in in->bytes. */
+static status incoming_wait(coord_replica *r, incoming *in, int from, int timeout_ms, size_t *len)
+{
     size_t got = 0;
     uint64_t total;
-    TRY(comm_recv(r->world, 0, TAG_STEP, r->first, FIRST_BYTES, &req));
-    TRY(comm_wait(r->world, &req, -1, &got));
+    TRY(comm_wait(r->world, &in->request, timeout_ms, &got));
     if (got < sizeof(total))
-        return FAIL(ST_FORMAT, "a step's message of %zu bytes has no length", got);
-    memcpy(&total, r->first, sizeof(total));
+        return FAIL(ST_FORMAT, "a message of %zu bytes from rank %d has no length", got, from);
+    memcpy(&total, in->first, sizeof(total));
     size_t have = got - sizeof(total);
     if (total < have)
-        return FAIL(ST_FORMAT, "a step's message says %llu bytes and brings %zu", (unsigned long long)total, have);
-    if (total > r->message_cap) {
-        char *p = realloc(r->message, (size_t)total);
+        return FAIL(ST_FORMAT, "a message from rank %d says %llu bytes and brings %zu", from, (unsigned long long)total, have);
+    if (total > in->cap) {
+        char *p = realloc(in->bytes, (size_t)total);
         if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for a step's message of %llu bytes", (unsigned long long)total);
-        r->message = p;
-        r->message_cap = (size_t)total;
+            return FAIL(ST_NO_MEMORY, "no memory for a message of %llu bytes", (unsigned long long)total);
+        in->bytes = p;
+        in->cap = (size_t)total;
     }
-    memcpy(r->message, r->first + sizeof(total), have);
+    memcpy(in->bytes, in->first + sizeof(total), have);
     if (have < total) {
-        TRY(comm_recv(r->world, 0, TAG_REST, r->message + have, (size_t)total - have, &req));
-        TRY(comm_wait(r->world, &req, r->opt.timeout_ms, &got));
+        comm_request *rest;
+        TRY(comm_recv(r->world, from, TAG_REST, in->bytes + have, (size_t)total - have, &rest));
+        TRY(comm_wait(r->world, &rest, r->opt.timeout_ms, &got));
         have += got;
     }
     *len = have;
-    return have == total ? ST_OK : FAIL(ST_FORMAT, "a step's message of %llu bytes ends after %zu", (unsigned long long)total, have);
+    return have == total ? ST_OK
+                         : FAIL(ST_FORMAT, "a message of %llu bytes from rank %d ends after %zu", (unsigned long long)total, from, have);
 }
+
+/* ---- ranks other than 0 ---- */
 
 static status result_send(coord_replica *r, const step_result *result)
 {
-    int i = (int)(result->number & 1);
-    if (r->answering[i] != NULL)
-        TRY(comm_wait(r->world, &r->answering[i], r->opt.timeout_ms, NULL));
-    size_t need = 0;
-    status_mute();
-    status st = step_result_encode(result, r->answer[i], r->answer_cap[i], &need);
-    status_unmute();
-    if (st == ST_LIMIT) {
-        char *p = realloc(r->answer[i], need * 2);
-        if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for a result of %zu bytes", need);
-        r->answer[i] = p;
-        r->answer_cap[i] = need * 2;
-        st = step_result_encode(result, p, need * 2, &need);
-    }
-    TRY(st);
-    return comm_send(r->world, 0, TAG_RESULT, r->answer[i], need, &r->answering[i]);
+    outgoing *o = &r->out[result->number % (uint64_t)r->n_out];
+    size_t len = 0;
+    TRY(outgoing_encode(r, o, encode_result, result, &len));
+    return outgoing_send(r, o, len, 0, TAG_RESULT, o->requests);
 }
 
 static status serve_loop(coord_replica *r)
@@ -387,11 +436,12 @@ static status serve_loop(coord_replica *r)
     step_limits limits;
     worker_step_limits(r->worker, &limits);
     for (uint64_t expected = 1;; expected++) {
-        size_t len;
+        size_t len = 0;
         step s;
         const step_result *result;
-        TRY(step_receive(r, &len));
-        TRY(step_decode(r->message, len, &limits, &r->step_arena_, &s));
+        TRY(incoming_post(r, r->in, 0, TAG_STEP));
+        TRY(incoming_wait(r, r->in, 0, -1, &len));
+        TRY(step_decode(r->in->bytes, len, &limits, &r->arena, &s));
         if (s.stop)
             return ST_OK;
         if (s.number != expected)
@@ -431,66 +481,26 @@ bool coord_replica_cancel(coord_replica *r, uint64_t id)
     return coord_sched_cancel(r->sched, id);
 }
 
-static status outgoing_ready(coord_replica *r, outgoing *o)
-{
-    for (int i = 0; i < 2 * r->n_ranks; i++) {
-        if (o->requests[i] != NULL)
-            TRY(comm_wait(r->world, &o->requests[i], r->opt.timeout_ms, NULL));
-    }
-    return ST_OK;
-}
-
-static status outgoing_encode(outgoing *o, const step *s, size_t *len)
-{
-    uint64_t total = 0;
-    size_t need = 0;
-    if (o->cap == 0) {
-        TRY(mem_calloc(1, FIRST_BYTES, "steps", &o->bytes));
-        o->cap = FIRST_BYTES;
-    }
-    status_mute();
-    status st = step_encode(s, o->bytes + sizeof(total), o->cap - sizeof(total), &need);
-    status_unmute();
-    if (st == ST_LIMIT) {
-        char *p = realloc(o->bytes, need * 2 + sizeof(total));
-        if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for a step's message of %zu bytes", need);
-        o->bytes = p;
-        o->cap = need * 2 + sizeof(total);
-        st = step_encode(s, p + sizeof(total), o->cap - sizeof(total), &need);
-    }
-    TRY(st);
-    total = need;
-    memcpy(o->bytes, &total, sizeof(total));
-    *len = need + sizeof(total);
-    return ST_OK;
-}
-
 static status step_send(coord_replica *r, const step *s)
 {
     if (r->n_ranks == 1)
         return ST_OK;
-    outgoing *o = &r->out[r->steps_sent % (uint64_t)(r->depth + 1)];
-    size_t len;
-    TRY(outgoing_ready(r, o));
-    TRY(outgoing_encode(o, s, &len));
-    size_t first = len < FIRST_BYTES ? len : FIRST_BYTES;
-    for (int i = 1; i < r->n_ranks; i++) {
-        TRY(comm_send(r->world, i, TAG_STEP, o->bytes, first, &o->requests[2 * i]));
-        if (first < len)
-            TRY(comm_send(r->world, i, TAG_REST, o->bytes + first, len - first, &o->requests[2 * i + 1]));
-    }
+    outgoing *o = &r->out[r->steps_sent % (uint64_t)r->n_out];
+    size_t len = 0;
+    TRY(outgoing_encode(r, o, encode_step, s, &len));
+    for (int i = 1; i < r->n_ranks; i++)
+        TRY(outgoing_send(r, o, len, i, TAG_STEP, &o->requests[2 * i]));
     return ST_OK;
 }
 
 static status take_result(coord_replica *r, coord_event_fn fn, void *arg)
 {
-    incoming *in = &r->in[r->results_taken % (uint64_t)r->depth];
     size_t len = 0;
     step_result result;
-    TRY(comm_wait(r->world, &in->request, r->opt.timeout_ms, &len));
-    TRY(step_result_decode(in->bytes, len, r->opt.max_batched_tokens, OPS_MAX_CANDIDATES, shard_checkpoint_arch(r->checkpoint)->vocab,
-                           &r->result_arena, &result));
+    incoming *in = &r->in[r->results_taken % (uint64_t)r->n_in];
+    int32_t vocab = shard_checkpoint_arch(r->checkpoint)->vocab;
+    TRY(incoming_wait(r, in, r->result_rank, r->opt.timeout_ms, &len));
+    TRY(step_result_decode(in->bytes, len, r->opt.max_batched_tokens, vocab, vocab, &r->arena, &result));
     r->results_taken++;
     r->n_in_flight--;
     return coord_sched_apply(r->sched, &result, fn, arg);
@@ -499,10 +509,8 @@ static status take_result(coord_replica *r, coord_event_fn fn, void *arg)
 static status step_launch(coord_replica *r, const step *s, coord_event_fn fn, void *arg)
 {
     const step_result *result;
-    if (r->result_rank != 0) { /* posted before anything is sent */
-        incoming *in = &r->in[r->steps_sent % (uint64_t)r->depth];
-        TRY(comm_recv(r->world, r->result_rank, TAG_RESULT, in->bytes, r->result_max, &in->request));
-    }
+    if (r->result_rank != 0) /* posted before anything is sent */
+        TRY(incoming_post(r, &r->in[r->steps_sent % (uint64_t)r->n_in], r->result_rank, TAG_RESULT));
     TRY(step_send(r, s));
     r->steps_sent++;
     TRY(worker_step(r->worker, s, &result));
@@ -538,8 +546,7 @@ status coord_replica_stop(coord_replica *r)
     while (r->n_in_flight > 0)
         TRY(broken(r, take_result(r, NULL, NULL)));
     TRY(broken(r, step_send(r, &s)));
-    outgoing *o = &r->out[r->steps_sent % (uint64_t)(r->depth + 1)];
-    return broken(r, outgoing_ready(r, o));
+    return broken(r, outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
 }
 
 shard_checkpoint *coord_replica_checkpoint(coord_replica *r)

@@ -4,7 +4,8 @@
  * candidates; all of them then come to the same choice.  Sampling is Gumbel-max (arXiv:1411.0030): the token with the highest
  * adjusted logit + noise, the noise a pure function of (seed, choice, position, token), so without truncation one candidate a rank is exact
  * and nothing else travels.  Truncation (top-k, then top-p, then min-p, as transformers orders them, after temperature) is decided on the merged
- * candidates; where these cannot prove the cut, the row's slices are gathered whole: the second round. */
+ * candidates; where these cannot prove the cut, the row's slices are gathered whole: the second round.  So are rows of which more
+ * log-probabilities are wanted than candidates travel. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,11 +70,11 @@ static void row_describe(worker *w, const worker_out *o, int32_t row, ops_sample
 {
     worker_seq *q = &w->seqs[o->slot];
     const step_sampling *s = &q->sampling;
+    int32_t tops = o->target >= 0 ? s->n_prompt_logprobs : s->n_logprobs;
     *r = (ops_sample_row){.row = row, .repetition_penalty = 1, .target = o->target};
-    if (o->target >= 0) {
-        r->n_raw = s->n_prompt_logprobs;
+    r->n_raw = tops <= 0 || tops > OPS_MAX_CANDIDATES ? 0 : tops;
+    if (o->target >= 0)
         return;
-    }
     r->temperature = s->temperature;
     r->repetition_penalty = s->repetition_penalty;
     r->presence_penalty = s->presence_penalty;
@@ -85,7 +86,6 @@ static void row_describe(worker *w, const worker_out *o, int32_t row, ops_sample
     r->seed = s->seed;
     r->choice = s->choice;
     r->position = o->position + 1;
-    r->n_raw = s->n_logprobs > 0 ? s->n_logprobs : 0;
     r->want_sample = true;
     r->want_hash = s->want_hash;
     if (truncates(s))
@@ -215,37 +215,40 @@ static ops_candidate choose(const step_sampling *s, const ops_candidate *c, int3
     return best;
 }
 
-/* The second round: every rank's slice of one row, whole. */
-static status choose_from_all(worker *w, const ops_sample_row *r, const step_sampling *s, const merged *m, ops_candidate *out)
+/* Every rank's slice of one row of `from` (raw or adjusted logits): *n candidates in by_logit order, in w->full_sort. */
+static status gather_row(worker *w, ops_mat from, int32_t row, int32_t *n)
 {
     const shard_plan *plan = w->opt.plan;
-    int32_t vocab = w->arch->vocab, n = 0;
+    int32_t vocab = w->arch->vocab, first = w->rank->rank - w->rank->tp_index;
     if (w->full_row == NULL) {
         TRY(mem_calloc((size_t)vocab * 2, sizeof(float), "sampling", &w->full_row));
         TRY(mem_calloc((size_t)vocab, sizeof(ops_candidate), "sampling", &w->full_sort));
     }
     size_t *bytes;
     TRY(mem_calloc((size_t)plan->tp, sizeof(size_t), "sampling", &bytes));
-    int32_t first = w->rank->rank - w->rank->tp_index;
     for (int32_t i = 0; i < plan->tp; i++)
         bytes[i] = (size_t)(plan->ranks[first + i].head_rows.end - plan->ranks[first + i].head_rows.begin) * sizeof(float);
-    ops_candidate *c = w->full_sort;
     float *mine = w->full_row + vocab;
-    status st = w->ops->buf_read(w->ctx, w->adjusted.buf, w->adjusted.offset + (size_t)r->row * w->adjusted.stride, mine, bytes[w->rank->tp_index]);
+    status st = w->ops->buf_read(w->ctx, from.buf, from.offset + (size_t)row * from.stride, mine, bytes[w->rank->tp_index]);
     if (st == ST_OK)
         st = comm_all_gather(w->group, mine, bytes, w->full_row);
     free(bytes);
     TRY(st);
+    *n = 0;
     for (int32_t t = 0; t < vocab; t++) {
         if (w->full_row[t] > -INFINITY)
-            c[n++] = (ops_candidate){t, w->full_row[t], NAN};
+            w->full_sort[(*n)++] = (ops_candidate){t, w->full_row[t], NAN};
     }
-    if (n == 0) {
-        *out = m->h.best;
-        return ST_OK;
-    }
-    qsort(c, (size_t)n, sizeof(*c), by_logit);
-    *out = choose(s, c, cut(s, c, n, true, -INFINITY, m->h.max, m->h.sum), r->position);
+    qsort(w->full_sort, (size_t)*n, sizeof(ops_candidate), by_logit);
+    return ST_OK;
+}
+
+/* The second round. */
+static status choose_from_all(worker *w, const ops_sample_row *r, const step_sampling *s, const merged *m, ops_candidate *out)
+{
+    int32_t n;
+    TRY(gather_row(w, w->adjusted, r->row, &n));
+    *out = n == 0 ? m->h.best : choose(s, w->full_sort, cut(s, w->full_sort, n, true, -INFINITY, m->h.max, m->h.sum), r->position);
     return ST_OK;
 }
 
@@ -273,11 +276,9 @@ static status tops_reserve(worker *w, int32_t used, int32_t more)
     if (used + more <= w->max_tops)
         return ST_OK;
     int32_t cap = (used + more) * 2;
-    step_logprob *old = w->result_tops, *p = realloc(old, (size_t)cap * sizeof(*p));
+    step_logprob *p = realloc(w->result_tops, (size_t)cap * sizeof(*p));
     if (p == NULL)
         return FAIL(ST_NO_MEMORY, "no memory for %d log-probabilities", cap);
-    for (int32_t i = 0; i < w->result.n_rows; i++) /* rows so far point into the old list */
-        w->result_rows[i].top = p + (w->result_rows[i].top - old);
     w->result_tops = p;
     w->max_tops = cap;
     return ST_OK;
@@ -306,6 +307,23 @@ static status raw_of(worker *w, int32_t row, int32_t token, float *raw)
     return ST_OK;
 }
 
+/* The `want` highest log-probabilities of a row. */
+static status row_tops(worker *w, int32_t want, int32_t row, const merged *m, double norm, step_result_row *out, int32_t *n_tops)
+{
+    const ops_candidate *c = m->raw;
+    int32_t n = m->n_raw;
+    if (want > OPS_MAX_CANDIDATES) {
+        TRY(gather_row(w, w->logits, row, &n));
+        c = w->full_sort;
+        n = n > want ? want : n;
+    }
+    TRY(tops_reserve(w, *n_tops, n));
+    out->n_top = n;
+    for (int32_t i = 0; i < n; i++)
+        w->result_tops[(*n_tops)++] = (step_logprob){c[i].token, (float)(c[i].logit - norm)};
+    return ST_OK;
+}
+
 static status row_result(worker *w, const worker_out *o, const ops_sample_row *r, const merged *m, int32_t *n_tops)
 {
     worker_seq *q = &w->seqs[o->slot];
@@ -330,11 +348,7 @@ static status row_result(worker *w, const worker_out *o, const ops_sample_row *r
         out->hash = q->hash;
         out->finish = finish_of(q, c.token);
     }
-    TRY(tops_reserve(w, *n_tops, m->n_raw));
-    out->top = w->result_tops + *n_tops;
-    out->n_top = m->n_raw;
-    for (int32_t i = 0; i < m->n_raw; i++)
-        w->result_tops[(*n_tops)++] = (step_logprob){m->raw[i].token, (float)(m->raw[i].logit - norm)};
+    TRY(row_tops(w, o->target >= 0 ? q->sampling.n_prompt_logprobs : q->sampling.n_logprobs, r->row, m, norm, out, n_tops));
     w->result.n_rows++;
     return ST_OK;
 }
@@ -410,6 +424,11 @@ status worker_sample(worker *w, uint64_t step_number)
     for (int32_t begin = 0; begin < w->n_out; begin += w->logits_rows) {
         int32_t n = w->n_out - begin < w->logits_rows ? w->n_out - begin : w->logits_rows;
         TRY(sample_rows(w, begin, n, &n_tops));
+    }
+    const step_logprob *top = w->result_tops; /* it may have moved while it grew */
+    for (int32_t i = 0; i < w->result.n_rows; i++) {
+        w->result_rows[i].top = top;
+        top += w->result_rows[i].n_top;
     }
     w->times.head_seconds += log_clock() - started - (w->times.exchange_seconds - waited);
     return ST_OK;

@@ -89,8 +89,8 @@ struct worker {
     ops_sample_out *sample_outs;
     char *gather_mine, *gather_all;
     size_t gather_bytes;
-    float *full_row; /* one row of all ranks' adjusted logits, second round */
-    void *full_sort;
+    float *full_row; /* [2 * vocab] one row of all ranks' logits, and this rank's part */
+    ops_candidate *full_sort; /* [vocab] the same, sorted */
     step_result result;
     step_result_row *result_rows;
     step_logprob *result_tops;
