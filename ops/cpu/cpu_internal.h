@@ -59,11 +59,10 @@ static inline const int32_t *cpu_q8_sums(const void *row, int32_t cols) /* of ea
     size_t k = cpu_q8_padded(cols);
     return (const int32_t *)((const char *)row + k + k / 32 * 12);
 }
-/* Bytes of ops_ctx.quantise_scratch: rows in the widest format that F32 is converted to. */
+/* Bytes of ops_ctx.quantise_scratch: the rows of a step in both formats that F32 is converted to (weights of one call may want different ones). */
 static inline size_t cpu_quantise_scratch_bytes(int32_t max_rows, int32_t max_cols)
 {
-    size_t q8 = cpu_q8_row_bytes(max_cols), bf16 = ops_row_bytes(OPS_BF16, max_cols);
-    return (size_t)max_rows * (q8 > bf16 ? q8 : bf16);
+    return (size_t)max_rows * (cpu_q8_row_bytes(max_cols) + ops_row_bytes(OPS_BF16, max_cols));
 }
 
 /* linear.c: ops_row_bytes (ops.h); the table's linear and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */

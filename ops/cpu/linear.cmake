@@ -1,6 +1,8 @@
 # Sources of the products (linear*.c).  COMMON is built once; LEVEL once for every instruction set; the others with the flags of that one only.
-set(OPS_LINEAR_COMMON)
-set(OPS_LINEAR_LEVEL)
-set(OPS_LINEAR_AVX2)
+set(OPS_LINEAR_COMMON cpu/linear.c cpu/linear_c.c)
+set(OPS_LINEAR_LEVEL cpu/linear_quantise.c)
+set(OPS_LINEAR_AVX2 cpu/linear_avx2.c)
 set(OPS_LINEAR_AVX512)
 set(OPS_LINEAR_AMX)
+# The kernels are loops over constants that must be unrolled into registers, also in unoptimised-for-size builds.
+set_source_files_properties(cpu/linear_avx2.c cpu/linear_quantise.c PROPERTIES COMPILE_OPTIONS "-O3")

@@ -1,0 +1,83 @@
+/* ops/cpu/cpu_linear.h - the kernels of the products: what one instruction set provides.
+ *
+ * A kernel computes one panel of 16 outputs (packed.h) for some rows of x; linear.c cuts a product into such pieces.
+ * Outputs lie in the lanes, so no lane is ever summed with another, and every level computes, for output o and row r:
+ *
+ *   floats     acc = 0;  for k = 0, 1, 2 ...:  acc = fma(x[k], w[k], acc)                      w expanded to f32
+ *   integers   acc = 0;  for each group g of the weight's 16 or 32 k, in order:
+ *                  idot = sum over the group of (code - zero) * xcode                          exact, in integers
+ *                  acc  = fma((float)idot, ws * xs, acc)                                        |idot| < 2^24: the conversion is exact
+ *                  acc  = fma(wm, xm, acc)                                                      only where the format has minima
+ *              with ws the group's scale and wm its minimum as f32 (packed_get_scale; an integer sub-scale times its super-scale is exact),
+ *              xs the scale of the 32 codes of x that hold the group, xm = xs * (float)(sum of the group's xcodes), rounded, kept in the row
+ *
+ * whatever the number of rows: hence the same bits from every level, alone or in a batch.  The one exception is bf16 weights on AMX,
+ * where the tile instruction fixes the order (32 k at a time); there every batch size takes that path. */
+#ifndef OPS_CPU_CPU_LINEAR_H
+#define OPS_CPU_CPU_LINEAR_H
+
+#include "ops/cpu/cpu_internal.h"
+
+/* OPS_Q8 rows, and where a row's planes lie (bytes from its start). */
+typedef struct cpu_q8_view {
+    const char *rows;
+    size_t stride;
+    size_t scale, sum32, scaled32, sum16, scaled16;
+} cpu_q8_view;
+
+static inline cpu_q8_view cpu_q8_view_of(const void *rows, size_t stride, int32_t cols)
+{
+    size_t k = cpu_q8_padded(cols), g = k / 32 * 4;
+    return (cpu_q8_view){(const char *)rows, stride, k, k + g, k + 2 * g, k + 3 * g, k + 5 * g};
+}
+
+/* Some units of one panel, unpacked to what the level's many-row kernel reads: a byte a code in the order of packed.h's 8-bit plane (signed or unsigned
+ * as the level likes), f32 scales and minima. */
+#define CPU_TILE_UNITS 32
+typedef struct cpu_tile {
+    _Alignas(64) uint8_t codes[CPU_TILE_UNITS * PACKED_UNIT * PACKED_ROWS];
+    float scale[CPU_TILE_UNITS * 2][PACKED_ROWS]; /* by group */
+    float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
+} cpu_tile;
+
+/* acc[r][0..15]: the sums of row r, continued from what is there, except by the `one` kernels, which begin at zero. */
+typedef float cpu_acc[PACKED_ROWS];
+
+/* One row of x against n_panels panels that follow one another (integers). */
+typedef void (*cpu_one_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc);
+typedef void (*cpu_unpack_fn)(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile);
+/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of a panel, unpacked in tile. */
+typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows,
+                            cpu_acc *acc);
+
+/* k in [k0, k1) (k0 even) of a panel of floats; x: f32 rows, x_stride bytes apart, the first element is k = 0. */
+typedef void (*cpu_floats_fn)(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
+/* One row against n_panels panels, begun at zero. */
+typedef void (*cpu_floats_one_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc);
+/* A panel of bf16 against bf16 rows, all k, begun at zero. */
+typedef void (*cpu_bf16_fn)(const packed_layout *l, const char *panel, const uint16_t *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
+
+struct cpu_linear_kernels {
+    cpu_one_fn one[PACKED_TYPES];       /* of the integer types */
+    cpu_unpack_fn unpack[PACKED_TYPES];
+    cpu_many_fn many[PACKED_TYPES];
+    cpu_floats_fn floats[PACKED_TYPES]; /* of the float types */
+    cpu_floats_one_fn floats_one[PACKED_TYPES];
+    cpu_bf16_fn bf16;                   /* NULL: bf16 weights take f32 rows */
+    void (*quantise)(const float *x, int32_t cols, void *row);
+};
+
+extern const cpu_linear_kernels cpu_linear_c, cpu_linear_avx2, cpu_linear_avx512, cpu_linear_amx;
+
+/* linear_quantise.c, compiled for each level. */
+void cpu_quantise_c(const float *x, int32_t cols, void *row);
+void cpu_quantise_avx2(const float *x, int32_t cols, void *row);
+void cpu_quantise_avx512(const float *x, int32_t cols, void *row);
+
+/* Weight codes are multiplied as bytes.  Where they are signed (8 bits, codebook values) a kernel for unsigned codes adds 128 and takes it back as a zero point. */
+static inline bool cpu_codes_signed(const packed_format *f)
+{
+    return f->bits == 8 || f->codebook != NULL;
+}
+
+#endif

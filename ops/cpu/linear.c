@@ -1,0 +1,331 @@
+/* ops/cpu/linear.c - y = x w^T for up to four weights that share x: checks, conversion of x, and who computes what.
+ *
+ * One parallel region a call.  A weight is a run of panels of 16 outputs; the panels of all weights are laid end to end and every thread takes
+ * one contiguous share, even in bytes (one row: memory decides) or in panels (many rows: arithmetic decides).  With too few panels for the
+ * threads, rows are split as well.  Inside a share with many rows: rows in tiles that stay in L2, for each panel its k in blocks that are
+ * unpacked once and stay in L1, for each block all rows of the tile.  None of this touches the order of any sum (cpu_linear.h). */
+#include <string.h>
+
+#include "base/half.h"
+#include "ops/cpu/cpu_linear.h"
+
+#define ROW_TILE 256               /* most rows of a tile: the accumulators of one panel */
+#define TILE_X_BYTES (160 * 1024)  /* of x in a tile of rows: part of L2 */
+#define FLOAT_BLOCK 256            /* k of a float panel between spills of the accumulators */
+#define ONE_PANELS 8               /* panels of a call of a one-row kernel */
+#define ROWS_WORTH_SPLITTING 32
+
+typedef struct linear_scratch {
+    cpu_tile tile;
+    cpu_acc acc[ROW_TILE];
+} linear_scratch;
+
+typedef struct weight_job {
+    packed_layout layout;
+    const char *data;
+    ops_type x_type;
+    size_t cost; /* of a panel */
+    int64_t first; /* panels of the weights before this one */
+} weight_job;
+
+typedef struct linear_job {
+    ops_ctx *ctx;
+    const ops_linear_args *args;
+    weight_job w[OPS_MAX_FUSED];
+    const void *x[3]; /* by ops_type: x in that format, or NULL */
+    size_t x_stride[3];
+    bool convert[3];  /* still to be made from f32, inside the region */
+    int32_t row_splits;
+} linear_job;
+
+size_t ops_row_bytes(ops_type type, int32_t cols)
+{
+    size_t n = cols > 0 ? (size_t)cols : 0;
+    return type == OPS_Q8 ? cpu_q8_row_bytes((int32_t)n) : (n * (type == OPS_F32 ? 4 : 2) + 63) / 64 * 64;
+}
+
+ops_type cpu_linear_input(const ops_ctx *ctx, packed_type type)
+{
+    if (packed_format_of(type)->integer)
+        return OPS_Q8;
+    return type == PACKED_BF16 && ctx->linear->bf16 != NULL ? OPS_BF16 : OPS_F32;
+}
+
+size_t cpu_linear_scratch_bytes(int32_t max_rows, int32_t max_cols)
+{
+    (void)max_rows;
+    (void)max_cols;
+    return (sizeof(linear_scratch) + 63) / 64 * 64;
+}
+
+void cpu_quantise_row(const ops_ctx *ctx, const float *x, int32_t cols, void *row)
+{
+    ctx->linear->quantise(x, cols, row);
+}
+
+const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa)
+{
+    switch (isa) {
+    case CPU_ISA_C:
+        return &cpu_linear_c;
+#ifdef CPU_X86
+    case CPU_ISA_AVX2:
+        return &cpu_linear_avx2;
+    case CPU_ISA_AVX512:
+        return &cpu_linear_avx512;
+    case CPU_ISA_AMX:
+        return &cpu_linear_amx;
+#endif
+    default:
+        return NULL;
+    }
+}
+
+/* ---- x in the formats that the weights want ---- */
+
+static void convert_row(const ops_ctx *ctx, ops_type to, const float *x, int32_t cols, void *out)
+{
+    if (to == OPS_Q8) {
+        ctx->linear->quantise(x, cols, out);
+        return;
+    }
+    uint16_t *h = out;
+    for (int32_t k = 0; k < cols; k++)
+        h[k] = half_f32_to_bf16(x[k]);
+}
+
+static void convert_rows(const linear_job *j, ops_type to, int32_t begin, int32_t end)
+{
+    const ops_mat *x = &j->args->x;
+    for (int32_t r = begin; r < end; r++)
+        convert_row(j->ctx, to, cpu_row(x, r), x->cols, (char *)(uintptr_t)j->x[to] + (size_t)r * j->x_stride[to]);
+}
+
+/* A short conversion is done by the caller before the region; a long one by all threads at its start. */
+static status prepare_x(linear_job *j)
+{
+    const ops_linear_args *a = j->args;
+    const ops_mat *x = &a->x;
+    ops_ctx *ctx = j->ctx;
+    j->x[x->type] = cpu_row(x, 0);
+    j->x_stride[x->type] = x->stride;
+    for (int i = 0; i < a->n; i++) {
+        ops_type want = j->w[i].x_type;
+        if (j->x[want] != NULL)
+            continue;
+        if (x->type != OPS_F32)
+            return FAIL(ST_INVALID, "linear: %s weights cannot take this format of x", j->w[i].layout.format->name);
+        if (a->rows > ctx->max_rows || x->cols > ctx->max_cols)
+            return FAIL(ST_INVALID, "linear: x [%d, %d] is larger than the context's [%d, %d]", a->rows, x->cols, ctx->max_rows, ctx->max_cols);
+        size_t q8 = (size_t)ctx->max_rows * cpu_q8_row_bytes(ctx->max_cols);
+        j->x[want] = ctx->quantise_scratch + (want == OPS_Q8 ? 0 : q8);
+        j->x_stride[want] = ops_row_bytes(want, x->cols);
+        j->convert[want] = true;
+        if ((int64_t)a->rows * x->cols <= 8192) {
+            convert_rows(j, want, 0, a->rows);
+            j->convert[want] = false;
+        }
+    }
+    return ST_OK;
+}
+
+/* ---- one share ---- */
+
+typedef struct piece { /* panels [p0, p1) of one weight for rows [r0, r1) */
+    int weight;
+    int32_t p0, p1, r0, r1;
+} piece;
+
+/* Panel p's accumulators become rows [row, row + n) of y. */
+static void finish(const linear_job *j, const piece *pc, int32_t panel, int32_t row, int32_t n, const cpu_acc *acc)
+{
+    const ops_mat *y = &j->args->y[pc->weight];
+    const ops_vec *bias = &j->args->bias[pc->weight];
+    int32_t col = panel * PACKED_ROWS, outputs = j->w[pc->weight].layout.shape.rows - col;
+    int32_t width = outputs < PACKED_ROWS ? outputs : PACKED_ROWS;
+    cpu_acc b = {0};
+    if (bias->buf != NULL)
+        memcpy(b, bias->buf->data + bias->offset + (size_t)col * 4, (size_t)width * 4);
+    for (int32_t r = 0; r < n; r++) {
+        float *out = (float *)cpu_row(y, row + r) + col;
+        cpu_acc v;
+        memcpy(v, acc[r], sizeof(v));
+        if (bias->buf != NULL)
+            for (int o = 0; o < PACKED_ROWS; o++)
+                v[o] += b[o];
+        if (j->args->accumulate)
+            for (int o = 0; o < width; o++)
+                v[o] = out[o] + v[o];
+        if (width == PACKED_ROWS)
+            memcpy(out, v, sizeof(v));
+        else
+            memcpy(out, v, (size_t)width * 4);
+    }
+}
+
+static const void *x_row(const linear_job *j, ops_type type, int32_t row)
+{
+    return (const char *)j->x[type] + (size_t)row * j->x_stride[type];
+}
+
+static void piece_one_row(const linear_job *j, const piece *pc, linear_scratch *s)
+{
+    const weight_job *w = &j->w[pc->weight];
+    const cpu_linear_kernels *k = j->ctx->linear;
+    packed_type type = w->layout.shape.type;
+    cpu_q8_view view = cpu_q8_view_of(x_row(j, w->x_type, pc->r0), 0, w->layout.shape.cols);
+    for (int32_t p = pc->p0; p < pc->p1; p += ONE_PANELS) {
+        int32_t n = pc->p1 - p < ONE_PANELS ? pc->p1 - p : ONE_PANELS;
+        const char *panel = w->data + (size_t)p * w->layout.panel_bytes;
+        if (w->x_type == OPS_Q8)
+            k->one[type](&w->layout, panel, n, &view, s->acc);
+        else
+            k->floats_one[type](&w->layout, panel, n, x_row(j, OPS_F32, pc->r0), s->acc);
+        for (int32_t i = 0; i < n; i++)
+            finish(j, pc, p + i, pc->r0, 1, &s->acc[i]);
+    }
+}
+
+/* All k of one panel for n rows from `row` on. */
+static void panel_rows(const linear_job *j, const weight_job *w, const char *panel, int32_t row, int32_t n, linear_scratch *s)
+{
+    const cpu_linear_kernels *k = j->ctx->linear;
+    const packed_layout *l = &w->layout;
+    packed_type type = l->shape.type;
+    if (w->x_type == OPS_BF16) {
+        k->bf16(l, panel, x_row(j, OPS_BF16, row), j->x_stride[OPS_BF16], n, s->acc);
+        return;
+    }
+    memset(s->acc, 0, (size_t)n * sizeof(*s->acc));
+    if (w->x_type == OPS_F32) {
+        for (int32_t k0 = 0; k0 < l->shape.cols; k0 += FLOAT_BLOCK) {
+            int32_t k1 = l->shape.cols - k0 < FLOAT_BLOCK ? l->shape.cols : k0 + FLOAT_BLOCK;
+            k->floats[type](l, panel, k0, k1, x_row(j, OPS_F32, row), j->x_stride[OPS_F32], n, s->acc);
+        }
+        return;
+    }
+    cpu_q8_view view = cpu_q8_view_of(j->x[OPS_Q8], j->x_stride[OPS_Q8], l->shape.cols);
+    int32_t blocks = (l->units + CPU_TILE_UNITS - 1) / CPU_TILE_UNITS, each = (l->units + blocks - 1) / blocks;
+    for (int32_t u = 0; u < l->units; u += each) {
+        int32_t units = l->units - u < each ? l->units - u : each;
+        k->unpack[type](l, panel, u, units, &s->tile);
+        k->many[type](l, &s->tile, u, units, &view, row, n, s->acc);
+    }
+}
+
+static void piece_many_rows(const linear_job *j, const piece *pc, linear_scratch *s)
+{
+    const weight_job *w = &j->w[pc->weight];
+    size_t row_bytes = (size_t)w->layout.shape.cols * (w->x_type == OPS_F32 ? 4 : w->x_type == OPS_BF16 ? 2 : 1);
+    size_t fit = TILE_X_BYTES / row_bytes / 16 * 16;
+    int32_t tile = fit < 32 ? 32 : fit > ROW_TILE ? ROW_TILE : (int32_t)fit;
+    for (int32_t r = pc->r0; r < pc->r1; r += tile) {
+        int32_t n = pc->r1 - r < tile ? pc->r1 - r : tile;
+        for (int32_t p = pc->p0; p < pc->p1; p++) {
+            panel_rows(j, w, w->data + (size_t)p * w->layout.panel_bytes, r, n, s);
+            finish(j, pc, p, r, n, s->acc);
+        }
+    }
+}
+
+/* The panels [begin, end) of all weights end to end, for rows [r0, r1). */
+static void run_panels(const linear_job *j, int64_t begin, int64_t end, int32_t r0, int32_t r1, linear_scratch *s)
+{
+    for (int i = 0; i < j->args->n; i++) {
+        int64_t first = j->w[i].first, last = first + j->w[i].layout.panels;
+        int64_t b = begin > first ? begin : first, e = end < last ? end : last;
+        if (b >= e || r0 >= r1)
+            continue;
+        piece pc = {i, (int32_t)(b - first), (int32_t)(e - first), r0, r1};
+        if (r1 - r0 == 1 && j->w[i].x_type != OPS_BF16)
+            piece_one_row(j, &pc, s);
+        else
+            piece_many_rows(j, &pc, s);
+    }
+}
+
+/* The first panel of thread t's share: the one nearest to t / n of the total cost. */
+static int64_t share_begin(const linear_job *j, int t, int n)
+{
+    size_t total = 0, before = 0;
+    for (int i = 0; i < j->args->n; i++)
+        total += j->w[i].cost * (size_t)j->w[i].layout.panels;
+    size_t want = total / (size_t)n * (size_t)t + total % (size_t)n * (size_t)t / (size_t)n;
+    for (int i = 0; i < j->args->n; i++) {
+        size_t cost = j->w[i].cost, all = cost * (size_t)j->w[i].layout.panels;
+        if (want < before + all)
+            return j->w[i].first + (int64_t)((want - before + cost / 2) / cost);
+        before += all;
+    }
+    return j->w[j->args->n - 1].first + j->w[j->args->n - 1].layout.panels;
+}
+
+static void run_thread(void *arg, int thread, int n_threads)
+{
+    const linear_job *j = arg;
+    linear_scratch *s = (linear_scratch *)(void *)(j->ctx->thread_scratch + (size_t)thread * j->ctx->thread_scratch_bytes);
+    int32_t rows = j->args->rows;
+    for (int t = 0; t < 3; t++) {
+        if (!j->convert[t])
+            continue;
+        size_t b, e;
+        threads_share((size_t)rows, 1, thread, n_threads, &b, &e);
+        convert_rows(j, (ops_type)t, (int32_t)b, (int32_t)e);
+    }
+    if (j->convert[OPS_Q8] || j->convert[OPS_BF16])
+        threads_barrier(j->ctx->pool);
+    if (j->row_splits == 1) {
+        run_panels(j, share_begin(j, thread, n_threads), share_begin(j, thread + 1, n_threads), 0, rows, s);
+        return;
+    }
+    /* Pieces of (row split, panel), split by split, so that a share is at most a few runs of panels. */
+    int64_t panels = j->w[j->args->n - 1].first + j->w[j->args->n - 1].layout.panels;
+    size_t at, end;
+    threads_share((size_t)(panels * j->row_splits), 1, thread, n_threads, &at, &end);
+    while (at < end) {
+        int32_t split = (int32_t)((int64_t)at / panels);
+        int64_t p0 = (int64_t)at % panels, left = (int64_t)(end - at);
+        int64_t p1 = p0 + left < panels ? p0 + left : panels;
+        size_t r0, r1;
+        threads_share((size_t)rows, 16, split, j->row_splits, &r0, &r1);
+        run_panels(j, p0, p1, (int32_t)r0, (int32_t)r1, s);
+        at += (size_t)(p1 - p0);
+    }
+}
+
+static status check_weight(const ops_linear_args *a, int i, weight_job *w)
+{
+    const ops_weight *from = &a->w[i];
+    const ops_mat *y = &a->y[i];
+    if (!packed_layout_of(from->shape, &w->layout))
+        return FAIL(ST_INVALID, "linear: weight %d has an impossible shape [%d, %d]", i, from->shape.rows, from->shape.cols);
+    if (from->shape.cols != a->x.cols || y->type != OPS_F32 || y->cols < from->shape.rows)
+        return FAIL(ST_INVALID, "linear: weight %d [%d, %d] does not fit x of %d columns and y of %d", i, from->shape.rows, from->shape.cols, a->x.cols, y->cols);
+    if (from->offset > from->buf->bytes || w->layout.bytes > from->buf->bytes - from->offset)
+        return FAIL(ST_INVALID, "linear: weight %d of %zu bytes exceeds its buffer", i, w->layout.bytes);
+    w->data = from->buf->data + from->offset;
+    return ST_OK;
+}
+
+status cpu_linear(ops_ctx *ctx, const ops_linear_args *args)
+{
+    linear_job j = {.ctx = ctx, .args = args, .row_splits = 1};
+    int64_t panels = 0;
+    if (args->rows <= 0 || args->n <= 0)
+        return ST_OK;
+    if (args->n > OPS_MAX_FUSED)
+        return FAIL(ST_INVALID, "linear: %d weights in one call, at most %d", args->n, OPS_MAX_FUSED);
+    for (int i = 0; i < args->n; i++) {
+        TRY(check_weight(args, i, &j.w[i]));
+        j.w[i].x_type = cpu_linear_input(ctx, args->w[i].shape.type);
+        j.w[i].cost = args->rows < 4 ? j.w[i].layout.panel_bytes : 1;
+        j.w[i].first = panels;
+        panels += j.w[i].layout.panels;
+    }
+    TRY(prepare_x(&j));
+    int64_t most = args->rows / ROWS_WORTH_SPLITTING;
+    while (ctx->n_threads > 1 && panels * j.row_splits < 8 * (int64_t)ctx->n_threads && j.row_splits * 2 <= most)
+        j.row_splits *= 2;
+    threads_run(ctx->pool, run_thread, &j);
+    return ST_OK;
+}

@@ -1,0 +1,407 @@
+/* ops/cpu/linear_avx2.c - the products with AVX2, FMA and F16C.
+ *
+ * A panel's 16 outputs are two registers ("halves") of 8 lanes of 4 bytes.  Unsigned codes of b bits times signed bytes of x: vpmaddubsw adds
+ * pairs into 16 bits, and as many of its results as cannot overflow are added there before vpmaddwd widens them ("chain": 2 * (2^b - 1) * 127
+ * each: 8 of 4 bits, 4 of 5, 2 of 6).  Signed codes: |w| times x with w's sign (|w| <= 128, so one pair fits), widened each time.
+ *
+ * One template serves a panel as it is packed (one row of x: unpacked in registers on the way) and as unpacked in a tile (many rows). */
+#include <immintrin.h>
+#include <string.h>
+
+#include "ops/cpu/cpu_linear.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* What a kernel is specialised by: all constants where it is inlined. */
+typedef struct kind {
+    int bits;  /* planes of the codes: 8 in a tile */
+    int chain;
+    int group;
+    int zero_shift; /* log2 of the zero point, -1 none */
+    bool is_signed, has_min;
+    packed_scale scale; /* how scales and minima are stored: PACKED_SCALE_NONE = f32, in a tile */
+} kind;
+
+/* Where the units of one panel lie. */
+typedef struct source {
+    const uint8_t *codes;
+    const char *scale, *min, *super;
+    const int8_t *codebook;
+    int32_t phase; /* k before the first one, in its super-group */
+} source;
+
+INLINE __m256i load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+
+/* The codes of chunk c (4 k of 8 outputs: half h), as stored; `unit` is where the unit begins. */
+INLINE __m256i chunk_codes(int bits, const uint8_t *unit, int c, int h)
+{
+    const uint8_t *half = unit + h * 32;
+    __m256i v;
+    if (bits == 8)
+        return load(half + c * 64);
+    if (bits >= 4) {
+        v = load(half + c / 2 * 64);
+        v = _mm256_and_si256(c % 2 != 0 ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
+    } else {
+        v = load(half + c / 4 * 64);
+        v = _mm256_and_si256(_mm256_srli_epi16(v, c % 4 * 2), _mm256_set1_epi8(3));
+    }
+    if (bits == 5 || bits == 3) {
+        int at = bits - 1; /* the plane of single bits follows the others, and its bit c goes to place `at` */
+        __m256i b = load(half + at * 64);
+        b = c < at ? _mm256_slli_epi16(b, at - c) : _mm256_srli_epi16(b, c - at);
+        v = _mm256_or_si256(v, _mm256_and_si256(b, _mm256_set1_epi8((char)(1 << at))));
+    } else if (bits == 6) {
+        int from = c % 4 * 2;
+        __m256i b = load(half + (4 + c / 4) * 64);
+        b = from < 4 ? _mm256_slli_epi16(b, 4 - from) : _mm256_srli_epi16(b, from - 4);
+        v = _mm256_or_si256(v, _mm256_and_si256(b, _mm256_set1_epi8(0x30)));
+    }
+    return v;
+}
+
+INLINE __m256 half_floats(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+
+INLINE __m256 bytes_to_floats(const char *p, bool is_signed)
+{
+    __m128i b = _mm_loadl_epi64((const void *)p);
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(b) : _mm256_cvtepu8_epi32(b));
+}
+
+INLINE const char *super_at(kind k, const source *s, int32_t g)
+{
+    return s->super + (size_t)((s->phase + g * k.group) / PACKED_SUPER) * (k.has_min ? 64 : 32);
+}
+
+INLINE __m256 group_scale(kind k, const source *s, int32_t g, int h)
+{
+    if (k.scale == PACKED_SCALE_NONE)
+        return _mm256_load_ps((const float *)(const void *)s->scale + (size_t)g * 16 + h * 8);
+    if (k.scale == PACKED_SCALE_F16)
+        return half_floats(s->scale + (size_t)g * 32 + h * 16);
+    __m256 sub;
+    if (k.scale == PACKED_SCALE_U4) {
+        __m128i b = _mm_and_si128(_mm_loadl_epi64((const void *)(s->scale + (size_t)g * 16 + h * 8)), _mm_set1_epi8(15));
+        sub = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b));
+    } else {
+        sub = bytes_to_floats(s->scale + (size_t)g * 16 + h * 8, k.scale == PACKED_SCALE_S8);
+    }
+    return _mm256_mul_ps(half_floats(super_at(k, s, g) + h * 16), sub);
+}
+
+INLINE __m256 group_min(kind k, const source *s, int32_t g, int h)
+{
+    if (k.scale == PACKED_SCALE_NONE)
+        return _mm256_load_ps((const float *)(const void *)s->min + (size_t)g * 16 + h * 8);
+    if (k.scale == PACKED_SCALE_F16)
+        return half_floats(s->min + (size_t)g * 32 + h * 16);
+    __m256 sub;
+    if (k.scale == PACKED_SCALE_U4) {
+        __m128i b = _mm_srli_epi16(_mm_loadl_epi64((const void *)(s->scale + (size_t)g * 16 + h * 8)), 4);
+        sub = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(b, _mm_set1_epi8(15))));
+    } else {
+        sub = bytes_to_floats(s->min + (size_t)g * 16 + h * 8, false);
+    }
+    __m256 m = _mm256_mul_ps(half_floats(super_at(k, s, g) + 32 + h * 16), sub);
+    return _mm256_xor_ps(m, _mm256_set1_ps(-0.0f));
+}
+
+INLINE __m256i codebook_of(const source *s)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)s->codebook));
+}
+
+/* dot[r][h] = the exact dots of one group: chunks [c0, c0 + group / 4) of the unit, with rows of x whose unit starts at x[r]. */
+INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int n_rows, const char *const x[], __m256i dot[][2])
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int c = c0; c < c0 + k.group / 4; c += k.chain) {
+        __m256i sum[4][2];
+        for (int i = 0; i < k.chain; i++) {
+            __m256i w[2], magnitude[2];
+            for (int h = 0; h < 2; h++) {
+                w[h] = chunk_codes(k.bits, unit, c + i, h);
+                if (s->codebook != NULL)
+                    w[h] = _mm256_shuffle_epi8(codebook_of(s), w[h]);
+                magnitude[h] = k.is_signed ? _mm256_abs_epi8(w[h]) : w[h];
+            }
+            for (int r = 0; r < n_rows; r++) {
+                int32_t four;
+                memcpy(&four, x[r] + (c + i) * 4, 4);
+                __m256i xb = _mm256_set1_epi32(four);
+                for (int h = 0; h < 2; h++) {
+                    __m256i p = _mm256_maddubs_epi16(magnitude[h], k.is_signed ? _mm256_sign_epi8(xb, w[h]) : xb);
+                    sum[r][h] = i == 0 ? p : _mm256_add_epi16(sum[r][h], p);
+                }
+            }
+        }
+        for (int r = 0; r < n_rows; r++) {
+            for (int h = 0; h < 2; h++) {
+                __m256i wide = _mm256_madd_epi16(sum[r][h], ones);
+                dot[r][h] = c == c0 ? wide : _mm256_add_epi32(dot[r][h], wide);
+            }
+        }
+    }
+}
+
+/* n_rows (at most 4) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix. */
+INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_q8_view *x, int32_t row, int n_rows, cpu_acc *acc)
+{
+    const size_t unit_bytes = (size_t)k.bits * 64;
+    __m256 a[4][2];
+    const char *xr[4];
+    for (int r = 0; r < n_rows; r++) {
+        xr[r] = x->rows + (size_t)(row + r) * x->stride;
+        for (int h = 0; h < 2; h++)
+            a[r][h] = _mm256_loadu_ps(acc[r] + h * 8);
+    }
+    for (int32_t u = 0; u < n_units; u++) {
+        size_t xu = (size_t)(unit0 + u) * 4; /* bytes into a plane of one number a unit */
+        for (int g = 0; g < PACKED_UNIT / k.group; g++) {
+            __m256i dot[4][2];
+            const char *codes[4];
+            for (int r = 0; r < n_rows; r++)
+                codes[r] = xr[r] + (size_t)(unit0 + u) * PACKED_UNIT;
+            group_dots(k, s, s->codes + (size_t)u * unit_bytes, g * k.group / 4, n_rows, codes, dot);
+            int32_t at = u * (PACKED_UNIT / k.group) + g;
+            size_t sums = k.group == 32 ? xu : xu * 2 + (size_t)g * 4;
+            __m256 ws[2] = {group_scale(k, s, at, 0), group_scale(k, s, at, 1)}, wm[2];
+            if (k.has_min) {
+                wm[0] = group_min(k, s, at, 0);
+                wm[1] = group_min(k, s, at, 1);
+            }
+            for (int r = 0; r < n_rows; r++) {
+                __m256 xs = _mm256_broadcast_ss((const float *)(const void *)(xr[r] + x->scale + xu));
+                for (int h = 0; h < 2; h++) {
+                    __m256i d = dot[r][h];
+                    if (k.zero_shift >= 0) {
+                        int32_t sum;
+                        memcpy(&sum, xr[r] + (k.group == 32 ? x->sum32 : x->sum16) + sums, 4);
+                        d = _mm256_sub_epi32(d, _mm256_slli_epi32(_mm256_set1_epi32(sum), k.zero_shift));
+                    }
+                    a[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), _mm256_mul_ps(ws[h], xs), a[r][h]);
+                    if (k.has_min) {
+                        __m256 xm = _mm256_broadcast_ss((const float *)(const void *)(xr[r] + (k.group == 32 ? x->scaled32 : x->scaled16) + sums));
+                        a[r][h] = _mm256_fmadd_ps(wm[h], xm, a[r][h]);
+                    }
+                }
+            }
+        }
+    }
+    for (int r = 0; r < n_rows; r++)
+        for (int h = 0; h < 2; h++)
+            _mm256_storeu_ps(acc[r] + h * 8, a[r][h]);
+}
+
+INLINE source packed_source(const packed_layout *l, const char *panel, int32_t unit, const kind k)
+{
+    int32_t group = unit * (PACKED_UNIT / k.group);
+    size_t each = k.scale == PACKED_SCALE_F16 ? 32 : 16;
+    return (source){.codes = (const uint8_t *)panel + (size_t)unit * l->unit_bytes,
+                    .scale = panel + l->scale_offset + (size_t)group * each,
+                    .min = panel + l->min_offset + (size_t)group * each,
+                    .super = panel + l->super_offset,
+                    .codebook = l->format->codebook,
+                    .phase = l->shape.phase + unit * PACKED_UNIT};
+}
+
+INLINE void one_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
+{
+    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
+    for (int32_t p = 0; p < n_panels; p++) {
+        source s = packed_source(l, panel + (size_t)p * l->panel_bytes, 0, k);
+        if (!has_codebook)
+            s.codebook = NULL;
+        rows_units(k, &s, 0, l->units, x, 0, 1, &acc[p]);
+    }
+}
+
+INLINE void unpack_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)
+{
+    source s = packed_source(l, panel, unit, k);
+    for (int32_t u = 0; u < n_units; u++) {
+        for (int c = 0; c < 8; c++) {
+            for (int h = 0; h < 2; h++) {
+                __m256i w = chunk_codes(k.bits, s.codes + (size_t)u * (size_t)k.bits * 64, c, h);
+                if (has_codebook)
+                    w = _mm256_shuffle_epi8(codebook_of(&s), w);
+                _mm256_store_si256((__m256i *)(void *)(tile->codes + (size_t)(u * 8 + c) * 64 + h * 32), w);
+            }
+        }
+    }
+    for (int32_t g = 0; g < n_units * (PACKED_UNIT / k.group); g++) {
+        for (int h = 0; h < 2; h++) {
+            _mm256_store_ps(tile->scale[g] + h * 8, group_scale(k, &s, g, h));
+            if (k.has_min)
+                _mm256_store_ps(tile->min[g] + h * 8, group_min(k, &s, g, h));
+        }
+    }
+}
+
+INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+{
+    source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
+    k.bits = 8;
+    k.scale = PACKED_SCALE_NONE;
+    int32_t r = 0;
+    for (; r + 4 <= n_rows; r += 4)
+        rows_units(k, &s, unit, n_units, x, row + r, 4, acc + r);
+    if (n_rows & 2) {
+        rows_units(k, &s, unit, n_units, x, row + r, 2, acc + r);
+        r += 2;
+    }
+    if (n_rows & 1)
+        rows_units(k, &s, unit, n_units, x, row + r, 1, acc + r);
+}
+
+/* name, type, bits, chain, group, zero shift, signed, minimum, scale, codebook */
+#define INTEGERS(X)                                                                 \
+    X(q8_0, PACKED_Q8_0, 8, 1, 32, -1, true, false, PACKED_SCALE_F16, false)        \
+    X(q4_0, PACKED_Q4_0, 4, 8, 32, 3, false, false, PACKED_SCALE_F16, false)        \
+    X(q4_1, PACKED_Q4_1, 4, 8, 32, -1, false, true, PACKED_SCALE_F16, false)        \
+    X(q5_0, PACKED_Q5_0, 5, 4, 32, 4, false, false, PACKED_SCALE_F16, false)        \
+    X(q5_1, PACKED_Q5_1, 5, 4, 32, -1, false, true, PACKED_SCALE_F16, false)        \
+    X(q2_k, PACKED_Q2_K, 2, 4, 16, -1, false, true, PACKED_SCALE_U4, false)         \
+    X(q3_k, PACKED_Q3_K, 3, 4, 16, 2, false, false, PACKED_SCALE_S8, false)         \
+    X(q4_k, PACKED_Q4_K, 4, 8, 32, -1, false, true, PACKED_SCALE_U8, false)         \
+    X(q5_k, PACKED_Q5_K, 5, 4, 32, -1, false, true, PACKED_SCALE_U8, false)         \
+    X(q6_k, PACKED_Q6_K, 6, 2, 16, 5, false, false, PACKED_SCALE_S8, false)         \
+    X(iq4_nl, PACKED_IQ4_NL, 4, 1, 32, -1, true, false, PACKED_SCALE_F16, true)
+
+/* Tiles hold bytes: types that differ only in how they are stored share the kernel for many rows. */
+#define TILES(X)                        \
+    X(s8, 1, 32, -1, true, false)       \
+    X(u4_zero, 8, 32, 3, false, false)  \
+    X(u4_min, 8, 32, -1, false, true)   \
+    X(u5_zero, 4, 32, 4, false, false)  \
+    X(u5_min, 4, 32, -1, false, true)   \
+    X(u2_min16, 4, 16, -1, false, true) \
+    X(u3_zero16, 4, 16, 2, false, false) \
+    X(u6_zero16, 2, 16, 5, false, false)
+
+#define DEFINE_PACKED(name, type, bits, chain, group, zero, is_signed, has_min, scale, codebook)                                              \
+    static void one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)                  \
+    {                                                                                                                                        \
+        one_template((kind){bits, chain, group, zero, is_signed, has_min, scale}, codebook, l, panel, n_panels, x, acc);                     \
+    }                                                                                                                                        \
+    static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                      \
+    {                                                                                                                                        \
+        unpack_template((kind){bits, chain, group, zero, is_signed, has_min, scale}, codebook, l, panel, unit, n_units, tile);               \
+    }
+INTEGERS(DEFINE_PACKED)
+
+#define DEFINE_TILE(name, chain, group, zero, is_signed, has_min)                                                                             \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row,  \
+                            int32_t n_rows, cpu_acc *acc)                                                                                    \
+    {                                                                                                                                        \
+        (void)l;                                                                                                                             \
+        many_template((kind){8, chain, group, zero, is_signed, has_min, PACKED_SCALE_NONE}, tile, unit, n_units, x, row, n_rows, acc);       \
+    }
+TILES(DEFINE_TILE)
+
+/* ---- floats ---- */
+
+/* Half h of column k of a panel, as f32.  k_odd is a constant: the parity of k. */
+INLINE __m256 float_weights(packed_type type, const char *panel, int32_t k, int k_odd, int h)
+{
+    const char *pair = panel + (size_t)(k / 2) * 64;
+    if (type == PACKED_F32)
+        return _mm256_loadu_ps((const float *)(const void *)panel + (size_t)k * 16 + h * 8);
+    if (type == PACKED_F16)
+        return half_floats(pair + k_odd * 32 + h * 16);
+    __m256i both = load(pair + h * 32);
+    return _mm256_castsi256_ps(k_odd ? _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(both, 16));
+}
+
+/* n_panels * n_rows <= 6: two accumulators each. */
+INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes, int n_panels, int32_t k0, int32_t k1, const char *x, size_t x_stride, int n_rows,
+                         cpu_acc *acc)
+{
+    __m256 a[6][2];
+    const int n = n_panels * n_rows;
+    for (int i = 0; i < n; i++)
+        for (int h = 0; h < 2; h++)
+            a[i][h] = _mm256_loadu_ps(acc[i] + h * 8);
+    int32_t k = k0;
+    for (; k + 2 <= k1; k += 2) {
+        for (int odd = 0; odd < 2; odd++) {
+            for (int p = 0; p < n_panels; p++) {
+                __m256 w[2];
+                for (int h = 0; h < 2; h++)
+                    w[h] = float_weights(type, panel + (size_t)p * panel_bytes, k + odd, odd, h);
+                for (int r = 0; r < n_rows; r++) {
+                    __m256 xk = _mm256_broadcast_ss((const float *)(const void *)(x + (size_t)r * x_stride) + k + odd);
+                    for (int h = 0; h < 2; h++)
+                        a[p * n_rows + r][h] = _mm256_fmadd_ps(xk, w[h], a[p * n_rows + r][h]);
+                }
+            }
+        }
+    }
+    if (k < k1) {
+        for (int i = 0; i < n; i++) {
+            __m256 xk = _mm256_broadcast_ss((const float *)(const void *)(x + (size_t)(i % n_rows) * x_stride) + k);
+            for (int h = 0; h < 2; h++)
+                a[i][h] = _mm256_fmadd_ps(xk, float_weights(type, panel + (size_t)(i / n_rows) * panel_bytes, k, 0, h), a[i][h]);
+        }
+    }
+    for (int i = 0; i < n; i++)
+        for (int h = 0; h < 2; h++)
+            _mm256_storeu_ps(acc[i] + h * 8, a[i][h]);
+}
+
+INLINE void floats_template(packed_type type, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
+{
+    const char *xr = (const char *)x;
+    int32_t r = 0;
+    for (; r + 6 <= n_rows; r += 6)
+        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 6, acc + r);
+    for (; r + 3 <= n_rows; r += 3)
+        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 3, acc + r);
+    for (; r < n_rows; r++)
+        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 1, acc + r);
+}
+
+INLINE void floats_one_template(packed_type type, const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
+{
+    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
+    int32_t p = 0;
+    for (; p + 4 <= n_panels; p += 4) /* enough sums at once to hide the latency of a multiply-add */
+        floats_block(type, panel + (size_t)p * l->panel_bytes, l->panel_bytes, 4, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+    for (; p < n_panels; p++)
+        floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+}
+
+#define DEFINE_FLOATS(name, type)                                                                                                             \
+    static void floats_##name(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride,            \
+                              int32_t n_rows, cpu_acc *acc)                                                                                  \
+    {                                                                                                                                        \
+        (void)l;                                                                                                                             \
+        floats_template(type, panel, k0, k1, x, x_stride, n_rows, acc);                                                                      \
+    }                                                                                                                                        \
+    static void floats_one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)                 \
+    {                                                                                                                                        \
+        floats_one_template(type, l, panel, n_panels, x, acc);                                                                               \
+    }
+DEFINE_FLOATS(f32, PACKED_F32)
+DEFINE_FLOATS(f16, PACKED_F16)
+DEFINE_FLOATS(bf16, PACKED_BF16)
+
+#define ONE_ENTRY(name, type, ...) [type] = one_##name,
+#define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
+
+const cpu_linear_kernels cpu_linear_avx2 = {
+    .one = {INTEGERS(ONE_ENTRY)},
+    .unpack = {INTEGERS(UNPACK_ENTRY)},
+    .many = {[PACKED_Q8_0] = many_s8, [PACKED_IQ4_NL] = many_s8, [PACKED_Q4_0] = many_u4_zero, [PACKED_Q4_1] = many_u4_min, [PACKED_Q4_K] = many_u4_min,
+             [PACKED_Q5_0] = many_u5_zero, [PACKED_Q5_1] = many_u5_min, [PACKED_Q5_K] = many_u5_min, [PACKED_Q2_K] = many_u2_min16,
+             [PACKED_Q3_K] = many_u3_zero16, [PACKED_Q6_K] = many_u6_zero16},
+    .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
+    .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
+    .quantise = cpu_quantise_avx2,
+};
