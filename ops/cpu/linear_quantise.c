@@ -20,7 +20,8 @@ static void quantise_group(const float *x, int8_t *codes, float *scale, int32_t 
     memcpy(mag, x, sizeof(mag));
     mag[0] &= 0x7fffffff;
     mag[1] &= 0x7fffffff;
-    most = mag[0] > mag[1] ? mag[0] : mag[1];
+    i32x16 first = mag[0] > mag[1];
+    most = (mag[0] & first) | (mag[1] & ~first);
     int32_t top = 0;
     for (int i = 0; i < 16; i++)
         top = most[i] > top ? most[i] : top;
