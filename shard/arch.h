@@ -49,12 +49,18 @@ typedef struct shard_stored {
     int64_t row_begin;
     int32_t group_rows, group_begin, group_take, rotary;
     float add;            /* added to each value (Gemma norms: 1), 0 */
+    /* 0, or the role is cut along its rows into this many tensors of stored_rows rows each (StableLM's q/k norms): `name` is then a pattern
+     * with one %d; shard_stored_piece gives each piece's name. */
+    int32_t pieces;
     int64_t stored_rows, stored_cols; /* the stored tensor's shape that the checker demands (after undoing the transpose: rows x cols of the whole stored tensor) */
 } shard_stored;
 
 /* How the role is stored in a Hugging Face (gguf false) or GGUF checkpoint of this architecture.  has_tensor chooses between spellings (with or without
  * "model." prefix, fused or separate); may be NULL.  false: the family lacks the role (or it is tied: ask for SHARD_TOKEN_EMBED). */
 bool shard_arch_stored(const shard_arch *arch, bool gguf, shard_role role, int32_t layer, shard_has_tensor_fn has_tensor, void *arg, shard_stored *out);
+
+/* The name of piece i (0 .. pieces - 1) of a role kept in several tensors; the name itself where pieces is 0. */
+void shard_stored_piece(const shard_stored *stored, int32_t i, char out[192]);
 
 /* The rope set (0 or 1) a sequence of n tokens uses: set 1 where n exceeds a rope's switch_length. */
 int32_t shard_arch_rope_set(const shard_arch *arch, int64_t n_tokens);

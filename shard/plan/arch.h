@@ -13,8 +13,18 @@
  *     h = norm(x, MLP_NORM)                        x = x + r * (a + mlp(h2))
  *     x = x + r * post(mlp(h), POST_MLP_NORM)
  *
- * A norm that a family lacks (no pre-norm in OLMo 2, no post-norm in Llama) is the identity.  r is
- * residual_multiplier.  MoE and latent attention have their fields here and are refused by shard/arch.c until
+ * A norm that a family lacks (no pre-norm in OLMo 2, no post-norm in Llama) is the identity; where norm_weight is
+ * false the norms exist but have no weight (1).  r is residual_multiplier.  Around the blocks:
+ *
+ *   x = embed(token) * embed_multiplier (+ pos_embed(position + position_offset)); x = norm(x, EMBED_NORM) where embed_norm
+ *   logits = (norm(x, FINAL_NORM) head^T + head_b) * logit_multiplier; then logit_softcap * tanh(logits / logit_softcap)
+ *
+ * and inside attention, for query head h at position p and key position j:
+ *
+ *   q, k, v = h Wq^T + bq ...; clamped to +-qkv_clip; q, k normalised by qk_norm; q, k rotated by ropes[layer.rope]
+ *   s = attention_scale * q.k; s = attention_softcap * tanh(s / attention_softcap); s += shard_arch_alibi_slope(h) * (j - p)
+ *
+ * MoE and latent attention have their fields here and are refused by shard/arch.c until
  * the forward pass has them. */
 #ifndef SHARD_PLAN_ARCH_H
 #define SHARD_PLAN_ARCH_H
@@ -50,13 +60,15 @@ typedef enum shard_qk_norm {
     SHARD_QK_NORM_FULL,      /* RMS over the whole projection, all heads together (OLMo 2 and 3) */
 } shard_qk_norm;
 
-/* A rotation: frequencies are computed once, in f64 then rounded to f32 as the reference does (inv_freq),
- * with the scaling kind already applied.  Two sets where the sequence's length decides (longrope, dynamic):
- * set 0 up to switch_length tokens, set 1 beyond; chosen once per sequence at admission. */
+/* A rotation: frequencies are computed once, in the reference's order of f32 roundings (inv_freq), with the scaling kind
+ * already applied.  Two sets where the sequence's length decides (longrope, dynamic): set 0 up to switch_length tokens,
+ * set 1 beyond; chosen once per sequence at admission.  Dynamic scaling's base grows with every token in the reference,
+ * which no cache of rotated keys can follow: set 1 is its value at factor * original_positions tokens, the longest
+ * sequence it is meant for. */
 typedef enum shard_rope_scaling {
     SHARD_ROPE_PLAIN,
     SHARD_ROPE_LINEAR,
-    SHARD_ROPE_DYNAMIC,  /* NTK: the base grows with the sequence's length; see dynamic_factor */
+    SHARD_ROPE_DYNAMIC,  /* NTK: the base grows with the sequence's length */
     SHARD_ROPE_LLAMA3,
     SHARD_ROPE_YARN,
     SHARD_ROPE_LONGROPE,
@@ -67,8 +79,8 @@ typedef struct shard_rope {
     bool interleaved;       /* pairs (0,1)(2,3)... instead of halves */
     int32_t dims;           /* rotated dimensions of a head, even; 0 = no rotation */
     double theta;
-    double factor;
-    int32_t original_positions; /* original_max_position_embeddings */
+    double factor;          /* what the checkpoint gives: position scale (linear, dynamic, llama3, yarn); 1 where none */
+    int32_t original_positions; /* original_max_position_embeddings: the length the model was trained with before scaling */
     int32_t n_sets;         /* 1 or 2 */
     int32_t switch_length;  /* sequences longer than this use set 1 */
     float inv_freq[2][SHARD_MAX_ROPE_DIMS / 2];
@@ -92,11 +104,13 @@ typedef struct shard_kv_group {
 typedef struct shard_arch {
     char family[32];     /* "llama", "qwen2": what the supported-checkpoints table lists */
     char model_type[64]; /* as the checkpoint says */
+    int32_t variant;     /* which row of the family, where it has several (Falcon) */
 
     int32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, intermediate, vocab;
-    int32_t max_positions;
+    int32_t max_positions; /* the longest sequence, rope scaling included; with learned_positions the table's rows - position_offset */
 
     shard_norm norm;
+    bool norm_weight, norm_bias; /* whether norms have a weight (not in OLMo 1) and a bias (LayerNorm, but not Cohere's) */
     float norm_eps;
     float qk_norm_eps;
     bool parallel_block;
@@ -108,16 +122,20 @@ typedef struct shard_arch {
     float attention_scale;   /* multiplies q·k */
     float attention_softcap; /* 0 = none: cap * tanh(s / cap) */
     bool attention_sinks;
-    bool alibi;              /* slopes by head from n_heads, as in the ALiBi paper (arXiv:2108.12409) */
+    bool alibi;              /* arXiv:2108.12409; slopes by shard_arch_alibi_slope */
+    float alibi_multiplier;  /* 1, or attention_scale where the family adds the bias before scaling (Falcon) */
+    bool alibi_bf16;         /* slopes are rounded to bf16 first (Falcon) */
     float qkv_clip;          /* 0 = none; clamp of q, k, v projections (OLMo 1, MPT) */
 
     shard_mlp mlp;
     shard_activation activation;
 
     bool learned_positions;  /* POS_EMBED table of max_positions rows (GPT-2), */
-    int32_t position_offset; /* ... indexed by position + offset */
+    int32_t position_offset; /* ... indexed by position + offset (the table has that many rows more) */
     bool embed_norm;         /* a norm right after the embedding (BLOOM-like) */
-    float embed_multiplier, residual_multiplier, logit_multiplier; /* 1 where a family has none */
+    /* 1 where a family has none.  Gemma's embed_multiplier is sqrt(hidden) in f32 (the reference rounds it to the weights' type,
+     * so a bf16 run of it differs by up to 2^-9; its f32 run does not). */
+    float embed_multiplier, residual_multiplier, logit_multiplier;
     float logit_softcap;
     bool tied_embeddings;
 
@@ -145,7 +163,7 @@ typedef enum shard_role {
     SHARD_K, SHARD_K_B,
     SHARD_V, SHARD_V_B,
     SHARD_O, SHARD_O_B,
-    SHARD_Q_NORM, SHARD_K_NORM, /* [head_dim], [heads, head_dim] or [heads * head_dim] by qk_norm */
+    SHARD_Q_NORM, SHARD_K_NORM, /* vectors of head_dim (HEAD) or heads * head_dim elements (HEAD_LAYER, FULL) */
     SHARD_SINKS,
     SHARD_POST_ATTN_NORM, SHARD_POST_ATTN_NORM_B,
     SHARD_MLP_NORM, SHARD_MLP_NORM_B,
@@ -164,5 +182,8 @@ bool shard_role_is_vector(shard_role role);
 /* Logical shape of a role in this architecture ([rows, cols]; vectors have cols 1); false: the family lacks it.
  * SHARD_HEAD has a shape even when embeddings are tied (its tensor is then TOKEN_EMBED's). */
 bool shard_role_shape(const shard_arch *arch, shard_role role, int64_t *rows, int64_t *cols);
+
+/* The slope of a query head with everything applied: s += slope * (key position - query position); 0 without alibi. */
+float shard_arch_alibi_slope(const shard_arch *arch, int32_t head);
 
 #endif
