@@ -65,10 +65,10 @@ void shard_stored_piece(const shard_stored *stored, int32_t i, char out[192]);
 /* The rope set (0 or 1) a sequence of n tokens uses: set 1 where n exceeds a rope's switch_length. */
 int32_t shard_arch_rope_set(const shard_arch *arch, int64_t n_tokens);
 
-/* For the README's table and --help: family, Hugging Face architectures, GGUF names; returns the number of families. */
+/* For the README's table and --help: family i (0 ..), Hugging Face architectures and GGUF names separated by blanks; false past the last. */
 typedef struct shard_family_info {
     const char *family, *title, *hf_architectures, *gguf_names, *notes;
 } shard_family_info;
-int shard_families(const shard_family_info **out);
+bool shard_family(int i, shard_family_info *out);
 
 #endif

@@ -1,0 +1,133 @@
+/* tests/shard_arch/test_arch_checkpoints.c - every tiny checkpoint: each tensor is claimed by the roles it holds, with their shapes, all of its rows and
+ * nothing twice */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "arch_fixture.h"
+
+/* Rows of each stored tensor taken so far, by name. */
+static void claim(json_t *claims, const char *name, int64_t stored_rows, int64_t row)
+{
+    json_t *taken = json_object_get(claims, name);
+    if (taken == NULL) {
+        json_object_set_new(claims, name, json_string_nocheck(""));
+        taken = json_array();
+        for (int64_t i = 0; i < stored_rows; i++)
+            json_array_append_new(taken, json_integer(0));
+        json_object_set_new(claims, name, taken);
+    }
+    assert_in_range(row, 0, stored_rows - 1);
+    json_array_set_new(taken, (size_t)row, json_integer(1 + json_integer_value(json_array_get(taken, (size_t)row))));
+}
+
+static int64_t stored_row(const shard_stored *s, int64_t r)
+{
+    switch (s->map) {
+    case SHARD_ROWS_PLAIN:
+        return s->row_begin + r;
+    case SHARD_ROWS_GROUPED:
+        return r / s->group_take * s->group_rows + s->group_begin + r % s->group_take;
+    case SHARD_ROWS_ROTARY: {
+        int64_t head = r / s->group_rows, j = r % s->group_rows, half = s->rotary / 2;
+        return s->row_begin + head * s->group_rows + (j >= s->rotary ? j : j < half ? 2 * j : 2 * (j - half) + 1);
+    }
+    }
+    return -1;
+}
+
+static void check_shape(const fixture *f, const char *name, int64_t rows, int64_t cols, bool transposed)
+{
+    const json_t *shape = json_object_get(json_object_get(f->tensors, name), "shape");
+    int64_t first = json_integer_value(json_array_get(shape, 0)), second = json_array_size(shape) > 1 ? json_integer_value(json_array_get(shape, 1)) : 1;
+    if (shape == NULL)
+        fail_msg("%s: no tensor %s", f->name, name);
+    /* A vector may be kept as a matrix (one row for each head). */
+    bool vector = cols == 1 && first * second == rows;
+    if (!vector && (transposed ? first != cols || second != rows : first != rows || second != cols))
+        fail_msg("%s: %s is [%lld, %lld], wanted %lld x %lld", f->name, name, (long long)first, (long long)second, (long long)rows, (long long)cols);
+}
+
+static void check_role(fixture *f, json_t *claims, shard_role role, int32_t layer)
+{
+    int64_t rows, cols;
+    shard_stored s;
+    bool shaped = shard_role_shape(&f->arch, role, &rows, &cols);
+    bool stored = shard_arch_stored(&f->arch, false, role, layer, fixture_has, f, &s);
+    assert_int_equal(stored, shaped && !(role == SHARD_HEAD && f->arch.tied_embeddings));
+    if (!stored)
+        return;
+    assert_int_equal(cols, s.stored_cols);
+    for (int32_t piece = 0; piece < (s.pieces > 0 ? s.pieces : 1); piece++) {
+        char name[192];
+        shard_stored_piece(&s, piece, name);
+        check_shape(f, name, s.stored_rows, s.stored_cols, s.transposed);
+        for (int64_t r = 0; r < (s.pieces > 0 ? s.stored_rows : rows); r++)
+            claim(claims, name, s.stored_rows, stored_row(&s, r));
+    }
+    if (s.pieces > 0)
+        assert_int_equal(rows, s.pieces * s.stored_rows);
+}
+
+static void check_claims(const fixture *f, json_t *claims)
+{
+    const char *name;
+    json_t *taken, *value;
+    size_t i;
+    json_object_foreach(f->tensors, name, taken) {
+        if (json_object_get(claims, name) == NULL && !(f->arch.tied_embeddings && strcmp(name, "lm_head.weight") == 0))
+            fail_msg("%s: no role claims %s", f->name, name);
+    }
+    json_object_foreach(claims, name, taken) {
+        json_array_foreach(taken, i, value) {
+            if (json_integer_value(value) != 1)
+                fail_msg("%s: row %zu of %s is taken %lld times", f->name, i, name, (long long)json_integer_value(value));
+        }
+    }
+}
+
+static void check_checkpoint(const char *name)
+{
+    fixture f;
+    fixture_open(name, &f);
+    if (shard_arch_from_config(name, f.config, fixture_has, &f, &f.arch) != ST_OK)
+        fail_msg("%s: %s", name, status_message());
+    json_t *claims = json_object();
+    for (int role = 0; role < SHARD_ROLES; role++) {
+        for (int32_t layer = 0; layer < (shard_role_in_layer(role) ? f.arch.n_layers : 1); layer++)
+            check_role(&f, claims, role, layer);
+    }
+    check_claims(&f, claims);
+    json_decref(claims);
+
+    /* The same facts without the tensors at hand. */
+    shard_arch alone;
+    assert_int_equal(shard_arch_from_config(name, f.config, NULL, NULL, &alone), ST_OK);
+    assert_memory_equal(&alone, &f.arch, sizeof(alone));
+    fixture_close(&f);
+}
+
+static void every_tensor_is_claimed_once(void **state)
+{
+    (void)state;
+    static char names[128][128];
+    int n = fixture_names(names, 128);
+    assert_true(n >= 12);
+    for (int i = 0; i < n; i++)
+        check_checkpoint(names[i]);
+    print_message("%d checkpoints\n", n);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_tensor_is_claimed_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
