@@ -45,6 +45,10 @@ void shard_checkpoint_io_stats(const shard_checkpoint *c, shard_io_stats *out);
  * (shard_plan_packed; packed_bytes(shape) zeroed bytes, 64-byte aligned).  SHARD_HEAD of tied embeddings reads the embedding. */
 status shard_checkpoint_read_matrix(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, shard_slice cols, packed_shape shape,
                                     void *dst);
+/* The same, only rows [row_begin, row_end) of the packed matrix (a multiple of 16, and a multiple of 16 or the last row): so that several threads share one
+ * large matrix. */
+status shard_checkpoint_read_part(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, shard_slice cols, packed_shape shape,
+                                  int32_t row_begin, int32_t row_end, void *dst);
 /* Reads rows [begin, end) of a vector (norm weight, bias, sinks) as f32. */
 status shard_checkpoint_read_vector(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, float *dst);
 
@@ -64,6 +68,8 @@ const shard_generation *shard_checkpoint_generation(const shard_checkpoint *c);
 status shard_checkpoint_tokenizer(shard_checkpoint *c, const shard_tokenizer **out);
 /* The (default) chat template and its variables (bos_token, eos_token ...; an object owned by the checkpoint). */
 status shard_checkpoint_template(shard_checkpoint *c, const shard_template **out, const json_t **variables);
+/* One of several by name ("tool_use", "rag"); NULL or "default" is the default one.  Parsed once, owned by the checkpoint. */
+status shard_checkpoint_template_named(shard_checkpoint *c, const char *name, const shard_template **out, const json_t **variables);
 
 /* Name, source, format, revision, licence, base, parent, recipe, policies, evaluations, digest, architecture, tensors by type:
  * an object with null where unknown; caller json_decref()s.  What `trireme inspect` prints and the manifest keeps. */

@@ -61,7 +61,7 @@ static status take(cursor *c, uint64_t n, const char *what, const uint8_t **out)
 
 static status take_u32(cursor *c, const char *what, uint32_t *out)
 {
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(take(c, 4, what, &p));
     memcpy(out, p, 4);
     return ST_OK;
@@ -69,7 +69,7 @@ static status take_u32(cursor *c, const char *what, uint32_t *out)
 
 static status take_u64(cursor *c, const char *what, uint64_t *out)
 {
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(take(c, 8, what, &p));
     memcpy(out, p, 8);
     return ST_OK;
@@ -77,7 +77,7 @@ static status take_u64(cursor *c, const char *what, uint64_t *out)
 
 static status take_string(cursor *c, const char *what, const char **out, uint64_t *len)
 {
-    const uint8_t *p;
+    const uint8_t *p = NULL;
     TRY(take_u64(c, what, len));
     TRY(take(c, *len, what, &p));
     *out = (const char *)p;
@@ -112,8 +112,8 @@ static status skip_elements(cursor *c, const char *key, uint32_t kind, uint64_t 
             uint64_t len;
             TRY(take_string(c, key, &s, &len));
         } else {
-            uint32_t inner_kind;
-            uint64_t inner_n;
+            uint32_t inner_kind = 0;
+            uint64_t inner_n = 0;
             TRY(skip_array(c, key, &inner_kind, &inner_n, depth + 1));
             TRY(skip_elements(c, key, inner_kind, inner_n, depth + 1));
         }
@@ -254,7 +254,7 @@ static status place_tensors(cursor *c, size_t first, int32_t file, shard_gguf *g
 
 static status parse_head(cursor *c, uint32_t *version, uint64_t *n_tensors, uint64_t *n_values)
 {
-    const uint8_t *magic;
+    const uint8_t *magic = NULL;
     TRY(take(c, 4, "the magic", &magic));
     if (memcmp(magic, "GGUF", 4) != 0)
         return FAIL(ST_FORMAT, "%s: does not begin with GGUF: not a GGUF file", c->where);
