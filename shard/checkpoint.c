@@ -417,6 +417,8 @@ static status meta_f32(void *arg, const char *name, int64_t *n, float **out)
                     shard_dtype_name(t->dtype));
     void *raw = NULL;
     float *values = NULL;
+    if (c->cut != NULL)
+        return shard_cut_values(c, name, t->elements, n, out);
     status st = mem_calloc((size_t)t->bytes + 1, 1, name, &raw);
     if (st == ST_OK)
         st = mem_calloc((size_t)t->elements + 1, sizeof(float), name, &values);
@@ -503,6 +505,24 @@ static status arch_of_gguf(shard_checkpoint *c)
     shard_meta meta = {.arg = c, .get_int = meta_int, .get_f64 = meta_f64, .get_bool = meta_bool, .get_str = meta_str,
                        .get_int_array = meta_int_array, .get_f64_array = meta_f64_array, .tensor_shape = meta_shape, .tensor_f32 = meta_f32};
     return shard_arch_from_gguf(c->path, &meta, &c->arch);
+}
+
+status shard_checkpoint_open_config(shard_checkpoint *c)
+{
+    char *metadata = existing(c->folder, "metadata.gguf"), *config = file_join(c->folder, "config.json");
+    status st = ST_OK;
+    if (metadata != NULL) {
+        st = add_gguf(c, metadata, &c->gguf);
+        if (st == ST_OK)
+            st = arch_of_gguf(c);
+    } else if (config != NULL) {
+        st = json_parse_file(config, MAX_CONFIG_BYTES, &c->config);
+        if (st == ST_OK)
+            st = shard_arch_from_config(config, c->config, has_tensor, c, &c->arch);
+    }
+    free(metadata);
+    free(config);
+    return st;
 }
 
 static status open_gguf(shard_checkpoint *c)

@@ -52,6 +52,15 @@ status shard_checkpoint_read_part(shard_checkpoint *c, shard_role role, int32_t 
 /* Reads rows [begin, end) of a vector (norm weight, bias, sinks) as f32. */
 status shard_checkpoint_read_vector(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, float *dst);
 
+/* A directory written by `trireme shard` serves one split: plan with these and nothing else.  false: any split will do.  Borrowed. */
+typedef struct shard_cut_info {
+    int32_t tp, pp;
+    bool f32;                    /* cut with f32 weights */
+    const int32_t *stage_layers; /* [pp] */
+    const double *rank_weights;  /* [tp * pp]; NULL: equal */
+} shard_cut_info;
+bool shard_checkpoint_cut_info(const shard_checkpoint *c, shard_cut_info *out);
+
 /* Checks every byte against the manifest's SHA-256 (a `trireme shard` directory); names the tensor that differs. */
 status shard_checkpoint_verify(shard_checkpoint *c);
 

@@ -89,6 +89,8 @@ const shard_bound *shard_checkpoint_bound(const shard_checkpoint *c, shard_role 
 
 /* Opens a file for the checkpoint; *index is its number. */
 status shard_checkpoint_add_file(shard_checkpoint *c, const char *path, int32_t *index);
+/* The architecture of a `trireme shard` folder: from its config.json or metadata.gguf, with the source's tensors in c->tensors. */
+status shard_checkpoint_open_config(shard_checkpoint *c);
 /* Reads n bytes of a tensor at byte `offset` of it; messages name file and tensor. */
 status shard_checkpoint_read_bytes(shard_checkpoint *c, const shard_tensor *t, uint64_t offset, void *dst, size_t n);
 
@@ -106,6 +108,9 @@ status shard_cut_open(shard_checkpoint *c);
 void shard_cut_close(shard_cut **cut);
 status shard_cut_read_matrix(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, shard_slice cols, packed_shape shape, int32_t row_begin,
                              int32_t row_end, void *dst);
+/* The values of a small source tensor that the manifest keeps. */
+status shard_cut_values(const shard_checkpoint *c, const char *name, int64_t elements, int64_t *n, float **out);
+status shard_cut_verify(shard_checkpoint *c);
 status shard_cut_read_vector(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, float *dst);
 
 #endif
