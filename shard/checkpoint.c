@@ -268,6 +268,27 @@ static status check_rows(const shard_checkpoint *c, const shard_bound *b)
     return ST_OK;
 }
 
+/* One tensor for each head: all must be there, alike in shape and type. */
+static status bind_pieces(shard_checkpoint *c, const shard_stored *s, shard_role role, shard_bound *b)
+{
+    if (!shard_role_is_vector(role) || s->map != SHARD_ROWS_PLAIN || b->rows != s->pieces * s->stored_rows)
+        return FAIL(ST_INTERNAL, "%s: %s: only whole vectors can be kept in several tensors", c->path, s->name);
+    b->pieces = s->pieces;
+    b->piece = mem_arena_alloc(c->tensors.arena, (size_t)s->pieces * sizeof(*b->piece));
+    if (b->piece == NULL)
+        return FAIL(ST_NO_MEMORY, "%s: out of memory", c->path);
+    for (int32_t i = 0; i < s->pieces; i++) {
+        char name[192];
+        shard_stored_piece(s, i, name);
+        b->piece[i] = shard_tensors_find(&c->tensors, name);
+        if (b->piece[i] == NULL)
+            return FAIL(ST_FORMAT, "%s: tensor %s is missing: the checkpoint is incomplete; fetch it again", c->path, name);
+        TRY(check_shape(c, b->piece[i], s, role));
+    }
+    b->tensor = b->piece[0];
+    return ST_OK;
+}
+
 static status check_type(const shard_checkpoint *c, const shard_bound *b, packed_type *out)
 {
     const shard_tensor *t = b->tensor;
@@ -290,12 +311,16 @@ static status bind_role(shard_checkpoint *c, shard_role role, int32_t layer)
     if (!shard_arch_stored(&c->arch, c->source == SHARD_SOURCE_GGUF, role, layer, has_tensor, c, &s))
         return FAIL(ST_UNSUPPORTED, "%s: family %s: it is not known where %s files keep %s", c->path, c->arch.family,
                     c->source == SHARD_SOURCE_GGUF ? "GGUF" : "Hugging Face", role_text(role, layer, text));
+    size_t at = (size_t)layer * SHARD_ROLES + role;
+    if (s.pieces > 0) {
+        c->bound[at] = (shard_bound){.rows = rows, .cols = cols, .stored_rows = s.stored_rows, .stored_cols = s.stored_cols, .add = s.add};
+        return bind_pieces(c, &s, role, &c->bound[at]);
+    }
     const shard_tensor *t = shard_tensors_find(&c->tensors, s.name);
     if (t == NULL)
         return FAIL(ST_FORMAT, "%s: tensor %s (%s) is missing: the checkpoint is incomplete; fetch it again", c->path, s.name,
                     role_text(role, layer, text));
     TRY(check_shape(c, t, &s, role));
-    size_t at = (size_t)layer * SHARD_ROLES + role;
     c->bound[at] = (shard_bound){.tensor = t, .rows = rows, .cols = cols, .stored_rows = s.stored_rows, .stored_cols = s.stored_cols,
                                  .transposed = s.transposed, .map = s.map, .row_begin = s.row_begin, .group_rows = s.group_rows,
                                  .group_begin = s.group_begin, .group_take = s.group_take, .rotary = s.rotary, .add = s.add};

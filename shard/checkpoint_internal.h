@@ -36,6 +36,8 @@ typedef struct shard_bound {
     int64_t row_begin;
     int32_t group_rows, group_begin, group_take, rotary;
     float add;
+    int32_t pieces;                   /* > 0: the rows lie in this many tensors of stored_rows each (vectors only); `tensor` is the first */
+    const shard_tensor **piece;
 } shard_bound;
 
 typedef struct shard_scratch {

@@ -302,12 +302,9 @@ status shard_checkpoint_read_matrix(shard_checkpoint *c, shard_role role, int32_
     return shard_checkpoint_read_part(c, role, layer, rows, cols, shape, 0, shape.rows, dst);
 }
 
-status shard_checkpoint_read_vector(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, float *dst)
+/* Rows [rows.begin, rows.end) of a vector that is one tensor. */
+static status read_vector(shard_checkpoint *c, const shard_bound *b, shard_slice rows, float *dst)
 {
-    if (c->cut != NULL)
-        return shard_cut_read_vector(c, role, layer, rows, dst);
-    const shard_bound *b = shard_checkpoint_bound(c, role, layer);
-    TRY(check_slice(c, b, role, layer, rows, (shard_slice){0, 1}));
     slice_read s;
     shard_scratch *scratch;
     slice_prepare(b, 0, 1, &s);
@@ -328,4 +325,26 @@ status shard_checkpoint_read_vector(shard_checkpoint *c, shard_role role, int32_
     if (st == ST_OK)
         count(c, (uint64_t)(rows.end - rows.begin) * s.bytes, rows.end > rows.begin);
     return st;
+}
+
+static status read_pieces(shard_checkpoint *c, const shard_bound *b, shard_slice rows, float *dst)
+{
+    for (int64_t r = rows.begin; r < rows.end;) {
+        int64_t i = r / b->stored_rows, first = i * b->stored_rows, end = rows.end < first + b->stored_rows ? rows.end : first + b->stored_rows;
+        shard_bound one = *b;
+        one.tensor = b->piece[i];
+        one.rows = b->stored_rows;
+        TRY(read_vector(c, &one, (shard_slice){r - first, end - first}, dst + (r - rows.begin)));
+        r = end;
+    }
+    return ST_OK;
+}
+
+status shard_checkpoint_read_vector(shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, float *dst)
+{
+    if (c->cut != NULL)
+        return shard_cut_read_vector(c, role, layer, rows, dst);
+    const shard_bound *b = shard_checkpoint_bound(c, role, layer);
+    TRY(check_slice(c, b, role, layer, rows, (shard_slice){0, 1}));
+    return b->pieces > 0 ? read_pieces(c, b, rows, dst) : read_vector(c, b, rows, dst);
 }
