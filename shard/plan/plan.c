@@ -303,9 +303,9 @@ static size_t rank_need(const planner *p, const shard_rank_plan *r)
 
 static void rank_count(const planner *p, shard_rank_plan *r)
 {
-    shard_scratch s;
+    shard_buffers s;
     r->weight_bytes = rank_weight_bytes(p->a, r, &p->o.types);
-    shard_plan_scratch(p->a, r, p->o.pp, p->o.max_seqs, p->o.max_batched_tokens, &s);
+    shard_plan_buffers(p->a, r, p->o.pp, p->o.max_seqs, p->o.max_batched_tokens, &s);
     r->scratch_bytes = s.bytes;
     kv_block_bytes_set(p->a, &p->o, r);
 }
@@ -353,9 +353,9 @@ static bool stage_fits(const planner *p, int32_t stage, int32_t begin, int32_t e
     for (int32_t i = 0; i < p->o.tp; i++) {
         const size_t *sum = s->bytes + (size_t)i * ((size_t)p->a->n_layers + 1);
         shard_rank_plan r;
-        shard_scratch scratch;
+        shard_buffers scratch;
         rank_fill(p, stage, i, &r);
-        shard_plan_scratch(p->a, &r, p->o.pp, p->o.max_seqs, p->o.max_batched_tokens, &scratch);
+        shard_plan_buffers(p->a, &r, p->o.pp, p->o.max_seqs, p->o.max_batched_tokens, &scratch);
         size_t own = sum[end] - sum[begin] + scratch.bytes, memory = memory_of(p, r.rank);
         if (r.has_embed || r.has_head)
             own += rank_outside_bytes(p->a, &r, &p->o.types);

@@ -157,13 +157,13 @@ typedef enum shard_buffer {
     SHARD_BUFFERS
 } shard_buffer;
 #define SHARD_LOGITS_ROWS 32 /* rows of logits computed at a time, unless more sequences run */
-typedef struct shard_scratch {
+typedef struct shard_buffers {
     int32_t rows[SHARD_BUFFERS]; /* 0: not needed */
     int32_t cols[SHARD_BUFFERS];
     size_t offset[SHARD_BUFFERS];
     size_t bytes;
-} shard_scratch;
-void shard_plan_scratch(const shard_arch *arch, const shard_rank_plan *rank, int32_t pp, int32_t max_seqs, int32_t max_batched_tokens,
-                        shard_scratch *out);
+} shard_buffers;
+void shard_plan_buffers(const shard_arch *arch, const shard_rank_plan *rank, int32_t pp, int32_t max_seqs, int32_t max_batched_tokens,
+                        shard_buffers *out);
 
 #endif

@@ -192,7 +192,7 @@ size_t rank_weight_bytes(const shard_arch *arch, const shard_rank_plan *rank, co
 
 /* ---- scratch ---- */
 
-static void buffer_add(shard_scratch *s, shard_buffer b, int32_t rows, int64_t cols)
+static void buffer_add(shard_buffers *s, shard_buffer b, int32_t rows, int64_t cols)
 {
     s->rows[b] = rows;
     s->cols[b] = (int32_t)cols;
@@ -200,9 +200,9 @@ static void buffer_add(shard_scratch *s, shard_buffer b, int32_t rows, int64_t c
     s->bytes += mem_align((size_t)cols * sizeof(float), 64) * (size_t)rows;
 }
 
-void shard_plan_scratch(const shard_arch *a, const shard_rank_plan *r, int32_t pp, int32_t max_seqs, int32_t rows, shard_scratch *out)
+void shard_plan_buffers(const shard_arch *a, const shard_rank_plan *r, int32_t pp, int32_t max_seqs, int32_t rows, shard_buffers *out)
 {
-    shard_scratch s = {0};
+    shard_buffers s = {0};
     int32_t logits = max_seqs > SHARD_LOGITS_ROWS ? max_seqs : SHARD_LOGITS_ROWS;
     logits = logits > rows ? rows : logits;
     int32_t last = r->stage == pp - 1;

@@ -566,9 +566,9 @@ static void scratch_is_what_the_buffers_say(void **state)
     shard_plan *p;
     assert_int_equal(shard_plan_create(&arch, &o, &p), ST_OK);
     for (int32_t i = 0; i < p->n_ranks; i++) {
-        shard_scratch s;
+        shard_buffers s;
         size_t end = 0;
-        shard_plan_scratch(&arch, &p->ranks[i], p->pp, o.max_seqs, o.max_batched_tokens, &s);
+        shard_plan_buffers(&arch, &p->ranks[i], p->pp, o.max_seqs, o.max_batched_tokens, &s);
         for (int b = 0; b < SHARD_BUFFERS; b++) {
             assert_int_equal(s.offset[b], end);
             end += ((size_t)s.cols[b] * 4 + 63) / 64 * 64 * (size_t)s.rows[b];
