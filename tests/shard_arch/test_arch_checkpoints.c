@@ -1,5 +1,5 @@
 /* tests/shard_arch/test_arch_checkpoints.c - every tiny checkpoint: each tensor is claimed by the roles it holds, with their shapes, all of its rows and
- * nothing twice */
+ * nothing twice; the frequencies are the reference's. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "arch_fixture.h"
+#include "base/json.h"
 
 /* Rows of each stored tensor taken so far, by name. */
 static void claim(json_t *claims, const char *name, int64_t stored_rows, int64_t row)
@@ -124,10 +125,49 @@ static void every_tensor_is_claimed_once(void **state)
     print_message("%d checkpoints\n", n);
 }
 
+static void compare_frequencies(const char *name, const shard_rope *r, int set, const json_t *want)
+{
+    const json_t *inv = json_object_get(want, "inv_freq");
+    assert_int_equal(json_array_size(inv), r->dims / 2);
+    for (int i = 0; i < r->dims / 2; i++) {
+        double w = json_number_value(json_array_get(inv, (size_t)i)), g = r->inv_freq[set][i];
+        /* A few roundings of f32: the reference's vector pow is good to 1 ulp, ours to half. */
+        if (fabs(w - g) > 4e-7 * w)
+            fail_msg("%s: set %d frequency %d: got %.9g want %.9g", name, set, i, g, w);
+    }
+    assert_true(fabs(json_number_value(json_object_get(want, "attention_factor")) - (double)r->attention_factor[set]) < 1e-6);
+}
+
+/* ropes.json: what the reference computes for configs of every scaling kind (make_golden.py --ropes). */
+static void frequencies_are_the_references(void **state)
+{
+    (void)state;
+    json_t *cases, *one;
+    size_t i;
+    assert_int_equal(json_parse_file(TEST_SOURCE_DIR "/golden/ropes.json", 4 << 20, &cases), ST_OK);
+    assert_true(json_array_size(cases) >= 12);
+    json_array_foreach(cases, i, one) {
+        const char *name = json_string_value(json_object_get(one, "name"));
+        shard_arch a;
+        if (shard_arch_from_config(name, json_object_get(one, "config"), NULL, NULL, &a) != ST_OK)
+            fail_msg("%s: %s", name, status_message());
+        json_t *rope;
+        size_t k;
+        json_array_foreach(json_object_get(one, "ropes"), k, rope) {
+            /* Each gives a layer, a length and the frequencies there. */
+            int32_t layer = (int32_t)json_integer_value(json_object_get(rope, "layer"));
+            int64_t length = json_integer_value(json_object_get(rope, "length"));
+            compare_frequencies(name, &a.ropes[a.layers[layer].rope], shard_arch_rope_set(&a, length), rope);
+        }
+    }
+    json_decref(cases);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_tensor_is_claimed_once),
+        cmocka_unit_test(frequencies_are_the_references),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
