@@ -30,6 +30,9 @@ struct ops_ctx {
     char *quantise_scratch;  /* cpu_quantise_scratch_bytes, 64-byte aligned: a linear that is given F32 for a weight that wants another format converts here */
     char *thread_scratch;    /* n_threads x thread_scratch_bytes, 64-byte aligned */
     size_t thread_scratch_bytes;
+    float *rows_scratch;     /* max_rows x max_cols: attention's result before it is converted */
+    float *partials;         /* attention's chunk results; grown on demand, n_partials floats */
+    size_t n_partials, scratch_bytes; /* scratch_bytes: of thread, quantise and rows scratch together */
     char description[128], numerics_name[128];
 };
 

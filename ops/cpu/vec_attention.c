@@ -1,0 +1,287 @@
+/* ops/cpu/vec_attention.c - one tile of queries against one chunk of the cache (online softmax, arXiv:1805.02867).
+ *
+ * Scores:  a lane is a token.  s[t] = sum over d, in order, of q[d] * K[d][t].
+ * Values:  a lane is a dimension.  o[d] = sum over t, in order, of p[t] * V[t][d].
+ * Both run in register tiles of up to CPU_TILE_GROUP queries, so that a key or value loaded (and widened) once serves all of them.
+ * Only tokens a query sees enter its sums: what lies in the rest of a block, stale or not yet written, is never multiplied. */
+#include "ops/cpu/vec_kernels.h"
+#include "ops/cpu/vec_math.h"
+
+#define CHUNK OPS_ATTENTION_CHUNK
+#define G CPU_TILE_GROUP
+
+/* M(0) ... M(n - 1), n a constant after inlining: accumulators are named, so that they stay in registers. */
+#define EACH(n, M)     \
+    do {               \
+        if ((n) > 0)   \
+            M(0);      \
+        if ((n) > 1)   \
+            M(1);      \
+        if ((n) > 2)   \
+            M(2);      \
+        if ((n) > 3)   \
+            M(3);      \
+        if ((n) > 4)   \
+            M(4);      \
+        if ((n) > 5)   \
+            M(5);      \
+    } while (0)
+
+VEC vf load_code(ops_kv_type type, const char *p, size_t element)
+{
+    switch (type) {
+    case OPS_KV_F32:
+        return vf_load((const float *)(const void *)p + element);
+    case OPS_KV_F16:
+        return vf_load_f16((const uint16_t *)(const void *)p + element);
+    case OPS_KV_BF16:
+        return vf_load_bf16((const uint16_t *)(const void *)p + element);
+    default:
+        return vi_to_vf(vi_load_i8((const int8_t *)p + element));
+    }
+}
+
+void VEC_NAME(attention_pack)(const float *const *q, int32_t n, int32_t head_dim, float *packed)
+{
+    for (int32_t g = 0; g < n; g += G) {
+        int32_t m = n - g < G ? n - g : G;
+        for (int32_t d = 0; d < head_dim; d++)
+            for (int32_t i = 0; i < m; i++)
+                *packed++ = q[g + i][d];
+    }
+}
+
+/* scores[i][16 tokens of one block] = q[i] . K for nq queries packed [d][nq] */
+VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *q, const char *block, float *scores)
+{
+    int32_t dim = kv->head_dim, step = type == OPS_KV_Q8 ? CPU_KV_GROUP : dim;
+    for (int32_t begin = 0; begin < dim; begin += step) {
+        int32_t end = dim - begin < step ? dim : begin + step;
+        vf a0 = vf_zero(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
+        for (int32_t d = begin; d < end; d++, q += nq) {
+            vf k = load_code(type, block, (size_t)d * OPS_KV_BLOCK);
+#define M(i) a##i = vf_fma(vf_set1(q[i]), k, a##i)
+            EACH(nq, M);
+#undef M
+        }
+        if (type == OPS_KV_Q8) {
+            vf scale = vf_load_f16((const uint16_t *)(const void *)(block + kv->k_scales) + begin / CPU_KV_GROUP * OPS_KV_BLOCK);
+#define M(i) vf_store(scores + (i) * CHUNK, begin == 0 ? vf_mul(a##i, scale) : vf_fma(a##i, scale, vf_load(scores + (i) * CHUNK)))
+            EACH(nq, M);
+#undef M
+        } else {
+#define M(i) vf_store(scores + (i) * CHUNK, a##i)
+            EACH(nq, M);
+#undef M
+        }
+    }
+}
+
+/* o[i] += p[i][t] * V[t] for t in [t0, t1) of one block, in order.  p, o: rows CHUNK and kv->padded apart. */
+VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *p, const char *block, int t0, int t1, float *o)
+{
+    const size_t e = (size_t)kv->padded;
+    const char *values = block + kv->v_codes;
+    float scaled[G * OPS_KV_BLOCK];
+    size_t p_step = type == OPS_KV_Q8 ? OPS_KV_BLOCK : CHUNK;
+    const float *w = type == OPS_KV_Q8 ? scaled : p;
+    for (size_t d = 0; d < e; d += VEC_LANES) {
+        if (type == OPS_KV_Q8 && d % CPU_KV_GROUP == 0) {
+            vf scale = vf_load_f16((const uint16_t *)(const void *)(block + kv->v_scales) + d / CPU_KV_GROUP * OPS_KV_BLOCK);
+            for (int i = 0; i < nq; i++)
+                vf_store(scaled + i * OPS_KV_BLOCK, vf_mul(vf_load(p + i * CHUNK), scale));
+        }
+        vf a0 = vf_zero(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
+#define M(i) a##i = vf_load(o + (i) * e + d)
+        EACH(nq, M);
+#undef M
+        for (int t = t0; t < t1; t++) {
+            vf v = load_code(type, values, (size_t)t * e + d);
+#define M(i) a##i = vf_fma(vf_set1(w[(i) * p_step + (size_t)t]), v, a##i)
+            EACH(nq, M);
+#undef M
+        }
+#define M(i) vf_store(o + (i) * e + d, a##i)
+        EACH(nq, M);
+#undef M
+    }
+}
+
+/* One function for each (type, nq): the constants make them different code. */
+#define BY_COUNT(n, CALL)  \
+    switch (n) {           \
+    case 1:                \
+        CALL(1);           \
+        break;             \
+    case 2:                \
+        CALL(2);           \
+        break;             \
+    case 3:                \
+        CALL(3);           \
+        break;             \
+    case 4:                \
+        CALL(4);           \
+        break;             \
+    case 5:                \
+        CALL(5);           \
+        break;             \
+    default:               \
+        CALL(6);           \
+    }
+
+#define DEFINE(NAME, TYPE)                                                                                                              \
+    static void scores_##NAME(int nq, const cpu_kv_layout *kv, const float *q, const char *block, float *scores)                        \
+    {                                                                                                                                   \
+        BY_COUNT(nq, SCORES_##NAME)                                                                                                     \
+    }                                                                                                                                   \
+    static void values_##NAME(int nq, const cpu_kv_layout *kv, const float *p, const char *block, int t0, int t1, float *o)             \
+    {                                                                                                                                   \
+        BY_COUNT(nq, VALUES_##NAME)                                                                                                     \
+    }
+#define SCORES_f32(n) block_scores(OPS_KV_F32, n, kv, q, block, scores)
+#define VALUES_f32(n) block_values(OPS_KV_F32, n, kv, p, block, t0, t1, o)
+#define SCORES_f16(n) block_scores(OPS_KV_F16, n, kv, q, block, scores)
+#define VALUES_f16(n) block_values(OPS_KV_F16, n, kv, p, block, t0, t1, o)
+#define SCORES_bf16(n) block_scores(OPS_KV_BF16, n, kv, q, block, scores)
+#define VALUES_bf16(n) block_values(OPS_KV_BF16, n, kv, p, block, t0, t1, o)
+#define SCORES_q8(n) block_scores(OPS_KV_Q8, n, kv, q, block, scores)
+#define VALUES_q8(n) block_values(OPS_KV_Q8, n, kv, p, block, t0, t1, o)
+DEFINE(f32, OPS_KV_F32)
+DEFINE(f16, OPS_KV_F16)
+DEFINE(bf16, OPS_KV_BF16)
+DEFINE(q8, OPS_KV_Q8)
+
+typedef void (*scores_fn)(int nq, const cpu_kv_layout *kv, const float *q, const char *block, float *scores);
+typedef void (*values_fn)(int nq, const cpu_kv_layout *kv, const float *p, const char *block, int t0, int t1, float *o);
+
+static inline int32_t min_i(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+static inline int32_t max_i(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Scores of query i to probabilities against the chunk's own maximum; [lo, hi): what it sees, in positions from the chunk's start. */
+static void soften(const cpu_attention_tile *t, int32_t i, int32_t lo, int32_t hi)
+{
+    float *s = t->scores + (size_t)i * CHUNK;
+    int32_t first = lo / VEC_LANES * VEC_LANES;
+    vf scale = vf_set1(t->scale), cap = vf_set1(t->softcap), below = vf_set1(-INFINITY), max = below;
+    vf distance = vi_to_vf(vi_add(vi_iota(), vi_set1(t->chunk + first - t->position[i]))), slope = vf_set1(t->slope[i]);
+    for (int32_t b = first; b < hi; b += VEC_LANES) {
+        vf v = vf_mul(vf_load(s + b), scale);
+        if (t->softcap > 0.0f)
+            v = vf_mul(cap, vf_tanh(vf_div(v, cap)));
+        if (t->slopes) {
+            v = vf_fma(slope, distance, v);
+            distance = vf_add(distance, vf_set1((float)VEC_LANES));
+        }
+        if (b < lo || b + VEC_LANES > hi) {
+            vi at = vi_add(vi_iota(), vi_set1(b));
+            v = vf_select(vm_and(vi_gt(at, vi_set1(lo - 1)), vi_gt(vi_set1(hi), at)), v, below);
+        }
+        vf_store(s + b, v);
+        max = vf_max(max, v);
+    }
+    t->max[i] = vf_hmax(max);
+    vf m = vf_set1(t->max[i]), sum = vf_zero();
+    for (int32_t b = first; b < hi; b += VEC_LANES) {
+        vf p = vf_exp(vf_sub(vf_load(s + b), m));
+        vf_store(s + b, p);
+        sum = vf_add(sum, p);
+    }
+    t->sum[i] = vf_sum(sum);
+}
+
+/* The values of one block for the queries [q0, q0 + nq): what all see together, before and after it what each sees alone. */
+static void group_values(const cpu_attention_tile *t, values_fn values, int32_t q0, int32_t nq, int32_t b)
+{
+    const cpu_kv_layout *kv = t->kv;
+    int32_t base = t->chunk + b * OPS_KV_BLOCK, end = base + OPS_KV_BLOCK, last = q0 + nq - 1;
+    int32_t lo = max_i(base, t->begin[last]), hi = min_i(end, t->end[q0]);
+    const float *p = t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK;
+    float *o = t->out + (size_t)q0 * (size_t)kv->padded;
+    if (lo == base && hi == end) {
+        values(nq, kv, p, t->block[b], 0, OPS_KV_BLOCK, o);
+        return;
+    }
+    bool common = lo < hi;
+    for (int32_t i = 0; i < nq; i++) {
+        int32_t from = max_i(base, t->begin[q0 + i]), to = min_i(end, t->end[q0 + i]);
+        if (common)
+            to = min_i(to, lo);
+        if (from < to)
+            values(1, kv, p + (size_t)i * CHUNK, t->block[b], from - base, to - base, o + (size_t)i * (size_t)kv->padded);
+    }
+    if (!common)
+        return;
+    values(nq, kv, p, t->block[b], lo - base, hi - base, o);
+    for (int32_t i = 0; i < nq; i++) {
+        int32_t to = min_i(end, t->end[q0 + i]);
+        if (hi < to)
+            values(1, kv, p + (size_t)i * CHUNK, t->block[b], hi - base, to - base, o + (size_t)i * (size_t)kv->padded);
+    }
+}
+
+void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
+{
+    static const scores_fn SCORES[] = {scores_f32, scores_f16, scores_bf16, scores_q8};
+    static const values_fn VALUES[] = {values_f32, values_f16, values_bf16, values_q8};
+    const scores_fn scores = SCORES[t->kv->type];
+    const values_fn values = VALUES[t->kv->type];
+    const int32_t dim = t->kv->head_dim, chunk_end = t->chunk + CHUNK;
+    int32_t lo = max_i(t->begin[0], t->chunk), hi = min_i(t->end[t->n - 1], chunk_end);
+    for (int32_t b = (lo - t->chunk) / OPS_KV_BLOCK; b * OPS_KV_BLOCK < hi - t->chunk; b++)
+        for (int32_t q0 = 0; q0 < t->n; q0 += G) {
+            int32_t nq = min_i(G, t->n - q0), base = t->chunk + b * OPS_KV_BLOCK;
+            if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
+                scores(nq, t->kv, t->q + (size_t)q0 * (size_t)dim, t->block[b], t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK);
+        }
+    memset(t->out, 0, sizeof(float) * (size_t)t->n * (size_t)t->kv->padded);
+    for (int32_t i = 0; i < t->n; i++) {
+        int32_t from = max_i(t->begin[i], t->chunk), to = min_i(t->end[i], chunk_end);
+        t->max[i] = -INFINITY;
+        t->sum[i] = 0.0f;
+        if (from < to)
+            soften(t, i, from - t->chunk, to - t->chunk);
+    }
+    for (int32_t b = (lo - t->chunk) / OPS_KV_BLOCK; b * OPS_KV_BLOCK < hi - t->chunk; b++)
+        for (int32_t q0 = 0; q0 < t->n; q0 += G) {
+            int32_t nq = min_i(G, t->n - q0), base = t->chunk + b * OPS_KV_BLOCK;
+            if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
+                group_values(t, values, q0, nq, b);
+        }
+}
+
+static float exp_one(float x)
+{
+    float lanes[VEC_LANES];
+    vf_store(lanes, vf_exp(vf_set1(x)));
+    return lanes[0];
+}
+
+void VEC_NAME(attention_merge)(float *m, float *l, float *o, float chunk_m, float chunk_l, const float *chunk_o, int32_t dim)
+{
+    if (chunk_m == -INFINITY)
+        return;
+    float max = *m > chunk_m ? *m : chunk_m;
+    float old = exp_one(*m - max), new = exp_one(chunk_m - max);
+    *m = max;
+    *l = fmaf(chunk_l, new, *l * old);
+    vf a = vf_set1(old), b = vf_set1(new);
+    for (int32_t d = 0; d < dim; d += VEC_LANES)
+        vf_store_n(o + d, dim - d, vf_fma(vf_load_n(chunk_o + d, dim - d), b, vf_mul(vf_load_n(o + d, dim - d), a)));
+}
+
+void VEC_NAME(attention_finish)(float m, float l, const float *o, const float *sink, int32_t dim, float *y)
+{
+    float inverse = 1.0f / l;
+    if (sink != NULL) {
+        float max = m > *sink ? m : *sink, old = exp_one(m - max);
+        inverse = old / fmaf(l, old, exp_one(*sink - max));
+    }
+    for (int32_t d = 0; d < dim; d += VEC_LANES)
+        vf_store_n(y + d, dim - d, vf_mul(vf_load_n(o + d, dim - d), vf_set1(inverse)));
+}
