@@ -150,21 +150,11 @@ VEC void vi_store_u16(uint16_t *p, vi a) /* the low halves of the lanes */
 }
 VEC vf vf_load_f16(const uint16_t *p)
 {
-#ifdef CPU_EMULATE
-    __m256 lo = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), hi = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)));
-    return _mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1);
-#else
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-#endif
 }
 VEC void vf_store_f16(uint16_t *p, vf a)
 {
-#ifdef CPU_EMULATE
-    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(_mm512_castps512_ps256(a), _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(_mm512_extractf32x8_ps(a, 1), _MM_FROUND_TO_NEAREST_INT));
-#else
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#endif
 }
 VEC vm vf_gt(vf a, vf b)
 {
