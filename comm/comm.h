@@ -7,7 +7,9 @@
  * Sums are f32 in one order fixed by the plan, whatever the size or algorithm: inside a host in rank order, then
  * across hosts in host order.  No call waits for ever: each has the group's deadline, after which it fails with
  * ST_TIMEOUT naming the ranks that did not come; comm_abort makes every pending and later call of every rank of
- * the world fail with ST_ABORTED soon.  One thread per rank calls (MPI_THREAD_FUNNELED). */
+ * the world fail with ST_ABORTED soon.  A collective that fails, and a rank that dies, abort the world: the cause is logged
+ * once, by who noticed first, and is every other rank's status_message().  One thread per rank calls
+ * (MPI_THREAD_FUNNELED); comm_abort alone may be called by any. */
 #ifndef COMM_COMM_H
 #define COMM_COMM_H
 
@@ -30,6 +32,8 @@ status comm_world_single(comm_world **out);
 status comm_world_mpi(comm_world **out);
 /* n ranks as threads of this process, for tests: out[n]. */
 status comm_world_threads(int n, comm_world **out);
+/* Leaves the job; ranks over MPI wait here for each other (at most two minutes).  After an abort nobody waits: end the process then
+ * with a non-zero code, and the launcher ends what is left. */
 void comm_world_destroy(comm_world **world);
 
 int comm_world_rank(const comm_world *w);
@@ -37,10 +41,11 @@ int comm_world_size(const comm_world *w);
 /* Ranks on this host, and this rank's place among them (for dividing cores and memory). */
 int comm_world_host_size(const comm_world *w);
 int comm_world_host_rank(const comm_world *w);
-/* The same number for ranks of one host; numbered from 0 in rank order. */
+/* The same number for ranks of one host (they see the same kernel, host name and /dev/shm); numbered from 0 in rank order. */
 int comm_world_host(const comm_world *w, int rank);
 
-/* Makes every rank's pending and later calls fail.  `why` is logged once by the first caller, and reaches the others. */
+/* Makes every rank's pending and later calls fail.  `why` is logged once by the first caller, and reaches the others (on other hosts when
+ * the rank's own thread next calls). */
 void comm_abort(comm_world *w, const char *why);
 
 /* Ends a start-up phase: every rank brings its status and last message; all get the same result: ST_OK if all had it, else the
@@ -57,8 +62,8 @@ int comm_group_rank(const comm_group *g); /* my index in the list */
 
 /* Zero-copy sum: exchange_begin gives this rank's slot (64-byte aligned, at least `bytes`); the caller writes its partial there;
  * exchange_end waits for the others and gives n_parts pointers to f32 partials, to be added in that order: one for each member where all
- * share a host, one already reduced buffer otherwise.  They stay valid until the second exchange_begin after (slots alternate), so a
- * step of sums needs one synchronisation each.  In a group of one rank end gives the slot itself. */
+ * share a host, one already reduced buffer otherwise.  They stay valid until this rank's next collective in the group ends (slots alternate:
+ * the next partial may be written while these are read), so a sum needs one synchronisation.  In a group of one rank end gives the slot itself. */
 status comm_exchange_begin(comm_group *g, size_t bytes, void **slot);
 status comm_exchange_end(comm_group *g, size_t bytes, const float *const **parts, int *n_parts);
 
@@ -75,7 +80,8 @@ status comm_send(comm_world *w, int to, int tag, const void *data, size_t bytes,
 status comm_recv(comm_world *w, int from, int tag, void *data, size_t max_bytes, comm_request **out);
 /* done: freed and *req = NULL. got may be NULL. */
 status comm_test(comm_world *w, comm_request **req, bool *done, size_t *got);
-/* Waits at most timeout_ms (-1: only abort ends it; back-off, no busy core when idle). */
+/* Waits at most timeout_ms (-1: only abort ends it; back-off, no busy core when idle).  On ST_TIMEOUT the request is still pending; nothing
+ * is logged.  On any other failure it is gone. */
 status comm_wait(comm_world *w, comm_request **req, int timeout_ms, size_t *got);
 
 /* Seconds this rank has spent waiting in collectives, and bytes moved, since the group was made. */
