@@ -46,6 +46,13 @@ double log_clock(void)
 }
 
 /* "shard/text/bpe.c" -> "shard/text": a module is a folder. */
+static const char *module_begin(const char *file)
+{
+    while (strncmp(file, "../", 3) == 0) /* Ninja names sources relative to the build folder */
+        file += 3;
+    return file;
+}
+
 static int module_length(const char *file)
 {
     const char *slash = strrchr(file, '/');
@@ -70,7 +77,7 @@ void log_write(log_level level, const char *file, const char *format, ...)
     if (rank >= 0)
         n += snprintf(line + n, sizeof(line) - (size_t)n, "rank %d: ", rank);
     if (!brief)
-        n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s: ", module_length(file), file);
+        n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s: ", module_length(module_begin(file)), module_begin(file));
     va_list args;
     va_start(args, format);
     int body = vsnprintf(line + n, sizeof(line) - (size_t)n - 1, format, args);

@@ -43,6 +43,7 @@ static status start(comm_world *w, comm_request *r, bool send, comm_channel chan
         return send ? mailbox_send(w->box, &r->mail) : mailbox_recv(w->box, &r->mail);
     }
     r->wire = true;
+    r->mail.bytes = bytes;
     status st = send ? w->ops->send(w->wire, r->peer, channel, r->tag, data, bytes, &r->on_wire)
                      : w->ops->recv(w->wire, r->peer, channel, r->tag, data, bytes, &r->on_wire);
     if (st == ST_OK)
@@ -142,7 +143,9 @@ static bool waiting_ready(void *arg)
 status p2p_wait(comm_world *w, comm_request **request, int64_t deadline_ns, size_t *got)
 {
     waiting x = {w, *request, false};
-    status st = world_wait(w, waiting_ready, &x, deadline_ns, SPIN_P2P_NS, x.r->wire);
+    /* A large message over the wire moves only while it is polled. */
+    int64_t spin_ns = SPIN_P2P_NS + (x.r->wire ? (int64_t)(x.r->mail.bytes < 16 << 20 ? x.r->mail.bytes : 16 << 20) * 2 : 0);
+    status st = world_wait(w, waiting_ready, &x, deadline_ns, spin_ns, x.r->wire);
     if (st == ST_OK && x.gone)
         st = world_break(w, ST_PEER, x.r->peer, "rank %d left the job while rank %d waited for it", x.r->peer, w->rank);
     if (st == ST_OK)

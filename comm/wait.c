@@ -125,12 +125,12 @@ static status check(comm_world *w, int64_t now, int64_t deadline_ns)
 }
 
 /* How long to sleep, given how long we have waited. */
-static int64_t sleep_ns(const comm_world *w, int64_t waited, bool on_wire)
+static int64_t sleep_ns(const comm_world *w, int64_t waited, int64_t spin_ns, bool on_wire)
 {
     if (on_wire || w->n_wire_pending > 0) {
-        if (waited < POLL_YIELD_NS)
+        if (waited < POLL_YIELD_NS || (on_wire && waited < spin_ns))
             return 0;
-        int64_t ns = waited / 4;
+        int64_t ns = waited / 16;
         int64_t most = waited > IDLE_AFTER_NS ? BACKOFF_IDLE_NS : BACKOFF_NS;
         return ns < most ? ns : most;
     }
@@ -167,7 +167,7 @@ status world_wait(comm_world *w, wait_fn ready, void *arg, int64_t deadline_ns, 
             atomic_store_explicit(&me->sleeping, 0, memory_order_relaxed);
             return st;
         }
-        int64_t ns = sleep_ns(w, now - begin, on_wire);
+        int64_t ns = sleep_ns(w, now - begin, spin_ns, on_wire);
         if (ns > deadline_ns - now)
             ns = deadline_ns - now;
         if (ns > 0)
