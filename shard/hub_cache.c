@@ -23,7 +23,7 @@ static bool env_true(const char *name)
     return v != NULL && (strcmp(v, "1") == 0 || strcasecmp(v, "true") == 0 || strcasecmp(v, "yes") == 0 || strcasecmp(v, "on") == 0);
 }
 
-/* HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface; NULL: out of memory. */
+/* HF_HOME, else $XDG_CACHE_HOME/huggingface, else ~/.cache/huggingface (the working folder's, without a home); NULL: out of memory. */
 static char *hf_home(void)
 {
     const char *home = env("HOME");
@@ -34,7 +34,7 @@ static char *hf_home(void)
     if (env("XDG_CACHE_HOME") != NULL)
         n = asprintf(&out, "%s/huggingface", env("XDG_CACHE_HOME"));
     else
-        n = asprintf(&out, "%s/.cache/huggingface", home == NULL ? "/tmp" : home);
+        n = asprintf(&out, "%s/.cache/huggingface", home == NULL ? "." : home);
     return n < 0 ? NULL : out;
 }
 
