@@ -23,6 +23,7 @@ static void *work(void *arg)
 {
     jobs *j = arg;
     size_t i;
+    status_mute(); /* the caller reports the first failure, once */
     while (!atomic_load(&j->failed) && (i = atomic_fetch_add(&j->next, 1)) < j->n) {
         status st = j->fn(j->arg, i);
         if (st == ST_OK)
@@ -34,6 +35,7 @@ static void *work(void *arg)
         }
         pthread_mutex_unlock(&j->lock);
     }
+    status_unmute();
     return NULL;
 }
 
@@ -51,7 +53,5 @@ status shard_jobs_run(int n_threads, size_t n, status (*fn)(void *arg, size_t i)
     for (int i = 0; i < started; i++)
         pthread_join(threads[i], NULL);
     pthread_mutex_destroy(&j.lock);
-    if (j.st != ST_OK)
-        status_message_set(j.message);
-    return j.st;
+    return j.st == ST_OK ? ST_OK : FAIL(j.st, "%s", j.message);
 }

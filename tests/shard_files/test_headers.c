@@ -284,7 +284,7 @@ static void bad_gguf_is_refused(void **state)
             continue;
         mem_str_puts(&s, "GGUF");
         put(&s, v, 4);
-        put(&s, 0, 16);
+        put(&s, 0, 8), put(&s, 0, 8);
         expect_refused(&s, ST_UNSUPPORTED, "version");
     }
     mem_str_puts(&s, "GGUF");
