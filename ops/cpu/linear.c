@@ -10,7 +10,7 @@
 #include "ops/cpu/cpu_linear.h"
 
 #define ROW_TILE 256               /* most rows of a tile: the accumulators of one panel */
-#define TILE_X_BYTES (160 * 1024)  /* of x in a tile of rows: part of L2 */
+#define TILE_X_BYTES (1024 * 1024)  /* of x in a tile of rows: part of L2 */
 #define FLOAT_BLOCK 256            /* k of a float panel between spills of the accumulators */
 #define ONE_PANELS 8               /* panels of a call of a one-row kernel */
 #define ROWS_WORTH_SPLITTING 32
