@@ -69,6 +69,14 @@ EMULATE simde__m512i emulate_cvtepi8_epi32(__m128i a)
     r.half[1] = _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8));
     return r.i;
 }
+#define _mm512_cvtepu8_epi32 emulate_cvtepu8_epi32
+EMULATE simde__m512i emulate_cvtepu8_epi32(__m128i a)
+{
+    emulate_512 r;
+    r.half[0] = _mm256_cvtepu8_epi32(a);
+    r.half[1] = _mm256_cvtepu8_epi32(_mm_srli_si128(a, 8));
+    return r.i;
+}
 #define _mm512_cvtepu16_epi32 emulate_cvtepu16_epi32
 EMULATE simde__m512i emulate_cvtepu16_epi32(__m256i a)
 {

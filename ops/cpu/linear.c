@@ -70,9 +70,11 @@ const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa)
         return &cpu_linear_c;
 #ifdef CPU_X86
     case CPU_ISA_AVX2:
-    case CPU_ISA_AVX512: /* the same bits as AVX2 */
-    case CPU_ISA_AMX:
         return &cpu_linear_avx2;
+    case CPU_ISA_AVX512:
+        return &cpu_linear_avx512;
+    case CPU_ISA_AMX:
+        return &cpu_linear_amx;
 #endif
     default:
         return NULL;

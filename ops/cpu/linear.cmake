@@ -2,7 +2,8 @@
 set(OPS_LINEAR_COMMON cpu/linear.c cpu/linear_c.c)
 set(OPS_LINEAR_LEVEL cpu/linear_quantise.c)
 set(OPS_LINEAR_AVX2 cpu/linear_avx2.c)
-set(OPS_LINEAR_AVX512)
-set(OPS_LINEAR_AMX)
-# The kernels are loops over constants that must be unrolled into registers, also in unoptimised-for-size builds.
-set_source_files_properties(cpu/linear_avx2.c cpu/linear_quantise.c PROPERTIES COMPILE_OPTIONS "-O3")
+set(OPS_LINEAR_AVX512 cpu/linear_avx512.c)
+set(OPS_LINEAR_AMX cpu/linear_amx.c)
+# The kernels are loops over constants that must be unrolled into registers, in every build.
+set_source_files_properties(cpu/linear_avx2.c cpu/linear_avx512.c cpu/linear_amx.c cpu/linear_quantise.c
+                            PROPERTIES COMPILE_OPTIONS "-O3")

@@ -1,5 +1,5 @@
-# Tests of the products, included by tests/ops/CMakeLists.txt.
+# Tests of the products, included by tests/ops/CMakeLists.txt.  Twice: on the backend as it is, and on the one whose higher levels are emulated.
 trireme_test(test_linear SOURCES test_linear.c LIBS ops m)
-if(TARGET test_linear AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  target_compile_definitions(test_linear PRIVATE CPU_X86=1)
+if(TARGET ops_emulated)
+  trireme_test(test_linear_emulated SOURCES test_linear.c LIBS ops_emulated m TIMEOUT 300)
 endif()

@@ -25,6 +25,10 @@ static int open_contexts(void **state)
 {
     (void)state;
     n_levels = weights_levels(levels);
+    printf("levels:");
+    for (int i = 0; i < n_levels; i++)
+        printf(" %s", level_names[levels[i]]);
+    printf("\n");
     for (int i = 0; i < n_levels; i++)
         for (int t = 1; t <= 3; t++)
             if (weights_ctx(levels[i], t, MAX_ROWS, MAX_COLS, &contexts[i][t]) != ST_OK)

@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "base/mem.h"
 #include "ops/cpu/cpu_linear.h"
+#include "ops/cpu/cpu_vec.h"
 
 static inline uint32_t weights_random(uint32_t *s)
 {
@@ -91,24 +92,13 @@ static inline void weights_ctx_free(ops_ctx *ctx)
     free(ctx->quantise_scratch);
 }
 
-/* The levels that can run here: all of them in an emulated build. */
+/* The levels that can run here: all of them where they are emulated. */
 static inline int weights_levels(cpu_isa out[CPU_ISAS])
 {
     int n = 0;
-    out[n++] = CPU_ISA_C;
-#ifdef CPU_X86
-#ifdef CPU_EMULATE
-    bool avx512 = true, amx = true;
-#else
-    bool avx512 = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"), amx = false;
-#endif
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        out[n++] = CPU_ISA_AVX2;
-    if (avx512)
-        out[n++] = CPU_ISA_AVX512;
-    if (amx)
-        out[n++] = CPU_ISA_AMX;
-#endif
+    for (int i = 0; i < CPU_ISAS; i++)
+        if (cpu_isa_lacks((cpu_isa)i) == NULL && cpu_linear_kernels_of((cpu_isa)i) != NULL)
+            out[n++] = (cpu_isa)i;
     return n;
 }
 

@@ -1,0 +1,198 @@
+/* ops/cpu/linear_avx512.c - the products with AVX-512 and VNNI: a panel's 16 outputs are one register; vpdpbusd adds four unsigned codes times
+ * four signed bytes of x, broadcast from memory, into each 32-bit lane. */
+#include "ops/cpu/linear_avx512.h"
+
+/* Weights read once come from memory, further ahead than the hardware looks. */
+#define PREFETCH 2048
+
+INLINE __m512i broadcast_four(const char *x)
+{
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_set1_epi32(four);
+}
+
+/* n_rows (at most 8) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix. */
+INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_q8_view *x, int32_t row, int n_rows, cpu_acc *acc)
+{
+    const size_t unit_bytes = (size_t)k.bits * 64;
+    __m512 a[8];
+    const char *xr[8];
+    for (int r = 0; r < n_rows; r++) {
+        xr[r] = x->rows + (size_t)(row + r) * x->stride;
+        a[r] = _mm512_loadu_ps(acc[r]);
+    }
+    for (int32_t u = 0; u < n_units; u++) {
+        const uint8_t *unit = s->codes + (size_t)u * unit_bytes;
+        if (!k.in_tile)
+#pragma GCC unroll 8
+            for (int v = 0; v < k.bits; v++)
+                _mm_prefetch((const char *)unit + PREFETCH + v * 64, _MM_HINT_T0);
+        size_t xk = (size_t)(unit0 + u) * PACKED_UNIT, xu = xk / 8;
+        for (int g = 0; g < PACKED_UNIT / k.group; g++) {
+            size_t xg = k.group == 32 ? xu : xu * 2 + (size_t)g * 4;
+            __m512i dot[8], odd = _mm512_setzero_si512();
+            for (int r = 0; r < n_rows; r++)
+                dot[r] = _mm512_set1_epi32(zero_term(k, x, xr[r], xg));
+#pragma GCC unroll 8
+            for (int c = g * k.group / 4; c < (g + 1) * k.group / 4; c++) {
+                __m512i w = chunk_codes(k, s, unit, c);
+                if (n_rows == 1 && c % 2 != 0) { /* two sums: one would wait for itself */
+                    odd = _mm512_dpbusd_epi32(odd, w, broadcast_four(xr[0] + xk + c * 4));
+                    continue;
+                }
+#pragma GCC unroll 8
+                for (int r = 0; r < n_rows; r++)
+                    dot[r] = _mm512_dpbusd_epi32(dot[r], w, broadcast_four(xr[r] + xk + c * 4));
+            }
+            if (n_rows == 1)
+                dot[0] = _mm512_add_epi32(dot[0], odd);
+            int32_t at = u * (PACKED_UNIT / k.group) + g;
+            __m512 ws = group_scale(k, s, at), wm = k.has_min ? group_min(k, s, at) : ws;
+            for (int r = 0; r < n_rows; r++)
+                a[r] = add_group(k, x, xr[r], xu, xg, dot[r], ws, wm, a[r]);
+        }
+    }
+    for (int r = 0; r < n_rows; r++)
+        _mm512_storeu_ps(acc[r], a[r]);
+}
+
+INLINE void one_template(kind k, const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
+{
+    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
+    for (int32_t p = 0; p < n_panels; p++) {
+        source s = packed_source(l, panel + (size_t)p * l->panel_bytes, 0, k);
+        rows_units(k, &s, 0, l->units, x, 0, 1, &acc[p]);
+    }
+}
+
+INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+{
+    source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
+    int32_t r = 0;
+    for (; r + 8 <= n_rows; r += 8)
+        rows_units(k, &s, unit, n_units, x, row + r, 8, acc + r);
+    if (n_rows & 4) {
+        rows_units(k, &s, unit, n_units, x, row + r, 4, acc + r);
+        r += 4;
+    }
+    if (n_rows & 2) {
+        rows_units(k, &s, unit, n_units, x, row + r, 2, acc + r);
+        r += 2;
+    }
+    if (n_rows & 1)
+        rows_units(k, &s, unit, n_units, x, row + r, 1, acc + r);
+}
+
+#define DEFINE_PACKED(name, type, bits, group, zero, has_min, codebook, scale)                                                                \
+    static void one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)                  \
+    {                                                                                                                                        \
+        one_template((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, n_panels, x, acc);                                \
+    }                                                                                                                                        \
+    static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                      \
+    {                                                                                                                                        \
+        unpack_template((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, unit, n_units, tile);                          \
+    }
+INTEGERS(DEFINE_PACKED)
+
+#define DEFINE_TILE(name, group, zero, has_min)                                                                                               \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row,  \
+                            int32_t n_rows, cpu_acc *acc)                                                                                    \
+    {                                                                                                                                        \
+        (void)l;                                                                                                                             \
+        many_template((kind){8, group, zero, has_min, false, true, PACKED_SCALE_NONE}, tile, unit, n_units, x, row, n_rows, acc);            \
+    }
+TILES(DEFINE_TILE)
+
+/* ---- floats ---- */
+
+/* Column k of a panel, as f32.  odd is a constant: the parity of k. */
+INLINE __m512 float_weights(packed_type type, const char *panel, int32_t k, int odd)
+{
+    const char *pair = panel + (size_t)(k / 2) * 64;
+    if (type == PACKED_F32)
+        return _mm512_loadu_ps(panel + (size_t)k * 64);
+    if (type == PACKED_F16)
+        return half_floats(pair + odd * 32);
+    __m512i both = _mm512_loadu_si512(pair);
+    return _mm512_castsi512_ps(odd ? _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(both, 16));
+}
+
+/* n_panels * n_rows <= 12 accumulators. */
+INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes, int n_panels, int32_t k0, int32_t k1, const char *x, size_t x_stride, int n_rows,
+                         cpu_acc *acc)
+{
+    __m512 a[12];
+    const int n = n_panels * n_rows;
+    for (int i = 0; i < n; i++)
+        a[i] = _mm512_loadu_ps(acc[i]);
+    int32_t k = k0;
+    for (; k + 2 <= k1; k += 2) {
+        for (int odd = 0; odd < 2; odd++) {
+            for (int p = 0; p < n_panels; p++) {
+                __m512 w = float_weights(type, panel + (size_t)p * panel_bytes, k + odd, odd);
+                for (int r = 0; r < n_rows; r++) {
+                    __m512 xk = _mm512_set1_ps(((const float *)(const void *)(x + (size_t)r * x_stride))[k + odd]);
+                    a[p * n_rows + r] = _mm512_fmadd_ps(xk, w, a[p * n_rows + r]);
+                }
+            }
+        }
+    }
+    if (k < k1) {
+        for (int i = 0; i < n; i++) {
+            __m512 xk = _mm512_set1_ps(((const float *)(const void *)(x + (size_t)(i % n_rows) * x_stride))[k]);
+            a[i] = _mm512_fmadd_ps(xk, float_weights(type, panel + (size_t)(i / n_rows) * panel_bytes, k, 0), a[i]);
+        }
+    }
+    for (int i = 0; i < n; i++)
+        _mm512_storeu_ps(acc[i], a[i]);
+}
+
+INLINE void floats_template(packed_type type, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
+{
+    const char *xr = (const char *)x;
+    int32_t r = 0;
+    for (; r + 12 <= n_rows; r += 12)
+        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 12, acc + r);
+    for (; r + 4 <= n_rows; r += 4)
+        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 4, acc + r);
+    for (; r < n_rows; r++)
+        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 1, acc + r);
+}
+
+INLINE void floats_one_template(packed_type type, const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
+{
+    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
+    int32_t p = 0;
+    for (; p + 8 <= n_panels; p += 8) /* enough sums at once to hide the latency of a multiply-add */
+        floats_block(type, panel + (size_t)p * l->panel_bytes, l->panel_bytes, 8, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+    for (; p < n_panels; p++)
+        floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+}
+
+#define DEFINE_FLOATS(name, type)                                                                                                             \
+    static void floats_##name(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride,            \
+                              int32_t n_rows, cpu_acc *acc)                                                                                  \
+    {                                                                                                                                        \
+        (void)l;                                                                                                                             \
+        floats_template(type, panel, k0, k1, x, x_stride, n_rows, acc);                                                                      \
+    }                                                                                                                                        \
+    static void floats_one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)                 \
+    {                                                                                                                                        \
+        floats_one_template(type, l, panel, n_panels, x, acc);                                                                               \
+    }
+DEFINE_FLOATS(f32, PACKED_F32)
+DEFINE_FLOATS(f16, PACKED_F16)
+DEFINE_FLOATS(bf16, PACKED_BF16)
+
+#define ONE_ENTRY(name, type, ...) [type] = one_##name,
+#define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
+
+const cpu_linear_kernels cpu_linear_avx512 = {
+    .one = {INTEGERS(ONE_ENTRY)},
+    .unpack = {INTEGERS(UNPACK_ENTRY)},
+    .many = MANY_TABLE,
+    .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
+    .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
+    .quantise = cpu_quantise_avx512,
+};
