@@ -6,7 +6,7 @@
 
 Needs torch and transformers (tests do not: their results are committed).  Weights are random, but no tensor keeps a value
 that hides a mistake in it: norm weights are far from 1, biases from 0, clips and multipliers bite.  The goldens are computed
-in float32 on a CPU with eager attention, the whole sequence at every step, from the weights as stored.
+in float32 on a CPU with eager attention (but where a spec says why not), the whole sequence at every step, from the weights as stored.
 
 golden.json: about; records of three prompts: input_ids, logits of the last two positions, argmax_at_each_position,
 next_token_logprobs, greedy_ids (24, end tokens not obeyed) and greedy_margins (first minus second logit).
@@ -39,8 +39,8 @@ def yarn(**more):
             "beta_slow": 1.0, **more}
 
 
-def spec(name, config, note, legacy=True, dtype="bfloat16", **args):
-    return dict(name=name, config=config, note=note, legacy=legacy, dtype=dtype, args={"max_position_embeddings": 256, **args})
+def spec(name, config, note, legacy=True, dtype="bfloat16", attention="eager", **args):
+    return dict(name=name, config=config, note=note, legacy=legacy, dtype=dtype, attention=attention, args={"max_position_embeddings": 256, **args})
 
 
 # Head counts are odd where a family allows it, layers enough for two or four stages.
@@ -95,7 +95,8 @@ SPECS = [
     spec("falcon-grouped-one-norm", "FalconConfig", "11B's layout: q, k, v by KV group, one norm; a width of its own", legacy=False,
          hidden_size=48, num_hidden_layers=2, num_attention_heads=6, num_kv_heads=3, new_decoder_architecture=True, num_ln_in_parallel_attn=1,
          ffn_hidden_size=112, tie_word_embeddings=False, rope_parameters=plain(500000.0)),
-    spec("falcon-rw-alibi", "FalconConfig", "alibi, added before the scale; sequential block, biases, q, k, v for each head", hidden_size=60,
+    spec("falcon-rw-alibi", "FalconConfig", "alibi, added before the scale; sequential block, biases, q, k, v for each head (made with sdpa "
+         "attention: transformers 5's eager path adds alibi twice)", attention="sdpa", hidden_size=60,
          num_hidden_layers=2, num_attention_heads=5, alibi=True, bias=True, multi_query=False, parallel_attn=False),
     spec("cohere-qknorm", "CohereConfig", "parallel block, LayerNorm without bias, interleaved rope, logit_scale, a LayerNorm weight for each q and k head",
          hidden_size=60, intermediate_size=72, num_hidden_layers=3, num_attention_heads=5, num_key_value_heads=1, use_qk_norm=True, logit_scale=0.7,
@@ -194,7 +195,7 @@ def make(s, seed, out):
         old_style(os.path.join(out, "config.json"), s["dtype"])
     for f in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(os.path.join(SOURCE, f), out)
-    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32, attn_implementation=s["attention"]).eval()
     prompts = [("short", tok.encode(SHORT).ids), ("one token", [ends["bos_token_id"]]), ("long", tok.encode(LONG).ids[:LONG_TOKENS])]
     return model, [record(model, n, ids) for n, ids in prompts]
 
@@ -211,7 +212,7 @@ def checkpoint(s, out_root):
         if worst > MARGIN or attempt == TRIES:
             break
     about = {"family": s["config"], "torch": torch.__version__, "transformers": transformers.__version__, "weights_stored_as": s["dtype"],
-             "compute": "float32, CPU, eager attention, batch 1, no cache", "seed": seed, "parameters": sum(p.numel() for p in model.parameters()),
+             "compute": f"float32, CPU, {s['attention']} attention, batch 1, no cache", "seed": seed, "parameters": sum(p.numel() for p in model.parameters()),
              "smallest_greedy_margin": worst, "note": s["note"]}
     with open(os.path.join(out, "golden.json"), "w") as f:
         f.write('{"about": ' + json.dumps(about) + ',\n"records": [\n' + ",\n".join(map(json.dumps, records)) + "\n]}\n")
