@@ -43,6 +43,7 @@ static const arch_tensor neox_hf[] = {
 static const arch_tensor falcon_hf[] = {FALCON_HF, {SHARD_ATTN_NORM, "h.%d.input_layernorm"}, {SHARD_MLP_NORM, "h.%d.post_attention_layernorm"}, {0, NULL}};
 static const arch_tensor falcon_two_hf[] = {FALCON_HF, {SHARD_ATTN_NORM, "h.%d.ln_attn"}, {SHARD_MLP_NORM, "h.%d.ln_mlp"}, {0, NULL}};
 static const arch_tensor falcon_two_gguf[] = {{SHARD_ATTN_NORM, "blk.%d.attn_norm_2"}, {SHARD_MLP_NORM, "blk.%d.attn_norm"}, {0, NULL}};
+static const arch_tensor seed_oss_gguf[] = {{SHARD_MLP_NORM, "blk.%d.post_attention_norm"}, {0, NULL}};
 static const arch_tensor starcoder2_hf[] = {{SHARD_UP, "layers.%d.mlp.c_fc"}, {SHARD_DOWN, "layers.%d.mlp.c_proj"}, {0, NULL}};
 static const arch_tensor stablelm_hf[] = {
     {SHARD_Q_NORM, "layers.%d.self_attn.q_layernorm.norms.%d", ARCH_STORE_PIECES},
@@ -186,7 +187,7 @@ const arch_family arch_families[] = {
      RMS(1e-5), .qkv_bias = "attention_bias", .o_bias = "attention_bias", .mlp_bias = "mlp_bias", .plain_mlp = true, LLAMA_HF, .gguf_rotary = true},
     {.family = "seed_oss", .title = "Seed-OSS", .model_types = "seed_oss", .hf_architectures = "SeedOssForCausalLM", .gguf_names = "seed_oss",
      .notes = "bias on q, k, v", .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"head_dim\":128,\"attention_bias\":true}",
-     RMS(1e-6), .qkv_bias = "attention_bias", .o_bias = "attention_out_bias", .mlp_bias = "mlp_bias", LLAMA_HF},
+     RMS(1e-6), .qkv_bias = "attention_bias", .o_bias = "attention_out_bias", .mlp_bias = "mlp_bias", LLAMA_HF, .gguf = seed_oss_gguf},
     {.family = "exaone4", .title = "EXAONE 4", .model_types = "exaone4", .hf_architectures = "Exaone4ForCausalLM", .gguf_names = "exaone4",
      .notes = "norms after only, q/k norm by head, full layers without position where it has windows",
      .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"sliding_window\":4096,\"sliding_window_pattern\":4}",

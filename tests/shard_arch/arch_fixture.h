@@ -10,6 +10,7 @@
 typedef struct fixture {
     char name[128];
     json_t *config, *tensors; /* tensors: name -> {"dtype", "shape", ...} of every safetensors file */
+    bool gguf;
     shard_arch arch;
 } fixture;
 
@@ -21,7 +22,14 @@ bool fixture_has(void *arg, const char *name); /* a shard_has_tensor_fn; arg: fi
 /* The names of all folders of tests/golden with a model in them; n <= cap. */
 int fixture_names(char (*names)[128], int cap);
 
+/* Opens tests/golden/gguf/NAME.gguf and reads its arch. */
+void fixture_open_gguf(const char *name, fixture *f);
+int fixture_gguf_names(char (*names)[128], int cap); /* without .gguf */
+
 /* from_config on text with ' for ". */
 status fixture_parse(const char *text, shard_arch *out);
+
+/* from_gguf on {"kv": {...}, "tensors": {name: [rows, cols], or reals: the values of a rope list}}; messages say model.gguf. */
+status fixture_parse_gguf(const json_t *file, shard_arch *out);
 
 #endif

@@ -1,9 +1,10 @@
-/* tests/shard_arch/fuzz_arch.c - any bytes as a config.json: refused or understood; what is understood has finite facts and answers every question. */
+/* tests/shard_arch/fuzz_arch.c - any bytes as a config.json, or as GGUF metadata written in JSON: refused or understood; what is understood has finite facts and answers every question. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "arch_fixture.h"
 #include "base/json.h"
 #include "base/status.h"
 #include "shard/arch.h"
@@ -59,6 +60,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (shard_arch_from_config("config.json", config, NULL, NULL, &a) == ST_OK)
             ask_everything(&a, salt);
         if (shard_arch_from_config("config.json", config, sometimes, &salt, &a) == ST_OK)
+            ask_everything(&a, salt);
+        if (json_object_get(config, "kv") != NULL && fixture_parse_gguf(config, &a) == ST_OK)
             ask_everything(&a, salt);
         json_decref(config);
     }

@@ -1,4 +1,4 @@
-/* tests/shard_arch/test_arch_gguf.c - facts from GGUF metadata, given as JSON: {"kv": {...}, "tensors": {name: [rows, cols] or [values ...] for rope lists}}. */
+/* tests/shard_arch/test_arch_gguf.c - facts from GGUF metadata, given as JSON. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,70 +9,9 @@
 
 #include <cmocka.h>
 
+#include "arch_fixture.h"
 #include "base/json.h"
 #include "shard/arch.h"
-
-typedef struct fake {
-    json_t *kv, *tensors;
-    int64_t ints[64];
-} fake;
-
-static json_t *kv(void *arg, const char *key)
-{
-    return json_object_get(((fake *)arg)->kv, key);
-}
-static bool get_int(void *arg, const char *key, int64_t *out)
-{
-    *out = json_integer_value(kv(arg, key));
-    return json_is_integer(kv(arg, key));
-}
-static bool get_f64(void *arg, const char *key, double *out)
-{
-    *out = json_number_value(kv(arg, key));
-    return json_is_number(kv(arg, key));
-}
-static bool get_bool(void *arg, const char *key, bool *out)
-{
-    *out = json_is_true(kv(arg, key));
-    return json_is_boolean(kv(arg, key));
-}
-static const char *get_str(void *arg, const char *key)
-{
-    return json_string_value(kv(arg, key));
-}
-static int64_t get_int_array(void *arg, const char *key, const int64_t **out)
-{
-    fake *f = arg;
-    json_t *v;
-    size_t i;
-    if (!json_is_array(kv(arg, key)))
-        return -1;
-    json_array_foreach(kv(arg, key), i, v) f->ints[i] = json_is_boolean(v) ? json_is_true(v) : json_integer_value(v);
-    *out = f->ints;
-    return (int64_t)json_array_size(kv(arg, key));
-}
-static int64_t get_f64_array(void *arg, const char *key, const double **out)
-{
-    (void)arg, (void)key, (void)out;
-    return -1;
-}
-static bool tensor_shape(void *arg, const char *name, int64_t *rows, int64_t *cols)
-{
-    const json_t *v = json_object_get(((fake *)arg)->tensors, name);
-    bool list = json_is_real(json_array_get(v, 0));
-    *rows = list ? (int64_t)json_array_size(v) : json_integer_value(json_array_get(v, 0));
-    *cols = list || json_array_size(v) < 2 ? 1 : json_integer_value(json_array_get(v, 1));
-    return v != NULL;
-}
-static status tensor_f32(void *arg, const char *name, int64_t *n, float **out)
-{
-    const json_t *v = json_object_get(((fake *)arg)->tensors, name);
-    *n = (int64_t)json_array_size(v);
-    *out = calloc((size_t)*n, sizeof(float));
-    for (int64_t i = 0; i < *n; i++)
-        (*out)[i] = (float)json_number_value(json_array_get(v, (size_t)i));
-    return ST_OK;
-}
 
 static shard_arch a;
 
@@ -84,9 +23,7 @@ static status read_gguf(const char *text)
     for (char *p = buf; *p != '\0'; p++)
         *p = *p == '\'' ? '"' : *p;
     assert_int_equal(json_parse("test", buf, strlen(buf), &j), ST_OK);
-    fake f = {.kv = json_object_get(j, "kv"), .tensors = json_object_get(j, "tensors")};
-    shard_meta meta = {&f, get_int, get_f64, get_bool, get_str, get_int_array, get_f64_array, tensor_shape, tensor_f32};
-    status st = shard_arch_from_gguf("model.gguf", &meta, &a);
+    status st = fixture_parse_gguf(j, &a);
     json_decref(j);
     return st;
 }
