@@ -3,12 +3,16 @@
  * Requests, results and cancels come in, steps go out; no clock, thread, file or rank is touched, so that a million
  * requests are simulated in seconds.  One thread calls.
  *
- * A step is filled up to a token budget: first one token for each decoding sequence, then chunks of prefills
- * already begun (at most max_partial_prefills of them), then new admissions by priority and age.  A sequence with a
- * sample outstanding waits for its token; up to `depth` steps (one for each pipeline stage) are in flight, and chunks of
- * one prefill may follow each other in successive steps.  KV blocks are handed out as a sequence grows.  When they run out
- * the youngest sequence of the lowest priority gives all of its back and is computed again later from prompt + tokens so far:
- * preemption by recompute.  Blocks and slots return to the pool when every step naming them has retired.
+ * A step is filled up to a token budget: one token for each decoding sequence, then chunks of prefills already begun (at most
+ * max_partial_prefills of them), then new admissions by priority and age.  A sequence with a sample outstanding waits for its
+ * token.  Up to `depth` steps (one for each pipeline stage) are in flight; each takes its share of the decoding sequences, the ones
+ * served longest ago first, so that no stage idles; and chunks of one prefill may follow each other in successive steps.
+ *
+ * KV blocks are handed out as a sequence grows, to the oldest first: who lacks blocks takes what is free, a chunk shrinking to it; then the
+ * youngest sequence of the lowest priority that no step in flight names gives all of its back, and is computed again later from prompt +
+ * tokens so far (preemption by recompute); and while someone waits for blocks in vain nobody younger gets any.  So the oldest
+ * sequence always gets on, and none starves.  A block returns to the pool when every step naming it has retired; a slot at once, since its
+ * sequence is in no step in flight and ranks retire before they admit.
  *
  *   submit -> WAITING --admit--> RUNNING --finish--> gone          (cancel: gone as soon as no step in flight names it)
  *                ^------ preempt / lost ranks ----'
@@ -89,8 +93,10 @@ typedef struct coord_sched_stats {
 } coord_sched_stats;
 void coord_sched_stats_get(const coord_sched *s, coord_sched_stats *out);
 
-/* Checks every invariant (each block in exactly one place, slots and tables consistent, budgets kept); for tests and simulation.
- * Returns NULL, or what is broken. */
+/* For tests and simulation: NULL, or which invariant is broken.  Every move of a block checks where it comes from and keeps the first fault, so
+ * that coord_sched_check, which counts, sees after each step whether each block is in exactly one place, in time proportional to the sequences
+ * running.  coord_sched_check_whole looks at every block, table and waiting request itself. */
 const char *coord_sched_check(const coord_sched *s);
+const char *coord_sched_check_whole(const coord_sched *s);
 
 #endif
