@@ -24,6 +24,7 @@ typedef struct user { /* what the submitter of a request knows */
     bool alive, cancelled;
     int32_t n_prompt, max_tokens, n_seen, n_prompt_seen, priority;
     bool want_prompt;
+    uint64_t hash;         /* running hash of its logits */
     uint64_t submitted_at; /* clock */
     int32_t ahead;         /* requests alive then */
 } user;
@@ -102,6 +103,12 @@ static int32_t token_of(uint64_t id, int32_t i)
     return (int32_t)(hash_mix(id * 0x9e3779b97f4a7c15u + (uint64_t)i) % VOCAB);
 }
 
+/* The running hash after generated token i. */
+static uint64_t hash_of(uint64_t id, int32_t i)
+{
+    return i < 0 ? 0 : hash_mix(id + (uint64_t)i);
+}
+
 /* How the generated token of index i ends its request: 0 goes on, 1 stop, 2 length. */
 static uint8_t finish_of(const user *u, int32_t i)
 {
@@ -146,10 +153,11 @@ static void submit(sim *s)
         int32_t begun = between(s, 0, u->max_tokens - 1);
         while (u->n_seen < begun && finish_of(u, u->n_seen) == 0)
             u->n_seen++;
+        u->hash = hash_of(id, u->n_seen - 1);
     }
     for (int32_t i = 0; i < u->n_prompt + u->n_seen; i++)
         tokens[i] = token_of(id, i);
-    coord_request r = {.id = id, .tokens = tokens, .n_tokens = u->n_prompt + u->n_seen, .n_prompt = u->n_prompt, .priority = u->priority,
+    coord_request r = {.id = id, .tokens = tokens, .n_tokens = u->n_prompt + u->n_seen, .n_prompt = u->n_prompt, .priority = u->priority, .hash = u->hash, .rope_set = (int32_t)(id & 1),
                        .sampling = {.max_tokens = u->max_tokens, .seed = id /* tells the ranks whose slot it is */, .n_prompt_logprobs = u->want_prompt ? 0 : -1}};
     if (coord_sched_submit(s->sched, &r) != ST_OK) {
         fault(s, "a request that fits was refused");
@@ -276,7 +284,8 @@ static void check_admissions(sim *s, const step *st)
         if (q->live)
             fault(s, "a slot was admitted twice");
         const user *u = user_of(s, a->sampling.seed);
-        if (u == NULL || u->n_prompt != a->n_prompt || u->n_seen != a->n_generated)
+        if (u == NULL || u->n_prompt != a->n_prompt || u->n_seen != a->n_generated || u->hash != a->hash ||
+            (uint64_t)a->rope_set != (u->id & 1))
             fault(s, "a sequence was admitted that nobody waits for, or not from where it was");
         *q = (slot){.live = true, .life = ++s->lives, .id = a->sampling.seed, .n_prompt = a->n_prompt, .n_known = a->n_prompt + a->n_generated};
     }
@@ -327,11 +336,12 @@ static void on_event(void *arg, const coord_event *e)
         u->n_prompt_seen = e->index;
         return;
     }
-    if (e->index != u->n_seen || e->token != token_of(e->id, u->n_prompt + e->index) || e->hash != hash_mix(e->id + (uint64_t)e->index))
+    if (e->index != u->n_seen || e->token != token_of(e->id, u->n_prompt + e->index) || e->hash != hash_of(e->id, e->index))
         fault(s, "a token out of order");
     if (u->want_prompt && u->n_prompt_seen != u->n_prompt - 1)
         fault(s, "a prompt's log-probabilities are missing");
     u->n_seen++;
+    u->hash = e->hash;
     if (e->finish != finish_of(u, e->index))
         fault(s, "a wrong end");
     if (e->finish != 0)
@@ -353,7 +363,7 @@ static int32_t span_rows(sim *s, const step_span *sp, uint64_t id, int32_t n_pro
     user known = *u; /* a cancelled request's place may be another's already: any answer will do for it */
     known.id = id;
     s->rows[n] = (step_result_row){.slot = sp->slot, .position = position, .token = token_of(id, position + 1),
-                                   .hash = hash_mix(id + (uint64_t)index), .finish = u->id == id ? finish_of(&known, index) : 2};
+                                   .hash = hash_of(id, index), .finish = u->id == id ? finish_of(&known, index) : 2};
     return n + 1;
 }
 
