@@ -1,7 +1,7 @@
 /* ops/cpu/vec_math.h - exp, log, tanh, erf, sine and cosine on sixteen lanes, the same bits on every instruction set.
  *
  * Each reduces its argument exactly (or nearly so) by fused multiply-adds and evaluates a minimax polynomial (Remez exchange in
- * 40 digits, coefficients rounded to f32); errors measured by tests/ops/test_math.c are below 2 units in the last place. */
+ * 40 digits, coefficients rounded to f32); errors measured by tests/ops/test_ops_math.c are below 2 units in the last place. */
 #ifndef OPS_CPU_VEC_MATH_H
 #define OPS_CPU_VEC_MATH_H
 

@@ -1,4 +1,4 @@
-/* tests/ops/test_attention.c - qkv and attention against a double-precision reference, and bit for bit across levels, threads, row grouping and
+/* tests/ops/test_ops_attention.c - qkv and attention against a double-precision reference, and bit for bit across levels, threads, row grouping and
  * chunking: a token decoded alone equals the same token recomputed within a prompt, whoever else is in the step. */
 #include "tests/ops/fixture.h"
 
