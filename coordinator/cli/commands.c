@@ -3,5 +3,6 @@
 #include <stddef.h>
 
 const cli_command cli_commands[] = {
+    {"template", "render conversations with a chat template", cli_template},
     {NULL, NULL, NULL},
 };

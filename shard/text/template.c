@@ -138,23 +138,49 @@ static void alias_reasoning(tmpl_run *r, tv messages)
     }
 }
 
-/* Marks where the final message's text ends; returns that text. */
-static tv mark_final(tmpl_run *r, const shard_template *t, tv messages)
+static bool is_reasoning(const char *field)
 {
-    static const char field[] = "content";
+    for (size_t i = 0; i < ARRAY_LEN(reasoning_fields); i++) {
+        if (strcmp(field, reasoning_fields[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The fields that hold the text to continue: `field`, and for reasoning its copies under the other names. */
+static size_t continued_fields(tmpl_run *r, const char *field, tv last, tv content, const char *out[ARRAY_LEN(reasoning_fields)])
+{
+    size_t n = 0;
+    out[n++] = field;
+    for (size_t i = 0; is_reasoning(field) && i < ARRAY_LEN(reasoning_fields); i++) {
+        const tv *copy = tv_dict_get_text(r, last.u.d, reasoning_fields[i]);
+        if (strcmp(reasoning_fields[i], field) != 0 && copy != NULL && tv_equal(r, *copy, content))
+            out[n++] = reasoning_fields[i];
+    }
+    return n;
+}
+
+/* Marks where the final message's text ends; returns that text. */
+static tv mark_final(tmpl_run *r, const shard_template *t, tv messages, const char *field)
+{
+    const char *fields[ARRAY_LEN(reasoning_fields)];
     if (messages.u.l->n == 0)
         tmpl_fail(r, ST_INVALID, "continue_final_message is set but there are no messages");
     tv last = messages.u.l->v[messages.u.l->n - 1];
     const tv *content = tv_dict_get_text(r, last.u.d, field);
     if (content == NULL || content->type == TV_NONE)
         tmpl_fail(r, ST_INVALID, "continue_final_message is set but the final message has no \"%s\" to continue", field);
-    if (memmem(t->source, t->source_len, field, strlen(field)) == NULL)
-        tmpl_fail(r, ST_INVALID, "continue_final_message is set but the template does not use \"%s\"", field);
     tv tag = tv_text(r, CONTINUE_TAG), text = *content;
-    if (text.type == TV_STR) {
-        tv_dict_set(r, last.u.d, tv_text(r, field), tv_concat(r, text, tag));
+    size_t n = continued_fields(r, field, last, text, fields);
+    bool used = false;
+    for (size_t i = 0; i < n; i++)
+        used = used || memmem(t->source, t->source_len, fields[i], strlen(fields[i])) != NULL;
+    if (!used)
+        tmpl_fail(r, ST_INVALID, "continue_final_message is set but the template does not use \"%s\"", field);
+    for (size_t i = 0; text.type == TV_STR && i < n; i++)
+        tv_dict_set(r, last.u.d, tv_text(r, fields[i]), tv_concat(r, text, tag));
+    if (text.type == TV_STR)
         return text;
-    }
     for (size_t i = text.type == TV_LIST ? text.u.l->n : 0; i > 0; i--) {
         tv block = text.u.l->v[i - 1];
         const tv *part = block.type == TV_DICT ? tv_dict_get_text(r, block.u.d, "text") : NULL;
@@ -209,7 +235,7 @@ static void render_all(tmpl_run *r, const shard_template *t, const shard_templat
     tv messages = optional(r, in->messages, "messages", true), final = tv_none();
     alias_reasoning(r, messages);
     if (in->continue_final_message)
-        final = mark_final(r, t, messages);
+        final = mark_final(r, t, messages, in->continue_field == NULL ? "content" : in->continue_field);
     tv_dict_set(r, r->globals, tv_text(r, "messages"), messages);
     tv_dict_set(r, r->globals, tv_text(r, "tools"), optional(r, in->tools, "tools", true));
     tv_dict_set(r, r->globals, tv_text(r, "documents"), optional(r, in->documents, "documents", true));

@@ -34,6 +34,7 @@ typedef struct shard_template_input { /* everything borrowed */
     const json_t *tools, *documents; /* list or NULL */
     bool add_generation_prompt;
     bool continue_final_message; /* output ends with the last message's content, as transformers does it */
+    const char *continue_field;  /* ... or with this field of it ("reasoning_content"); NULL = "content" */
     const json_t *kwargs;     /* object of extra variables, or NULL */
     const json_t *variables;  /* bos_token, eos_token ...: object of strings, or NULL */
     const char *now;          /* "2026-02-03T14:05:06" seen by strftime_now; NULL = the clock, local time */

@@ -86,6 +86,7 @@ static tv l_count(tmpl_run *r, tv self, const targs *a)
 {
     int64_t n = 0;
     tmpl_positional(r, "count", a, 1, 1);
+    self = self.type == TV_RANGE ? tv_to_list(r, self) : self;
     for (size_t i = 0; i < self.u.l->n; i++)
         n += tv_equal(r, self.u.l->v[i], a->pos[0]);
     return tv_int(n);
@@ -94,6 +95,7 @@ static tv l_count(tmpl_run *r, tv self, const targs *a)
 static tv l_index(tmpl_run *r, tv self, const targs *a)
 {
     tmpl_positional(r, "index", a, 1, 3);
+    self = self.type == TV_RANGE ? tv_to_list(r, self) : self;
     int64_t n = (int64_t)self.u.l->n, from = a->n > 1 ? tv_to_int(r, a->pos[1], "start") : 0, to = a->n > 2 ? tv_to_int(r, a->pos[2], "stop") : n;
     from = from < 0 ? (from + n < 0 ? 0 : from + n) : from;
     to = to < 0 ? to + n : to;
@@ -188,7 +190,7 @@ static const struct {
     {1u << TV_LIST, "copy", l_copy}, {1u << TV_LIST | 1u << TV_TUPLE, "count", l_count}, {1u << TV_LIST | 1u << TV_TUPLE, "index", l_index},
     {1u << TV_LIST, "append", NULL}, {1u << TV_LIST, "clear", NULL}, {1u << TV_LIST, "extend", NULL}, {1u << TV_LIST, "insert", NULL},
     {1u << TV_LIST, "pop", NULL}, {1u << TV_LIST, "remove", NULL}, {1u << TV_LIST, "reverse", NULL}, {1u << TV_LIST, "sort", NULL},
-    {1u << TV_LOOP, "cycle", loop_cycle}, {1u << TV_LOOP, "changed", loop_changed},
+    {1u << TV_RANGE, "count", l_count}, {1u << TV_RANGE, "index", l_index}, {1u << TV_LOOP, "cycle", loop_cycle}, {1u << TV_LOOP, "changed", loop_changed},
     {1u << TV_CYCLER, "next", cycler_next}, {1u << TV_CYCLER, "reset", cycler_reset},
     {1u << TV_FLOAT, "is_integer", number_is_integer},
 };
@@ -243,7 +245,7 @@ static tv macro_attribute(tmpl_run *r, tv self, tv name)
         return tv_bool(n->uses_varargs);
     if (!tv_text_is(name, "arguments"))
         return tv_missing();
-    tv list = tv_list_of(r, TV_LIST, (size_t)n->list.n);
+    tv list = tv_list_of(r, TV_TUPLE, (size_t)n->list.n);
     for (int i = 0; i < n->list.n; i++)
         list.u.l->v[i] = n->list.v[i]->value;
     return list;
@@ -261,6 +263,8 @@ static tv plain_attribute(tv self, tv name)
         return tv_int(self.u.range->stop);
     if (self.type == TV_RANGE && tv_text_is(name, "step"))
         return tv_int(self.u.range->step);
+    if (self.type == TV_CYCLER && tv_text_is(name, "pos"))
+        return tv_int(self.u.cycler->pos);
     if (self.type == TV_CYCLER && tv_text_is(name, "current"))
         return self.u.cycler->items[self.u.cycler->pos];
     if ((self.type == TV_INT || self.type == TV_BOOL) && (tv_text_is(name, "real") || tv_text_is(name, "numerator")))
@@ -337,6 +341,8 @@ static tv item(tmpl_run *r, tv self, tv index)
 
 tv tmpl_getattr(tmpl_run *r, tv object, tv name)
 {
+    if (object.type == TV_UNDEFINED && tv_text_is(name, "__class__"))
+        return tv_undefined_attr(r, object, name, true);
     if (object.type == TV_UNDEFINED)
         tmpl_fail_undefined(r, object);
     tmpl_charge(r, 0);

@@ -487,6 +487,8 @@ static tv f_pprint(tmpl_run *r, tv x, const targs *a)
     tbuf b = {.r = r};
     no_args(r, "pprint", a);
     tmpl_put_repr(&b, x);
+    if (memchr(b.p, '{', b.len) != NULL && x.type != TV_STR)
+        tmpl_fail(r, ST_UNSUPPORTED, "pprint of dicts is not supported");
     if (b.len > 80 && (tv_is_seq(x) || x.type == TV_DICT))
         tmpl_fail(r, ST_UNSUPPORTED, "pprint of what does not fit on one line is not supported");
     return tbuf_take(&b);

@@ -263,6 +263,8 @@ static void percent_one(percent *f, tbuf *b)
             open += *f->p == '(' ? 1 : *f->p == ')' ? -1 : 0;
         if (open > 0)
             tmpl_fail(f->r, ST_INVALID, "incomplete format key");
+        if (f->args.type == TV_UNDEFINED)
+            tmpl_fail_undefined(f->r, f->args);
         if (f->args.type != TV_DICT)
             tmpl_fail(f->r, ST_INVALID, "format requires a mapping");
         const tv *found = tv_dict_get(f->r, f->args.u.d, tv_view_of(f->r, name, (size_t)(f->p - 1 - name)));
@@ -336,7 +338,7 @@ tv tmpl_percent(tmpl_run *r, tv format, tv args)
             percent_one(&f, &b);
         }
     }
-    bool left = args.type == TV_TUPLE ? f.next < args.u.l->n : f.next == 0 && args.type != TV_DICT && args.type != TV_LIST;
+    bool left = args.type == TV_TUPLE ? f.next < args.u.l->n : f.next == 0 && args.type != TV_DICT && args.type != TV_LIST && args.type != TV_RANGE && args.type != TV_UNDEFINED;
     if (left)
         tmpl_fail(r, ST_INVALID, "not all arguments converted during string formatting");
     tv out = tbuf_take(&b);

@@ -340,6 +340,7 @@ bool tmpl_cp_id(uint32_t cp, bool first);
 enum { CASE_UPPER, CASE_LOWER, CASE_TITLE, CASE_FOLD };
 void tmpl_put_cased(tbuf *b, uint32_t cp, int kind);
 void tmpl_put_lower(tbuf *b, const char *p, size_t n);        /* with the final sigma */
+void tmpl_put_lower_at(tbuf *b, const char *text, const char *at, const char *end); /* one character of text */
 
 /* template_strings.c: methods of str */
 tmpl_method_fn tmpl_str_method(const char *name, size_t len, const char **canonical);

@@ -118,6 +118,8 @@ static void lex_comment(lexer *x)
             return;
         }
     }
+    if (x->p == x->end) /* opened by the very last characters: Jinja lets it pass */
+        return;
     x->r->line = line;
     tmpl_fail(x->r, ST_FORMAT, "missing end of comment tag");
 }
@@ -137,6 +139,8 @@ static void lex_raw(lexer *x, const char *begin)
             return;
         }
     }
+    if (x->p == x->end)
+        return;
     x->r->line = line;
     tmpl_fail(x->r, ST_FORMAT, "missing end of raw directive");
 }
@@ -373,7 +377,7 @@ static void lex_tag(lexer *x, const char *source, bool block)
 {
     tbuf open = {.r = x->r};
     for (;;) {
-        x->p = x->p; /* the end is looked for first, when no bracket is open */
+        /* the end is looked for first, when no bracket is open */
         const char *close = block ? "%}" : "}}";
         if (open.len == 0) {
             const char *end = NULL;

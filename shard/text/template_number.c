@@ -188,13 +188,15 @@ tv tmpl_binary(tmpl_run *r, int op, tv a, tv b)
     if (op == OP_ADD && tv_is_seq(a) && a.type == b.type)
         return join_seqs(r, a, b);
     if (op == OP_MOD && a.type == TV_STR)
-        return b.type == TV_UNDEFINED ? (tmpl_fail_undefined(r, b), a) : tmpl_percent(r, a, b);
+        return tmpl_percent(r, a, b);
     if (op == OP_MUL) {
         bool left = a.type == TV_STR || tv_is_seq(a);
         tv seq = left ? a : b, times = left ? b : a;
         if ((seq.type == TV_STR || tv_is_seq(seq)) && (times.type == TV_INT || times.type == TV_BOOL))
             return repeat(r, seq, tv_whole(times));
     }
+    if (op == OP_SUB && (a.type == TV_VIEW || b.type == TV_VIEW))
+        tmpl_fail(r, ST_UNSUPPORTED, "sets are not supported");
     fail_types(r, op, a, b);
 }
 

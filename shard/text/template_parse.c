@@ -162,15 +162,15 @@ static tmpl_node *name_node(parser *p, int line, tv name)
 
 /* ---- expressions ---- */
 
-static bool tuple_end(const parser *p, const char *extra)
+static bool tuple_end(const parser *p)
 {
-    return p->t->type == T_VAR_END || p->t->type == T_BLOCK_END || is_op(p, ")") || (extra != NULL && is_name(p->t, extra));
+    return p->t->type == T_VAR_END || p->t->type == T_BLOCK_END || is_op(p, ")");
 }
 
 static tmpl_node *parse_primary(parser *p, bool namespace);
 
 /* An expression, or several with commas.  `target`: names and literals only. */
-static tmpl_node *parse_tuple(parser *p, bool target, bool condexpr, const char *extra_end, bool parentheses, bool namespace)
+static tmpl_node *parse_tuple(parser *p, bool target, bool condexpr, bool parentheses, bool namespace)
 {
     int line = p->t->line;
     tmpl_node *tuple = node_new(p, N_TUPLE, line);
@@ -179,7 +179,7 @@ static tmpl_node *parse_tuple(parser *p, bool target, bool condexpr, const char 
     for (;;) {
         if (tuple->list.n > 0)
             expect_op(p, ",");
-        if (tuple_end(p, extra_end))
+        if (tuple_end(p))
             break;
         list_add(p, tuple, &tuple->list, target ? parse_primary(p, namespace) : condexpr ? parse_expression(p) : parse_or(p));
         if (!is_op(p, ","))
@@ -261,7 +261,7 @@ static tmpl_node *parse_primary(parser *p, bool namespace)
         return const_node(p, t->line, next(p)->value);
     tmpl_enter(p->r);
     if (skip_op(p, "(")) {
-        n = parse_tuple(p, false, true, NULL, true, false);
+        n = parse_tuple(p, false, true, true, false);
         expect_op(p, ")");
     } else if (is_op(p, "[")) {
         n = parse_list(p);
@@ -635,10 +635,10 @@ static void check_target(parser *p, tmpl_node *n)
     }
 }
 
-static tmpl_node *parse_target(parser *p, const char *extra_end, bool namespace)
+static tmpl_node *parse_target(parser *p, bool namespace)
 {
     int64_t counts[] = {p->caller_loads, p->kwargs_loads, p->varargs_loads};
-    tmpl_node *n = parse_tuple(p, true, false, extra_end, false, namespace);
+    tmpl_node *n = parse_tuple(p, true, false, false, namespace);
     p->caller_loads = counts[0]; /* storing is not loading */
     p->kwargs_loads = counts[1];
     p->varargs_loads = counts[2];
@@ -659,7 +659,7 @@ static tmpl_node *parse_if(parser *p)
     static const char *const ends[] = {"elif", "else", "endif"};
     tmpl_node *first = node_new(p, N_IF, next(p)->line), *n = first;
     for (;;) {
-        n->a = parse_tuple(p, false, false, NULL, false, false);
+        n->a = parse_tuple(p, false, false, false, false);
         adopt(p, n, n->a);
         parse_body(p, &n->list, ends, 3, "if");
         for (int i = 0; i < n->list.n; i++)
@@ -685,10 +685,10 @@ static tmpl_node *parse_for(parser *p)
     static const char *const ends[] = {"endfor", "else"};
     tmpl_node *n = node_new(p, N_FOR, next(p)->line);
     int64_t stores = p->loop_stores;
-    n->a = parse_target(p, "in", false);
+    n->a = parse_target(p, false);
     if (!skip_name(p, "in"))
         fail_token(p, "'in'");
-    adopt(p, n, n->b = parse_tuple(p, false, false, "recursive", false, false));
+    adopt(p, n, n->b = parse_tuple(p, false, false, false, false));
     if (skip_name(p, "if"))
         adopt(p, n, n->c = parse_expression(p));
     n->flag = skip_name(p, "recursive");
@@ -711,10 +711,10 @@ static tmpl_node *parse_for(parser *p)
 static tmpl_node *parse_set(parser *p)
 {
     int line = next(p)->line;
-    tmpl_node *target = parse_target(p, NULL, true);
+    tmpl_node *target = parse_target(p, true);
     if (skip_op(p, "=")) {
         tmpl_node *n = node_ab(p, N_SET, line, target, NULL);
-        adopt(p, n, n->b = parse_tuple(p, false, true, NULL, false, false));
+        adopt(p, n, n->b = parse_tuple(p, false, true, false, false));
         return n;
     }
     tmpl_node *n = node_ab(p, N_SET_BLOCK, line, target, NULL);
@@ -815,7 +815,7 @@ static tmpl_node *parse_with(parser *p)
     while (p->t->type != T_BLOCK_END) {
         if (n->list2.n > 0)
             expect_op(p, ",");
-        list_add(p, n, &n->list2, parse_target(p, NULL, false));
+        list_add(p, n, &n->list2, parse_target(p, false));
         expect_op(p, "=");
         list_add(p, n, &n->list3, parse_expression(p));
     }
@@ -931,7 +931,7 @@ static void parse_nodes(parser *p, tmpl_list *out, const char *const *ends, int 
                 list_add(p, output, &output->list, const_node(p, t->line, t->value));
                 continue;
             }
-            list_add(p, output, &output->list, parse_tuple(p, false, true, NULL, false, false));
+            list_add(p, output, &output->list, parse_tuple(p, false, true, false, false));
             if (p->t->type != T_VAR_END)
                 fail_token(p, "end of print statement");
             next(p);

@@ -120,8 +120,12 @@ static tv m_title(tmpl_run *r, tv self, const targs *a)
     bool in_word = false;
     tmpl_positional(r, "title", a, 0, 0);
     for (const char *p = self.u.s->p, *end = p + self.u.s->len; p < end;) {
+        const char *at = p;
         uint32_t c = tmpl_cp_next(&p, end);
-        tmpl_put_cased(&b, c, in_word ? CASE_LOWER : CASE_TITLE);
+        if (in_word)
+            tmpl_put_lower_at(&b, self.u.s->p, at, end);
+        else
+            tmpl_put_cased(&b, c, CASE_TITLE);
         in_word = cp_cased(c);
     }
     return tbuf_take(&b);
@@ -132,9 +136,10 @@ static tv m_swapcase(tmpl_run *r, tv self, const targs *a)
     tbuf b = {.r = r};
     tmpl_positional(r, "swapcase", a, 0, 0);
     for (const char *p = self.u.s->p, *end = p + self.u.s->len; p < end;) {
+        const char *at = p;
         uint32_t c = tmpl_cp_next(&p, end);
         if (tmpl_cp_upper(c))
-            tmpl_put_cased(&b, c, CASE_LOWER);
+            tmpl_put_lower_at(&b, self.u.s->p, at, end);
         else if (tmpl_cp_lower(c))
             tmpl_put_cased(&b, c, CASE_UPPER);
         else
@@ -289,7 +294,7 @@ static tv split_blank(tmpl_run *r, tv self, int64_t max)
             return out;
         const char *word = p;
         if (max >= 0 && n >= max) {
-            tv_list_push(r, out, tmpl_str_strip(r, tv_sub(r, self, (size_t)(word - begin), (size_t)(end - begin)), NULL, false, true));
+            tv_list_push(r, out, tv_sub(r, self, (size_t)(word - begin), (size_t)(end - begin)));
             return out;
         }
         while (p < end) {
@@ -320,7 +325,7 @@ static tv rsplit_blank(tmpl_run *r, tv self, int64_t max)
         if (left.u.s->len == 0)
             return reversed(r, out);
         if (max >= 0 && n >= max) {
-            tv_list_push(r, out, tmpl_str_strip(r, left, NULL, true, false));
+            tv_list_push(r, out, left);
             return reversed(r, out);
         }
         const char *end = p;
@@ -453,10 +458,10 @@ tv tmpl_str_join(tmpl_run *r, tv sep, tv items, bool to_str)
             tmpl_put_str(&b, v);
             continue;
         }
-        if (v.type == TV_UNDEFINED || v.type != TV_STR)
-            tmpl_fail(r, ST_INVALID, "sequence item %lld: expected str instance, %s found", (long long)i, tv_type_name(v));
         if (sep.markup)
             v = tmpl_escape(r, v);
+        if (v.type != TV_STR)
+            tmpl_fail(r, ST_INVALID, "sequence item %lld: expected str instance, %s found", (long long)i, tv_type_name(v));
         tbuf_put(&b, v.u.s->p, v.u.s->len);
     }
     return tbuf_take(&b);

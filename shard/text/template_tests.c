@@ -14,6 +14,13 @@ static tv one_arg(tmpl_run *r, const targs *a)
     return a->pos[0];
 }
 
+/* Fails as Python's hash() does. */
+static bool tv_hashable(tmpl_run *r, tv v)
+{
+    tdict empty = {0};
+    return tv_dict_get(r, &empty, v) == NULL;
+}
+
 static bool modulo_is(tmpl_run *r, tv v, tv by, int64_t want)
 {
     return tv_equal(r, tmpl_binary(r, OP_MOD, v, by), tv_int(want));
@@ -58,8 +65,8 @@ SIMPLE(sequence, v.type == TV_UNDEFINED || v.type == TV_STR || tv_is_seq(v) || v
 SIMPLE(iterable, tv_is_iterable(v))
 SIMPLE(escaped, v.type == TV_STR && v.markup)
 SIMPLE(callable, v.type == TV_MACRO || v.type == TV_METHOD || v.type == TV_FUNC || v.type == TV_LOOP || v.type == TV_JOINER || v.type == TV_UNDEFINED)
-SIMPLE(filter, v.type == TV_STR && tmpl_filter_find(v.u.s) != NULL)
-SIMPLE(test, v.type == TV_STR && tmpl_test_find(v.u.s) != NULL)
+SIMPLE(filter, tv_hashable(r, v) && v.type == TV_STR && tmpl_filter_find(v.u.s) != NULL)
+SIMPLE(test, tv_hashable(r, v) && v.type == TV_STR && tmpl_test_find(v.u.s) != NULL)
 
 static bool case_test(tmpl_run *r, tv v, const targs *a, const char *method)
 {

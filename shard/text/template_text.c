@@ -275,7 +275,7 @@ typedef struct jsoner {
     const tstr *indent, *item, *colon;
 } jsoner;
 
-static void json_escape(jsoner *j, uint32_t c)
+static void dump_escape(jsoner *j, uint32_t c)
 {
     char text[16];
     if (c >= 0x10000)
@@ -285,7 +285,7 @@ static void json_escape(jsoner *j, uint32_t c)
     tbuf_puts(&j->b, text);
 }
 
-static void json_string(jsoner *j, const tstr *s)
+static void dump_string(jsoner *j, const tstr *s)
 {
     static const char from[] = "\"\\\n\r\t\f\b", to[] = "\"\\nrtfb";
     const char *end = s->p + s->len;
@@ -298,7 +298,7 @@ static void json_string(jsoner *j, const tstr *s)
             tbuf_putc(&j->b, '\\');
             tbuf_putc(&j->b, to[known - from]);
         } else if (c < 32 || (c > 126 && j->ascii)) {
-            json_escape(j, c);
+            dump_escape(j, c);
         } else {
             tbuf_put(&j->b, at, (size_t)(p - at));
         }
@@ -306,7 +306,7 @@ static void json_string(jsoner *j, const tstr *s)
     tbuf_putc(&j->b, '"');
 }
 
-static void json_float(jsoner *j, double v)
+static void dump_float(jsoner *j, double v)
 {
     if (isnan(v))
         tbuf_puts(&j->b, "NaN");
@@ -316,7 +316,7 @@ static void json_float(jsoner *j, double v)
         tmpl_put_float(&j->b, v);
 }
 
-static void json_newline(jsoner *j, int level)
+static void dump_newline(jsoner *j, int level)
 {
     if (!j->pretty)
         return;
@@ -325,14 +325,14 @@ static void json_newline(jsoner *j, int level)
         tbuf_put(&j->b, j->indent->p, j->indent->len);
 }
 
-static void json_value(jsoner *j, tv v, int level);
+static void dump_value(jsoner *j, tv v, int level);
 
-static void json_key(jsoner *j, tv key)
+static void dump_key(jsoner *j, tv key)
 {
     tbuf b = {.r = j->b.r};
     switch (key.type) {
     case TV_STR:
-        json_string(j, key.u.s);
+        dump_string(j, key.u.s);
         return;
     case TV_BOOL:
         tbuf_puts(&j->b, key.u.b ? "\"true\"" : "\"false\"");
@@ -343,7 +343,7 @@ static void json_key(jsoner *j, tv key)
     case TV_INT:
     case TV_FLOAT:
         tmpl_put_repr(&b, key);
-        json_string(j, tbuf_take(&b).u.s);
+        dump_string(j, tbuf_take(&b).u.s);
         return;
     default:
         tmpl_fail(j->b.r, ST_INVALID, "keys must be str, int, float, bool or None, not %s", tv_type_name(key));
@@ -360,7 +360,7 @@ static tv sorted_keys(tmpl_run *r, const tdict *d)
     return sort->fn(r, keys, &(targs){.kw_name = names, .kw = values, .n_kw = 1});
 }
 
-static void json_dict(jsoner *j, const tdict *d, int level)
+static void dump_dict(jsoner *j, const tdict *d, int level)
 {
     if (d->n == 0) {
         tbuf_puts(&j->b, "{}");
@@ -372,16 +372,16 @@ static void json_dict(jsoner *j, const tdict *d, int level)
         const tentry *e = &d->e[j->sort ? (size_t)order.u.l->v[i].u.l->v[1].u.i : i];
         if (i > 0)
             tbuf_put(&j->b, j->item->p, j->item->len);
-        json_newline(j, level + 1);
-        json_key(j, e->key);
+        dump_newline(j, level + 1);
+        dump_key(j, e->key);
         tbuf_put(&j->b, j->colon->p, j->colon->len);
-        json_value(j, e->value, level + 1);
+        dump_value(j, e->value, level + 1);
     }
-    json_newline(j, level);
+    dump_newline(j, level);
     tbuf_putc(&j->b, '}');
 }
 
-static void json_list(jsoner *j, const tlist *l, int level)
+static void dump_list(jsoner *j, const tlist *l, int level)
 {
     if (l->n == 0) {
         tbuf_puts(&j->b, "[]");
@@ -391,14 +391,14 @@ static void json_list(jsoner *j, const tlist *l, int level)
     for (size_t i = 0; i < l->n; i++) {
         if (i > 0)
             tbuf_put(&j->b, j->item->p, j->item->len);
-        json_newline(j, level + 1);
-        json_value(j, l->v[i], level + 1);
+        dump_newline(j, level + 1);
+        dump_value(j, l->v[i], level + 1);
     }
-    json_newline(j, level);
+    dump_newline(j, level);
     tbuf_putc(&j->b, ']');
 }
 
-static void json_value(jsoner *j, tv v, int level)
+static void dump_value(jsoner *j, tv v, int level)
 {
     tmpl_charge(j->b.r, 0);
     tmpl_enter(j->b.r);
@@ -413,17 +413,17 @@ static void json_value(jsoner *j, tv v, int level)
         put_int(&j->b, v.u.i);
         break;
     case TV_FLOAT:
-        json_float(j, v.u.f);
+        dump_float(j, v.u.f);
         break;
     case TV_STR:
-        json_string(j, v.u.s);
+        dump_string(j, v.u.s);
         break;
     case TV_LIST:
     case TV_TUPLE:
-        json_list(j, v.u.l, level);
+        dump_list(j, v.u.l, level);
         break;
     case TV_DICT:
-        json_dict(j, v.u.d, level);
+        dump_dict(j, v.u.d, level);
         break;
     default:
         tmpl_fail(j->b.r, ST_INVALID, "Object of type %s is not JSON serializable", tv_type_name(v));
@@ -455,6 +455,6 @@ tv tmpl_json(tmpl_run *r, tv v, bool ascii, tv indent, tv separators, bool sort_
         j.item = tv_text(r, j.pretty ? "," : ", ").u.s;
         j.colon = tv_text(r, ": ").u.s;
     }
-    json_value(&j, v, 0);
+    dump_value(&j, v, 0);
     return tbuf_take(&j.b);
 }

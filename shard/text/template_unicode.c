@@ -294,15 +294,22 @@ static bool final_sigma(const char *begin, const char *at, const char *after, co
     return before;
 }
 
+void tmpl_put_lower_at(tbuf *b, const char *text, const char *at, const char *end)
+{
+    const char *p = at;
+    uint32_t c = tmpl_cp_next(&p, end);
+    if (c == 0x3a3)
+        tbuf_put_cp(b, final_sigma(text, at, p, end) ? 0x3c2 : 0x3c3);
+    else
+        tmpl_put_cased(b, c, CASE_LOWER);
+}
+
 void tmpl_put_lower(tbuf *b, const char *text, size_t n)
 {
     const char *end = text + n;
-    for (const char *p = text; p < end;) {
-        const char *at = p;
-        uint32_t c = tmpl_cp_next(&p, end);
-        if (c == 0x3a3)
-            tbuf_put_cp(b, final_sigma(text, at, p, end) ? 0x3c2 : 0x3c3);
-        else
-            tmpl_put_cased(b, c, CASE_LOWER);
+    for (const char *p = text, *at; p < end;) {
+        at = p;
+        tmpl_cp_next(&p, end);
+        tmpl_put_lower_at(b, text, at, end);
     }
 }
