@@ -49,10 +49,12 @@ typedef struct hub_http hub_http;
 status hub_http_create(const hub_config *config, hub_http **out);
 void hub_http_destroy(hub_http **h);
 
-/* GET of a small text from the endpoint (path starts with '/'): at most `limit` bytes; NUL-terminated; caller frees.  `what` is for messages. */
+/* GET of a small text from the endpoint (path starts with '/'): at most `limit` bytes; NUL-terminated; caller frees.  `what` names it in messages. */
 status hub_http_text(hub_http *h, const char *path, const char *what, size_t limit, char **text, size_t *len);
-/* GET of a file from the endpoint into `incomplete`, going on after the bytes it has; `size` bytes in all.  progress may be NULL: then `before` is what was
- * done before this file. */
+/* What the endpoint says of a file, redirects not followed: its hash (as blobs are named) and size; "" and -1 where it is silent. */
+status hub_http_head(hub_http *h, const char *path, const char *what, char hash[65], int64_t *size);
+/* GET of a file of `size` bytes into `incomplete`, going on after the bytes that lie there; tries again after failures that pass.  progress shows `before`
+ * plus what this file has. */
 status hub_http_file(hub_http *h, const char *path, const char *what, const char *incomplete, uint64_t size, log_progress *progress, uint64_t before,
                      uint64_t *downloaded);
 
