@@ -219,7 +219,7 @@ static bool has_tensor(void *arg, const char *name)
     return shard_tensors_find(&((shard_checkpoint *)arg)->tensors, name) != NULL;
 }
 
-static const char *role_text(shard_role role, int32_t layer, char out[96])
+const char *shard_checkpoint_role_text(shard_role role, int32_t layer, char out[96])
 {
     if (shard_role_in_layer(role))
         snprintf(out, 96, "%s of layer %d", shard_role_name(role), layer);
@@ -310,7 +310,7 @@ static status bind_role(shard_checkpoint *c, shard_role role, int32_t layer)
         return ST_OK;
     if (!shard_arch_stored(&c->arch, c->source == SHARD_SOURCE_GGUF, role, layer, has_tensor, c, &s))
         return FAIL(ST_UNSUPPORTED, "%s: family %s: it is not known where %s files keep %s", c->path, c->arch.family,
-                    c->source == SHARD_SOURCE_GGUF ? "GGUF" : "Hugging Face", role_text(role, layer, text));
+                    c->source == SHARD_SOURCE_GGUF ? "GGUF" : "Hugging Face", shard_checkpoint_role_text(role, layer, text));
     size_t at = (size_t)layer * SHARD_ROLES + role;
     if (s.pieces > 0) {
         c->bound[at] = (shard_bound){.rows = rows, .cols = cols, .stored_rows = s.stored_rows, .stored_cols = s.stored_cols, .add = s.add};
@@ -319,7 +319,7 @@ static status bind_role(shard_checkpoint *c, shard_role role, int32_t layer)
     const shard_tensor *t = shard_tensors_find(&c->tensors, s.name);
     if (t == NULL)
         return FAIL(ST_FORMAT, "%s: tensor %s (%s) is missing: the checkpoint is incomplete; fetch it again", c->path, s.name,
-                    role_text(role, layer, text));
+                    shard_checkpoint_role_text(role, layer, text));
     TRY(check_shape(c, t, &s, role));
     c->bound[at] = (shard_bound){.tensor = t, .rows = rows, .cols = cols, .stored_rows = s.stored_rows, .stored_cols = s.stored_cols,
                                  .transposed = s.transposed, .map = s.map, .row_begin = s.row_begin, .group_rows = s.group_rows,

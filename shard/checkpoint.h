@@ -83,7 +83,10 @@ status shard_checkpoint_template_named(shard_checkpoint *c, const char *name, co
 /* Name, source, format, revision, licence, base, parent, recipe, policies, evaluations, digest, architecture, tensors by type:
  * an object with null where unknown; caller json_decref()s.  What `trireme inspect` prints and the manifest keeps. */
 status shard_checkpoint_describe(shard_checkpoint *c, json_t **out);
-/* SHA-256 that identifies the weights and configuration ("sha256:..."), from headers, sizes and the manifest's or the hub's digests where present. */
+/* Every tensor of its files: a list of {name, type, shape, bytes, file}; caller json_decref()s. */
+status shard_checkpoint_list_tensors(shard_checkpoint *c, json_t **out);
+/* SHA-256 ("sha256:...") of the configuration and of each tensor's name, type, shape and three samples: equal for the same weights however they are spread over
+ * files, and kept by a cut.  Computed on first call, reading a few KiB a tensor; "" if that fails. */
 const char *shard_checkpoint_digest(const shard_checkpoint *c);
 
 #endif

@@ -89,6 +89,9 @@ struct shard_checkpoint {
 shard_role shard_checkpoint_stored_role(const shard_checkpoint *c, shard_role role);
 const shard_bound *shard_checkpoint_bound(const shard_checkpoint *c, shard_role role, int32_t layer);
 
+/* "attn_q of layer 3", "final_norm"; returns out. */
+const char *shard_checkpoint_role_text(shard_role role, int32_t layer, char out[96]);
+
 /* Opens a file for the checkpoint; *index is its number. */
 status shard_checkpoint_add_file(shard_checkpoint *c, const char *path, int32_t *index);
 /* The architecture of a `trireme shard` folder: from its config.json or metadata.gguf, with the source's tensors in c->tensors. */

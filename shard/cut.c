@@ -329,10 +329,11 @@ static const shard_cut_entry *find(shard_cut *cut, shard_role role, int32_t laye
 
 static status fail_no_slice(const shard_checkpoint *c, shard_role role, int32_t layer, shard_slice rows, shard_slice cols)
 {
+    char text[96];
     return FAIL(ST_INVALID,
-                "%s: was cut for tp %d x pp %d%s and does not hold %s of layer %d, rows %lld to %lld, columns %lld to %lld: start it with --tp %d --pp %d%s, or cut "
+                "%s: was cut for tp %d x pp %d%s and does not hold %s, rows %lld to %lld, columns %lld to %lld: start it with --tp %d --pp %d%s, or cut "
                 "the checkpoint again with trireme shard",
-                c->path, c->cut->tp, c->cut->pp, c->cut->f32 ? " in f32" : "", shard_role_name(role), layer, (long long)rows.begin,
+                c->path, c->cut->tp, c->cut->pp, c->cut->f32 ? " in f32" : "", shard_checkpoint_role_text(role, layer, text), (long long)rows.begin,
                 (long long)rows.end, (long long)cols.begin, (long long)cols.end, c->cut->tp, c->cut->pp, c->cut->f32 ? " --compute f32" : "");
 }
 
@@ -420,11 +421,11 @@ static status verify_entry(void *arg, size_t i)
     shard_checkpoint *c = arg;
     const shard_cut_entry *e = &c->cut->entries[i];
     const shard_file *f = &c->files[c->cut->files[e->rank]];
-    char sha[65];
+    char sha[65], text[96];
     TRY(hash_range(f->fd, f->path, e->offset, e->offset + e->bytes, sha));
     if (strcmp(sha, e->sha256) != 0)
-        return FAIL(ST_CORRUPT, "%s: tensor %s of layer %d (rows %lld to %lld) is damaged: SHA-256 is %s, the manifest says %s; cut or copy it again",
-                    f->path, shard_role_name(e->role), e->layer, (long long)e->rows.begin, (long long)e->rows.end, sha, e->sha256);
+        return FAIL(ST_CORRUPT, "%s: tensor %s (rows %lld to %lld) is damaged: SHA-256 is %s, the manifest says %s; cut or copy it again",
+                    f->path, shard_checkpoint_role_text(e->role, e->layer, text), (long long)e->rows.begin, (long long)e->rows.end, sha, e->sha256);
     return ST_OK;
 }
 

@@ -354,6 +354,24 @@ status shard_checkpoint_describe(shard_checkpoint *c, json_t **out)
     return ST_OK;
 }
 
+status shard_checkpoint_list_tensors(shard_checkpoint *c, json_t **out)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; list != NULL && i < c->tensors.n; i++) {
+        const shard_tensor *t = &c->tensors.list[i];
+        json_t *shape = json_array();
+        for (int d = 0; d < t->n_dims; d++)
+            json_array_append_new(shape, json_integer(t->dims[d]));
+        json_array_append_new(list, json_pack("{s:o, s:s, s:o, s:I, s:o}", "name", string_or_null(t->name), "type", shard_dtype_name(t->dtype), "shape", shape,
+                                              "bytes", (json_int_t)t->bytes, "file",
+                                              string_or_null(t->file < 0 ? NULL : last_part(c->files[t->file].path))));
+    }
+    if (list == NULL)
+        return FAIL(ST_NO_MEMORY, "%s: out of memory", c->path);
+    *out = list;
+    return ST_OK;
+}
+
 /* ---- digest ---- */
 
 static int by_name(const void *a, const void *b)
