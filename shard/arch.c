@@ -42,7 +42,8 @@ static const struct {
     {"mixtral qwen2_moe qwen2moe qwen3_moe qwen3moe gpt_oss gpt-oss phimoe olmoe granitemoe granitemoeshared dbrx glm4_moe glm4moe ernie4_5_moe "
      "ernie4_5-moe minimax minimax_m2 hunyuan_v1_moe hunyuan-moe dots1 llama4 llama4_text jetmoe flex_olmo grok",
      "its layers of experts (mixture of experts) are not supported"},
-    {"deepseek deepseek_v2 deepseek_v3 deepseek2 minicpm3 kimi_k2 longcat_flash deepseek_v32", "its latent attention (MLA) and layers of experts are not supported"},
+    {"deepseek deepseek_v2 deepseek_v3 deepseek2 minicpm3 kimi_k2 longcat_flash deepseek_v32",
+     "its latent attention (MLA) and layers of experts are not supported"},
     {"mamba mamba2 jamba falcon_mamba falcon_h1 bamba zamba zamba2 granitemoehybrid nemotron_h lfm2 recurrent_gemma rwkv rwkv6 rwkv7 qwen3_next olmo_hybrid",
      "its recurrent (state-space or linear attention) layers are not supported"},
     {"bert roberta t5 bart mbart whisper distilbert modernbert", "it is not a decoder that generates text token by token"},
@@ -324,8 +325,8 @@ static status read_activation(const arch_source *src, shard_arch *out)
             return ST_OK;
         }
     }
-    return FAIL(ST_UNSUPPORTED, "%s: activation \"%.64s\" is not supported (supported: silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, relu2)", src->where,
-                name);
+    return FAIL(ST_UNSUPPORTED, "%s: activation \"%.64s\" is not supported (supported: silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, relu2)",
+                src->where, name);
 }
 
 static status read_attention(const arch_source *src, shard_arch *out)
@@ -358,6 +359,8 @@ static status read_ends(const arch_source *src, shard_has_tensor_fn has_tensor, 
     const arch_family *f = src->row;
     shard_stored head;
     out->learned_positions = f->learned_positions;
+    out->position_offset = f->position_offset;
+    out->embed_norm = f->embed_norm;
     TRY(read_multiplier(src, f->embed_key, &out->embed_multiplier));
     TRY(read_multiplier(src, f->residual_key, &out->residual_multiplier));
     TRY(read_multiplier(src, f->logit_key, &out->logit_multiplier));
@@ -386,8 +389,8 @@ static status windows_by_types(const arch_source *src, int32_t n_layers, bool *w
     for (int32_t i = 0; i < n_layers; i++) {
         const char *type = json_string_value(json_array_get(types, (size_t)i));
         if (type == NULL || (strcmp(type, "sliding_attention") != 0 && strcmp(type, "full_attention") != 0))
-            return FAIL(ST_UNSUPPORTED, "%s: layer_types[%d] is %s%.64s%s; supported: full_attention, sliding_attention", src->where, i, type != NULL ? "\"" : "",
-                        type != NULL ? type : "no string", type != NULL ? "\"" : "");
+            return FAIL(ST_UNSUPPORTED, "%s: layer_types[%d] is %s%.64s; supported: full_attention, sliding_attention", src->where, i,
+                        type == NULL ? "no string" : "", type == NULL ? "" : type);
         windowed[i] = type[0] == 's';
     }
     return ST_OK;
@@ -568,6 +571,14 @@ static const struct {
     {"hidden_act", "hidden_activation"},
     {"hidden_act", "activation_function"},
     {"hidden_act", "activation"},
+    {"hidden_size", "d_model"},
+    {"num_hidden_layers", "num_layers"},
+    {"intermediate_size", "ffn_dim"},
+    {"max_position_embeddings", "seq_length"},
+    {"rms_norm_eps", "layer_norm_epsilon"},
+    {"attention_bias", "qkv_bias"},
+    {"mlp_bias", "bias"},
+    {"rope_dims", "rotary_dim"},
     {"rope_theta", "rotary_emb_base"},
     {"partial_rotary_factor", "rotary_pct"},
     {"partial_rotary_factor", "rope_pct"},
@@ -651,7 +662,7 @@ status arch_prepare(const arch_family *row, const json_t *config, json_t **out)
     *out = NULL;
     if (copy == NULL)
         return FAIL(ST_NO_MEMORY, "config: out of memory");
-    status st = canonical(copy);
+    status st = canonical(copy); /* first, so that a default does not hide another spelling */
     if (st == ST_OK)
         st = merge_defaults(row, copy);
     if (st == ST_OK && when_holds(copy, row->when))

@@ -22,7 +22,7 @@ typedef struct shard_meta {
     const char *(*get_str)(void *arg, const char *key);             /* NULL if absent */
     int64_t (*get_int_array)(void *arg, const char *key, const int64_t **out); /* length, -1 if absent; booleans as 0/1 */
     int64_t (*get_f64_array)(void *arg, const char *key, const double **out);
-    /* Shape of a tensor ([rows, cols]; 1-D has cols 1); false if there is none: some facts live in tensors alone (rope_freqs, an absent output.weight = tied). */
+    /* Shape of a tensor ([rows, cols]; 1-D has cols 1); false if there is none: some facts live in tensors alone (rope_freqs; tied where output.weight is absent). */
     bool (*tensor_shape)(void *arg, const char *name, int64_t *rows, int64_t *cols);
     /* f32 values of a small 1-D tensor (rope_freqs, rope_factors_long/short); caller frees. */
     status (*tensor_f32)(void *arg, const char *name, int64_t *n, float **out);
@@ -52,7 +52,7 @@ typedef struct shard_stored {
     /* 0, or the role is cut along its rows into this many tensors of stored_rows rows each (StableLM's q/k norms): `name` is then a pattern
      * with one %d; shard_stored_piece gives each piece's name. */
     int32_t pieces;
-    int64_t stored_rows, stored_cols; /* the stored tensor's shape that the checker demands (after undoing the transpose: rows x cols of the whole stored tensor) */
+    int64_t stored_rows, stored_cols; /* the stored tensor's shape that the checker demands (the whole tensor's, after undoing the transpose) */
 } shard_stored;
 
 /* How the role is stored in a Hugging Face (gguf false) or GGUF checkpoint of this architecture.  has_tensor chooses between spellings (with or without

@@ -25,17 +25,47 @@ static const arch_tensor glm4_hf[] = {
     {SHARD_POST_ATTN_NORM, "layers.%d.post_self_attn_layernorm"}, {SHARD_POST_MLP_NORM, "layers.%d.post_mlp_layernorm"},
     FUSED_GATE_UP("layers.%d.mlp.gate_up_proj"), {0, NULL},
 };
-static const arch_tensor gpt2_hf[] = {
-    {SHARD_TOKEN_EMBED, "wte"},       {SHARD_POS_EMBED, "wpe"},           {SHARD_FINAL_NORM, "ln_f"},
-    {SHARD_ATTN_NORM, "h.%d.ln_1"},   FUSED("h.%d.attn.c_attn", ARCH_STORE_QKV), {SHARD_O, "h.%d.attn.c_proj"},
-    {SHARD_MLP_NORM, "h.%d.ln_2"},    {SHARD_UP, "h.%d.mlp.c_fc"},        {SHARD_DOWN, "h.%d.mlp.c_proj"},
-    {0, NULL},
-};
 static const arch_tensor neox_hf[] = {
     {SHARD_TOKEN_EMBED, "embed_in"}, {SHARD_FINAL_NORM, "final_layer_norm"}, {SHARD_HEAD, "embed_out"},
     FUSED("layers.%d.attention.query_key_value", ARCH_STORE_GROUPED), {SHARD_O, "layers.%d.attention.dense"},
     {SHARD_UP, "layers.%d.mlp.dense_h_to_4h"}, {SHARD_DOWN, "layers.%d.mlp.dense_4h_to_h"}, {0, NULL},
 };
+static const arch_tensor opt_hf[] = {
+    {SHARD_POS_EMBED, "embed_positions"}, {SHARD_FINAL_NORM, "final_layer_norm"}, {SHARD_ATTN_NORM, "layers.%d.self_attn_layer_norm"},
+    {SHARD_O, "layers.%d.self_attn.out_proj"}, {SHARD_MLP_NORM, "layers.%d.final_layer_norm"},
+    {SHARD_UP, "layers.%d.fc1"}, {SHARD_DOWN, "layers.%d.fc2"}, {0, NULL},
+};
+static const arch_tensor bloom_hf[] = {
+    {SHARD_TOKEN_EMBED, "word_embeddings"}, {SHARD_EMBED_NORM, "word_embeddings_layernorm"}, {SHARD_FINAL_NORM, "ln_f"},
+    {SHARD_ATTN_NORM, "h.%d.input_layernorm"}, FUSED("h.%d.self_attention.query_key_value", ARCH_STORE_GROUPED), {SHARD_O, "h.%d.self_attention.dense"},
+    {SHARD_MLP_NORM, "h.%d.post_attention_layernorm"}, {SHARD_UP, "h.%d.mlp.dense_h_to_4h"}, {SHARD_DOWN, "h.%d.mlp.dense_4h_to_h"}, {0, NULL},
+};
+static const arch_tensor gptj_hf[] = {
+    {SHARD_TOKEN_EMBED, "wte"}, {SHARD_FINAL_NORM, "ln_f"}, {SHARD_ATTN_NORM, "h.%d.ln_1"},
+    {SHARD_Q, "h.%d.attn.q_proj"}, {SHARD_K, "h.%d.attn.k_proj"}, {SHARD_V, "h.%d.attn.v_proj"}, {SHARD_O, "h.%d.attn.out_proj"},
+    {SHARD_UP, "h.%d.mlp.fc_in"}, {SHARD_DOWN, "h.%d.mlp.fc_out"}, {0, NULL},
+};
+#define GPT_HF                                                                                                          \
+    {SHARD_TOKEN_EMBED, "wte"}, {SHARD_POS_EMBED, "wpe"}, {SHARD_FINAL_NORM, "ln_f"}, {SHARD_ATTN_NORM, "h.%d.ln_1"},   \
+    {SHARD_O, "h.%d.attn.c_proj"}, {SHARD_MLP_NORM, "h.%d.ln_2"}, {SHARD_UP, "h.%d.mlp.c_fc"}, {SHARD_DOWN, "h.%d.mlp.c_proj"}
+static const arch_tensor gpt2_hf[] = {GPT_HF, FUSED("h.%d.attn.c_attn", ARCH_STORE_QKV), {0, NULL}};
+static const arch_tensor bigcode_heads_hf[] = {GPT_HF, FUSED("h.%d.attn.c_attn", ARCH_STORE_GROUPED), {0, NULL}};
+/* EXAONE 3's own spelling, from before transformers knew it. */
+static const arch_tensor exaone_hf[] = {
+    {SHARD_TOKEN_EMBED, "embed_tokens"}, {SHARD_TOKEN_EMBED, "wte"},
+    {SHARD_FINAL_NORM, "norm"}, {SHARD_FINAL_NORM, "ln_f"},
+    {SHARD_ATTN_NORM, "layers.%d.input_layernorm"}, {SHARD_ATTN_NORM, "h.%d.ln_1"},
+    {SHARD_Q, "layers.%d.self_attn.q_proj"}, {SHARD_Q, "h.%d.attn.attention.q_proj"},
+    {SHARD_K, "layers.%d.self_attn.k_proj"}, {SHARD_K, "h.%d.attn.attention.k_proj"},
+    {SHARD_V, "layers.%d.self_attn.v_proj"}, {SHARD_V, "h.%d.attn.attention.v_proj"},
+    {SHARD_O, "layers.%d.self_attn.o_proj"}, {SHARD_O, "h.%d.attn.attention.out_proj"},
+    {SHARD_MLP_NORM, "layers.%d.post_attention_layernorm"}, {SHARD_MLP_NORM, "h.%d.ln_2"},
+    {SHARD_GATE, "layers.%d.mlp.gate_proj"}, {SHARD_GATE, "h.%d.mlp.c_fc_0"},
+    {SHARD_UP, "layers.%d.mlp.up_proj"}, {SHARD_UP, "h.%d.mlp.c_fc_1"},
+    {SHARD_DOWN, "layers.%d.mlp.down_proj"}, {SHARD_DOWN, "h.%d.mlp.c_proj"}, {0, NULL},
+};
+static const arch_tensor vaultgemma_hf[] = {{SHARD_MLP_NORM, "layers.%d.pre_feedforward_layernorm"}, {0, NULL}};
+static const arch_tensor hyperclovax_hf[] = {{SHARD_POST_ATTN_NORM, "layers.%d.post_norm1"}, {SHARD_POST_MLP_NORM, "layers.%d.post_norm2"}, {0, NULL}};
 #define FALCON_HF                                                                                                              \
     {SHARD_TOKEN_EMBED, "word_embeddings"}, {SHARD_FINAL_NORM, "ln_f"},                                                        \
     FUSED("h.%d.self_attention.query_key_value", ARCH_STORE_GROUPED), {SHARD_O, "h.%d.self_attention.dense"},                  \
@@ -63,7 +93,8 @@ const arch_family arch_families[] = {
      .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false}",
      RMS(1e-6), .qkv_bias = "attention_bias", .o_bias = "attention_bias", .mlp_bias = "mlp_bias", LLAMA_HF, .gguf_rotary = true},
     {.family = "mistral", .title = "Mistral 7B, Nemo, Small", .model_types = "mistral", .hf_architectures = "MistralForCausalLM",
-     .notes = "sliding window; a GGUF file of it says llama", .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"num_key_value_heads\":8,\"sliding_window\":4096}",
+     .notes = "sliding window; a GGUF file of it says llama",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"num_key_value_heads\":8,\"sliding_window\":4096}",
      RMS(1e-6), .window = ARCH_WINDOW_ALL, LLAMA_HF},
     {.family = "ministral", .title = "Ministral 8B", .model_types = "ministral", .hf_architectures = "MinistralForCausalLM",
      .notes = "windows by layer", .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"num_key_value_heads\":8,\"sliding_window\":4096}",
@@ -77,7 +108,8 @@ const arch_family arch_families[] = {
      RMS(1e-6), .qk_norm = SHARD_QK_NORM_HEAD, .qkv_bias = "attention_bias", .o_bias = "attention_bias", .window = ARCH_WINDOW_UPPER, LLAMA_HF},
     {.family = "gemma", .title = "Gemma 1", .model_types = "gemma", .hf_architectures = "GemmaForCausalLM", .gguf_names = "gemma",
      .notes = "norms of 1 + w, scaled embeddings", .defaults = "{\"tie_word_embeddings\":true,\"head_dim\":256}", .refuse = "use_bidirectional_attention",
-     RMS(1e-6), .norm_plus_one = true, .qkv_bias = "attention_bias", .o_bias = "attention_bias", .activation = "gelu_pytorch_tanh", .embed_sqrt = true, LLAMA_HF},
+     RMS(1e-6), .norm_plus_one = true, .qkv_bias = "attention_bias", .o_bias = "attention_bias", .activation = "gelu_pytorch_tanh", .embed_sqrt = true,
+     LLAMA_HF},
     {.family = "gemma2", .title = "Gemma 2", .model_types = "gemma2", .hf_architectures = "Gemma2ForCausalLM", .gguf_names = "gemma2",
      .notes = "norms before and after, soft caps, windows on every other layer",
      .defaults = "{\"hidden_act\":\"gelu_pytorch_tanh\",\"tie_word_embeddings\":true,\"head_dim\":256,\"query_pre_attn_scalar\":256,\"sliding_window\":4096,"
@@ -126,7 +158,8 @@ const arch_family arch_families[] = {
      RMS(1e-6), .qkv_bias = "attention_bias", .o_bias = "attention_bias", .mlp_bias = "mlp_bias", .scale_key = "attention_multiplier",
      .embed_key = "embedding_multiplier", .residual_key = "residual_multiplier", .logit_key = "logits_scaling", .logit_divides = true, LLAMA_HF,
      .gguf_rotary = true},
-    {.family = "stablelm", .title = "StableLM 2, 3B, Zephyr", .model_types = "stablelm stablelm_epoch", .hf_architectures = "StableLmForCausalLM StableLMEpochForCausalLM",
+    {.family = "stablelm", .title = "StableLM 2, 3B, Zephyr",
+     .model_types = "stablelm stablelm_epoch", .hf_architectures = "StableLmForCausalLM StableLMEpochForCausalLM",
      .gguf_names = "stablelm", .notes = "LayerNorm, partial rotation; 12B: parallel block, a q/k norm for each head",
      .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"partial_rotary_factor\":0.25}",
      LAYER_NORM("layer_norm_eps", 1e-5), .qk_norm = SHARD_QK_NORM_HEAD_LAYER, .qk_norm_key = "qk_layernorm", .parallel = "use_parallel_residual",
@@ -138,7 +171,8 @@ const arch_family arch_families[] = {
      LLAMA_HF, .hf = starcoder2_hf},
     {.family = "gpt_neox", .title = "GPT-NeoX, Pythia", .model_types = "gpt_neox", .hf_architectures = "GPTNeoXForCausalLM", .gguf_names = "gptneox",
      .notes = "parallel block with two norms, partial rotation",
-     .defaults = "{\"hidden_act\":\"gelu\",\"tie_word_embeddings\":false,\"use_parallel_residual\":true,\"attention_bias\":true,\"partial_rotary_factor\":0.25}",
+     .defaults = "{\"hidden_act\":\"gelu\",\"tie_word_embeddings\":false,\"use_parallel_residual\":true,\"attention_bias\":true,"
+                 "\"partial_rotary_factor\":0.25}",
      LAYER_NORM("layer_norm_eps", 1e-5), .parallel = "use_parallel_residual", .qkv_bias = "attention_bias", .o_bias = "attention_bias", .mlp_bias = "1",
      .kv_heads = -1, .plain_mlp = true, .hf_prefix = "gpt_neox.", .hf = neox_hf},
 #define FALCON_ROW                                                                                                                                       \
@@ -201,6 +235,56 @@ const arch_family arch_families[] = {
      .notes = "interleaved rope", .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":true,\"head_dim\":128,\"num_key_value_heads\":2,"
                                               "\"rope_theta\":500000.0}",
      RMS(1e-5), .qkv_bias = "use_bias", .o_bias = "use_bias", .mlp_bias = "use_bias", .rope_interleaved = true, LLAMA_HF},
+    {.family = "exaone", .title = "EXAONE 3, 3.5, Deep", .model_types = "exaone", .hf_architectures = "ExaoneForCausalLM", .gguf_names = "exaone",
+     .notes = "a Llama with names of its own", .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"rope_theta\":500000.0}",
+     RMS(1e-5), .qkv_bias = "attention_bias", .o_bias = "attention_bias", .mlp_bias = "mlp_bias", LLAMA_HF, .hf = exaone_hf},
+    {.family = "internlm3", .title = "InternLM 3", .model_types = "internlm3", .hf_architectures = "InternLM3ForCausalLM",
+     .notes = "a Llama with head_dim of its own; a GGUF file of it says llama",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"head_dim\":128,\"num_key_value_heads\":2}",
+     RMS(1e-5), .qkv_bias = "attention_bias", .o_bias = "mlp_bias", .mlp_bias = "mlp_bias", LLAMA_HF},
+    {.family = "cwm", .title = "Code World Model", .model_types = "cwm", .hf_architectures = "CwmForCausalLM",
+     .notes = "one full layer, then three windows",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"head_dim\":128,\"num_key_value_heads\":8,\"sliding_window\":8192,"
+                 "\"sliding_window_pattern\":\"GLLL\",\"rope_theta\":1000000.0}",
+     RMS(1e-5), .window = ARCH_WINDOW_PATTERN, LLAMA_HF},
+    {.family = "vaultgemma", .title = "VaultGemma", .model_types = "vaultgemma", .hf_architectures = "VaultGemmaForCausalLM",
+     .notes = "Gemma 2 without norms after",
+     .defaults = "{\"hidden_act\":\"gelu_pytorch_tanh\",\"tie_word_embeddings\":true,\"head_dim\":256,\"query_pre_attn_scalar\":256,"
+                 "\"sliding_window\":4096,\"sliding_window_pattern\":2,\"attn_logit_softcapping\":50.0,\"final_logit_softcapping\":30.0}",
+     RMS(1e-6), .norm_plus_one = true, .qkv_bias = "attention_bias", .o_bias = "attention_bias", .window = ARCH_WINDOW_PATTERN,
+     .scale_key = "query_pre_attn_scalar", .scale_rsqrt = true, .softcaps = true, .embed_sqrt = true, LLAMA_HF, .hf = vaultgemma_hf},
+#define HYPERCLOVAX_ROW                                                                                                                                  \
+    .family = "hyperclovax", .title = "HyperCLOVA X SEED", .model_types = "hyperclovax", .hf_architectures = "HyperCLOVAXForCausalLM",                    \
+    .notes = "multipliers, norms before and after",                                                                                                       \
+    .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"use_post_norm\":true}", RMS(1e-6), .qkv_bias = "attention_bias",                  \
+    .o_bias = "attention_bias", .mlp_bias = "mlp_bias", .scale_key = "attention_multiplier", .embed_key = "embedding_multiplier",                         \
+    .residual_key = "residual_multiplier", .logit_key = "logits_scaling", LLAMA_HF
+    {HYPERCLOVAX_ROW, .when = "use_post_norm", .post_attn_norm = true, .post_mlp_norm = true, .hf = hyperclovax_hf},
+    {HYPERCLOVAX_ROW, .when = "!use_post_norm"},
+    {.family = "opt", .title = "OPT (but 350M)", .model_types = "opt", .hf_architectures = "OPTForCausalLM", .notes = "learned positions from 2, ReLU, biases",
+     .defaults = "{\"hidden_act\":\"relu\",\"tie_word_embeddings\":true,\"do_layer_norm_before\":true,\"enable_bias\":true,"
+                 "\"layer_norm_elementwise_affine\":true}",
+     .refuse = "!do_layer_norm_before !layer_norm_elementwise_affine _remove_final_layer_norm",
+     LAYER_NORM(NULL, 1e-5), .qkv_bias = "enable_bias", .o_bias = "enable_bias", .mlp_bias = "enable_bias", .kv_heads = -1, .plain_mlp = true,
+     .nope = ARCH_NOPE_ALWAYS, .learned_positions = true, .position_offset = 2, .hf_prefix = "model.decoder.", .hf = opt_hf},
+    {.family = "bloom", .title = "BLOOM", .model_types = "bloom", .hf_architectures = "BloomForCausalLM", .gguf_names = "bloom",
+     .notes = "alibi, a norm after the embedding",
+     .defaults = "{\"hidden_act\":\"gelu_pytorch_tanh\",\"tie_word_embeddings\":true,\"max_position_embeddings\":2048}",
+     .refuse = "apply_residual_connection_post_layernorm",
+     LAYER_NORM("layer_norm_epsilon", 1e-5), .embed_norm = true, .qkv_bias = "1", .o_bias = "1", .mlp_bias = "1", .kv_heads = -1, .plain_mlp = true,
+     .intermediate_times = 4, .nope = ARCH_NOPE_ALWAYS, .alibi = "1", .hf_prefix = "transformer.", .hf = bloom_hf},
+    {.family = "gptj", .title = "GPT-J", .model_types = "gptj", .hf_architectures = "GPTJForCausalLM",
+     .notes = "parallel block, partial interleaved rope", .defaults = "{\"hidden_act\":\"gelu_new\",\"tie_word_embeddings\":false,\"rope_dims\":64}",
+     LAYER_NORM("layer_norm_epsilon", 1e-5), .parallel = "1", .parallel_one_norm = true, .mlp_bias = "1", .head_bias = "1", .kv_heads = -1,
+     .plain_mlp = true, .intermediate_times = 4, .rope_interleaved = true, .hf_prefix = "transformer.", .hf = gptj_hf},
+#define BIGCODE_ROW                                                                                                                                      \
+    .family = "gpt_bigcode", .title = "StarCoder 1, SantaCoder", .model_types = "gpt_bigcode", .hf_architectures = "GPTBigCodeForCausalLM",               \
+    .gguf_names = "starcoder", .notes = "learned positions, one KV head",                                                                                 \
+    .defaults = "{\"hidden_act\":\"gelu_pytorch_tanh\",\"tie_word_embeddings\":true,\"scale_attn_weights\":true,\"multi_query\":true}",                   \
+    .refuse = "!scale_attn_weights add_cross_attention", LAYER_NORM("layer_norm_epsilon", 1e-5), .qkv_bias = "1", .o_bias = "1", .mlp_bias = "1",         \
+    .plain_mlp = true, .intermediate_times = 4, .nope = ARCH_NOPE_ALWAYS, .learned_positions = true, .hf_prefix = "transformer."
+    {BIGCODE_ROW, .when = "multi_query", .kv_heads = 1, .hf = gpt2_hf},
+    {BIGCODE_ROW, .when = "!multi_query", .kv_heads = -1, .hf = bigcode_heads_hf},
 };
 
 const int arch_n_families = ARRAY_LEN(arch_families);

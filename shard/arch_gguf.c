@@ -183,8 +183,8 @@ static status factor_list(reader *r, const char *name, json_t **out)
     if (!r->meta->tensor_shape(r->meta->arg, name, &rows, &cols))
         return ST_OK;
     if (rows < 1 || cols != 1 || rows > SHARD_MAX_ROPE_DIMS)
-        return FAIL(ST_FORMAT, "%s: tensor %s has shape [%lld, %lld]; a list of at most %d factors is expected", r->where, name, (long long)rows, (long long)cols,
-                    SHARD_MAX_ROPE_DIMS);
+        return FAIL(ST_FORMAT, "%s: tensor %s has shape [%lld, %lld]; a list of at most %d factors is expected", r->where, name, (long long)rows,
+                    (long long)cols, SHARD_MAX_ROPE_DIMS);
     TRY(r->meta->tensor_f32(r->meta->arg, name, &n, &values));
     json_t *list = json_array();
     status st = ST_OK;
@@ -283,8 +283,9 @@ static status read_rope(reader *r)
 /* What the files leave out and the family's default gets wrong. */
 static status read_exceptions(reader *r)
 {
-    int64_t layers = json_integer_value(json_object_get(r->config, "num_hidden_layers")), heads = json_integer_value(json_object_get(r->config, "num_attention_heads"));
-    int64_t hidden = json_integer_value(json_object_get(r->config, "hidden_size")), value_length, key_length;
+    int64_t layers = json_integer_value(json_object_get(r->config, "num_hidden_layers")), value_length, key_length;
+    int64_t heads = json_integer_value(json_object_get(r->config, "num_attention_heads"));
+    int64_t hidden = json_integer_value(json_object_get(r->config, "hidden_size"));
     for (size_t i = 0; i < ARRAY_LEN(scaled_by_width); i++) {
         if (strcmp(scaled_by_width[i].gguf, r->arch) == 0 && layers == scaled_by_width[i].n_layers && heads > 0)
             TRY(put(r, "query_pre_attn_scalar", json_integer(hidden / heads)));

@@ -92,7 +92,9 @@ typedef struct arch_family {
     bool softcaps;                /* attn_logit_softcapping, final_logit_softcapping */
 
     /* ends */
+    bool embed_norm;              /* a norm right after the embedding */
     bool learned_positions;
+    int32_t position_offset;
     bool embed_sqrt;              /* embeddings times sqrt(hidden) */
     const char *embed_key, *residual_key, *logit_key;
     bool logit_divides;           /* logit_key divides */

@@ -17,7 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # What GGUF stores differently from Hugging Face: rotary pairs, fused and reordered q, k, v, shifted norms, factors as tensors.
 NAMES = ["llama-9h3kv-llama3rope", "seed-oss", "phi3-longrope", "gpt2", "gemma", "gpt-neox-parallel",
-         "falcon-grouped", "falcon-multiquery", "stablelm", "phi", "smollm3", "arcee", "cohere2", "exaone4", "ernie4-5", "cohere-qknorm", "olmo", "olmo3", "granite", "glm4", "nemotron"]
+         "falcon-grouped", "falcon-multiquery", "bloom", "gpt-bigcode", "exaone",
+         "stablelm", "phi", "smollm3", "arcee", "cohere2", "exaone4", "ernie4-5", "cohere-qknorm", "olmo", "olmo3", "granite", "glm4", "nemotron"]
 # Keys that the converter expects and newer configs no longer write.
 EXTRA = {"gpt2": {"n_ctx": 128}, "gpt-neox-parallel": {"rotary_pct": 0.25}, "falcon-multiquery": {"num_kv_heads": 1}, "cohere2": {"rotary_pct": 1.0}}
 

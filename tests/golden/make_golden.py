@@ -123,6 +123,28 @@ SPECS = [
          num_key_value_heads=3, head_dim=16, rope_parameters=plain(100000.0)),
     spec("ernie4-5", "Ernie4_5Config", "interleaved rope, biases", hidden_size=48, intermediate_size=80, num_hidden_layers=2,
          num_attention_heads=3, num_key_value_heads=1, head_dim=16, use_bias=True, rope_parameters=plain(500000.0)),
+    spec("exaone", "ExaoneConfig", "llama3 rope", hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
+         num_key_value_heads=1, rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                                 "high_freq_factor": 4.0, "original_max_position_embeddings": 32}),
+    spec("internlm3", "InternLM3Config", "head_dim of its own, dynamic rope not reached", hidden_size=48, intermediate_size=80, num_hidden_layers=2,
+         num_attention_heads=3, num_key_value_heads=1, head_dim=20, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e6, "factor": 6.0}),
+    spec("cwm", "CwmConfig", "one full layer, then three windows", legacy=False, hidden_size=48, intermediate_size=80, num_hidden_layers=4,
+         num_attention_heads=3, num_key_value_heads=1, head_dim=16, sliding_window=16, rope_parameters=plain(1e6)),
+    spec("vaultgemma", "VaultGemmaConfig", "Gemma 2 without norms after", hidden_size=60, intermediate_size=96, num_hidden_layers=2,
+         num_attention_heads=3, num_key_value_heads=1, head_dim=24, sliding_window=16, query_pre_attn_scalar=30, attn_logit_softcapping=20.0,
+         final_logit_softcapping=12.0, rope_parameters=plain()),
+    spec("hyperclovax", "HyperCLOVAXConfig", "multipliers, norms before and after", hidden_size=48, intermediate_size=80, num_hidden_layers=2,
+         num_attention_heads=6, num_key_value_heads=2, embedding_multiplier=2.5, attention_multiplier=0.2, residual_multiplier=0.6, logits_scaling=0.7,
+         rope_parameters=plain()),
+    spec("opt", "OPTConfig", "learned positions from 2, ReLU, biases", hidden_size=60, ffn_dim=96, num_hidden_layers=3, num_attention_heads=5,
+         word_embed_proj_dim=60, max_position_embeddings=128),
+    spec("bloom", "BloomConfig", "alibi after the scale, a norm after the embedding, q, k, v for each head", legacy=False, hidden_size=60, n_layer=3,
+         n_head=5),
+    spec("gptj", "GPTJConfig", "parallel block, 8 of 20 dimensions rotate in pairs, biases in the MLP and the head", n_embd=60, n_layer=2, n_head=3,
+         max_position_embeddings=128, rotary_dim=8),
+    spec("gpt-bigcode", "GPTBigCodeConfig", "learned positions, one KV head", n_embd=60, n_layer=3, n_head=5, max_position_embeddings=128),
+    spec("gpt-bigcode-heads", "GPTBigCodeConfig", "q, k, v for each head", legacy=False, n_embd=48, n_layer=2, n_head=3, max_position_embeddings=128,
+         multi_query=False),
 ]
 
 
@@ -131,19 +153,19 @@ def fill(model, seed):
     """Every parameter by its part: what is a norm, a bias, an embedding, a projection."""
     g = torch.Generator().manual_seed(seed)
     config = model.config
-    zero_based = config.model_type in ("gemma", "nemotron")       # these multiply by 1 + w
+    zero_based = config.model_type in ("gemma", "vaultgemma", "nemotron")       # these multiply by 1 + w
     for name, p in sorted(model.named_parameters()):
         r = torch.randn(p.shape, generator=g)
         if name.endswith("bias"):
             r *= 0.25
         elif "norm" in name or "ln_" in name:
             r = r * 0.3 + (0.0 if zero_based else 1.0)
-        elif "embed_tokens" in name or "embed_in" in name or "word_embeddings" in name:
-            r *= 1.5 / math.sqrt(config.hidden_size) if config.model_type == "gemma" else 0.45 if config.tie_word_embeddings else 1.0
+        elif any(s in name for s in ("embed_tokens", "embed_positions", "embed_in", "word_embeddings", "wte", "wpe")):
+            r *= 1.5 / math.sqrt(config.hidden_size) if config.model_type in ("gemma", "vaultgemma") else 0.45 if config.tie_word_embeddings else 1.0
         elif name.startswith(("lm_head", "embed_out")):
             r *= 4.0 / math.sqrt(config.hidden_size)
         else:                                                     # sharper attention than a trained start would have
-            sharp = any(s in name for s in ("q_proj", "k_proj", "qkv", "query_key_value"))
+            sharp = any(s in name for s in ("q_proj", "k_proj", "qkv", "query_key_value", "c_attn"))
             r *= (2.2 if sharp else 1.4) / math.sqrt(p.shape[-1])
         p.copy_(r)
 

@@ -1,4 +1,5 @@
-/* tests/shard_arch/fuzz_arch.c - any bytes as a config.json, or as GGUF metadata written in JSON: refused or understood; what is understood has finite facts and answers every question. */
+/* tests/shard_arch/fuzz_arch.c - any bytes as a config.json, or as GGUF metadata written in JSON: refused or
+ * understood; what is understood has finite facts and answers every question. */
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
