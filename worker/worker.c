@@ -1,7 +1,6 @@
 /* worker/worker.c - life of a worker, and a step from message to result. */
 #include "worker/worker.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,21 +126,16 @@ static status batch_create(worker *w)
     return w->ops->batch_create(w->ctx, &limits, &w->batch);
 }
 
-/* Slopes of ALiBi (arXiv:2108.12409): powers of 2^(-8/n) for n a power of two; the heads beyond take every second of the next power's. */
+/* Slopes of ALiBi (arXiv:2108.12409) of this rank's heads. */
 static status slopes_create(worker *w)
 {
     if (!w->arch->alibi)
         return ST_OK;
-    int32_t n = w->arch->n_heads, p = 1;
-    while (p * 2 <= n)
-        p *= 2;
     int32_t own = (int32_t)width(w->rank->heads);
     float *slopes;
     TRY(mem_calloc((size_t)own, sizeof(float), "ALiBi slopes", &slopes));
-    for (int32_t i = 0; i < own; i++) {
-        int32_t h = (int32_t)w->rank->heads.begin + i;
-        slopes[i] = (float)(h < p ? pow(2.0, -8.0 / p * (h + 1)) : pow(2.0, -4.0 / p * (2 * (h - p) + 1)));
-    }
+    for (int32_t i = 0; i < own; i++)
+        slopes[i] = shard_arch_alibi_slope(w->arch, (int32_t)w->rank->heads.begin + i);
     ops_buf *buf;
     status st = w->ops->buf_create(w->ctx, (size_t)own * sizeof(float), "ALiBi slopes", &buf);
     if (st == ST_OK) {
