@@ -1,30 +1,36 @@
 /* shard/plan/cost.c - the cost model: what a phase of a decode step takes on a rank.
  *
- *   seconds = bytes read / bytes_per_second + multiply-adds / macs_per_second + elements touched / elements_per_second + phase_seconds
+ *   seconds = weights / weights_per_second + rows x weights / macs_per_second + KV bytes / bytes_per_second
+ *           + elements / elements_per_second + phase_seconds
  *
- * for `seqs` sequences with `context` tokens behind each.  The parts are added, not overlapped: on a CPU unpacking, products and misses share the
- * same cores, and at the small batches that splits are judged by one part dominates anyway. */
+ * for `seqs` sequences (rows) with `context` tokens behind each.  The parts are added, not overlapped: on a CPU unpacking, products and misses share
+ * the same cores, and at the small batches that splits are judged by one part dominates anyway. */
 #include <string.h>
 
 #include "shard/plan/plan_internal.h"
 
-/* cpu: one core; see the constants' origin in docs of `trireme bench`'s phase table: fitted to phases measured with AVX2 kernels.
- * a100, h100: 80 % of the makers' published memory bandwidth and 60 % of their dense 16-bit rate; not measured here. */
-#define ALL_TYPES(f32, half, integer)                                                                                          \
-    {                                                                                                                          \
-        [PACKED_F32] = (f32), [PACKED_F16] = (half), [PACKED_BF16] = (half), [PACKED_Q8_0] = (integer),                        \
-        [PACKED_Q4_0] = (integer), [PACKED_Q4_1] = (integer), [PACKED_Q5_0] = (integer), [PACKED_Q5_1] = (integer),            \
-        [PACKED_Q2_K] = (integer), [PACKED_Q3_K] = (integer), [PACKED_Q4_K] = (integer), [PACKED_Q5_K] = (integer),            \
-        [PACKED_Q6_K] = (integer), [PACKED_IQ4_NL] = (integer)                                                                 \
+#define TYPES(f32_, f16_, bf16_, q8_, q4_, q5_, q2k_, q3k_, q4k_, q5k_, q6k_)                                                     \
+    {                                                                                                                             \
+        [PACKED_F32] = (f32_), [PACKED_F16] = (f16_), [PACKED_BF16] = (bf16_), [PACKED_Q8_0] = (q8_), [PACKED_Q4_0] = (q4_),      \
+        [PACKED_Q4_1] = (q4_), [PACKED_Q5_0] = (q5_), [PACKED_Q5_1] = (q5_), [PACKED_Q2_K] = (q2k_), [PACKED_Q3_K] = (q3k_),      \
+        [PACKED_Q4_K] = (q4k_), [PACKED_Q5_K] = (q5k_), [PACKED_Q6_K] = (q6k_), [PACKED_IQ4_NL] = (q4_)                           \
     }
+/* Where memory alone limits: bandwidth over the bytes of a weight, scales included. */
+#define FROM_MEMORY(bytes)                                                                                                        \
+    TYPES((bytes) / 4, (bytes) / 2, (bytes) / 2, (bytes) / 1.0625, (bytes) / 0.5625, (bytes) / 0.6875, (bytes) / 0.328,           \
+          (bytes) / 0.445, (bytes) / 0.5781, (bytes) / 0.703, (bytes) / 0.828)
 
+/* cpu: measured by coord_measure_device with AVX2 kernels on one core of an EPYC server (DDR4).  a100, h100: 80 % of the makers'
+ * published memory bandwidth and 60 % of their dense 16-bit rate; not measured here. */
 static const shard_device devices[] = {
     {
         .name = "cpu",
+        .weights_per_second = FROM_MEMORY(12e9),
+        .macs_per_second = TYPES(12e9, 10e9, 10e9, 25e9, 25e9, 20e9, 20e9, 15e9, 25e9, 20e9, 18e9),
         .bytes_per_second = 12e9,
-        .macs_per_second = ALL_TYPES(14e9, 12e9, 25e9),
         .attention_macs_per_second = 8e9,
         .elements_per_second = 1e9,
+        .rotated_per_second = 1e9,
         .phase_seconds = 2e-6,
         .exchange_seconds = 2e-6,
         .exchange_bytes_per_second = 5e9,
@@ -33,10 +39,12 @@ static const shard_device devices[] = {
     },
     {
         .name = "a100",
+        .weights_per_second = FROM_MEMORY(1.6e12),
+        .macs_per_second = TYPES(9e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12),
         .bytes_per_second = 1.6e12,
-        .macs_per_second = ALL_TYPES(9e12, 94e12, 94e12),
         .attention_macs_per_second = 40e12,
         .elements_per_second = 1e12,
+        .rotated_per_second = 1e12,
         .phase_seconds = 8e-6,
         .exchange_seconds = 10e-6,
         .exchange_bytes_per_second = 240e9,
@@ -45,10 +53,12 @@ static const shard_device devices[] = {
     },
     {
         .name = "h100",
+        .weights_per_second = FROM_MEMORY(2.7e12),
+        .macs_per_second = TYPES(30e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12),
         .bytes_per_second = 2.7e12,
-        .macs_per_second = ALL_TYPES(30e12, 300e12, 300e12),
         .attention_macs_per_second = 120e12,
         .elements_per_second = 2e12,
+        .rotated_per_second = 2e12,
         .phase_seconds = 6e-6,
         .exchange_seconds = 8e-6,
         .exchange_bytes_per_second = 360e9,
@@ -75,10 +85,13 @@ shard_device shard_device_scale(const shard_device *device, double n)
 {
     shard_device d = *device;
     d.bytes_per_second *= n;
-    for (int t = 0; t < PACKED_TYPES; t++)
+    for (int t = 0; t < PACKED_TYPES; t++) {
+        d.weights_per_second[t] *= n;
         d.macs_per_second[t] *= n;
+    }
     d.attention_macs_per_second *= n;
     d.elements_per_second *= n;
+    d.rotated_per_second *= n;
     return d;
 }
 
@@ -92,17 +105,10 @@ cost_model cost_model_of(const shard_arch *arch, const shard_plan_options *o)
     return m;
 }
 
-/* Bytes of one weight, scales included. */
-static double type_bytes(packed_type type)
-{
-    enum { COLS = 4096 };
-    return (double)packed_bytes((packed_shape){.type = type, .rows = PACKED_ROWS, .cols = COLS}) / (PACKED_ROWS * COLS);
-}
-
 /* n weights of a type, each read once and multiplied with a row of every sequence. */
 static double weights_seconds(const cost_model *m, packed_type type, double n)
 {
-    return n * type_bytes(type) / m->device.bytes_per_second + n * m->seqs / m->device.macs_per_second[type];
+    return n / m->device.weights_per_second[type] + n * m->seqs / m->device.macs_per_second[type];
 }
 
 static double role_seconds(const cost_model *m, shard_role role, int32_t layer, double n)
@@ -123,9 +129,10 @@ layer_cost cost_of_layer(const cost_model *m, int32_t layer)
     double keys = window > 0 && window < m->context ? window : m->context;
     layer_cost c = {0};
     c.head = role_seconds(m, SHARD_Q, layer, hd * hidden) + m->seqs * keys * 2 * hd / m->device.attention_macs_per_second +
-             elements_seconds(m, 2 * hd);
+             m->seqs * hd / m->device.rotated_per_second;
     c.kv_head = role_seconds(m, SHARD_K, layer, hd * hidden) + role_seconds(m, SHARD_V, layer, hd * hidden) +
-                m->seqs * keys * 2 * hd * (double)kv_element_bytes(m->kv_type) / m->device.bytes_per_second + elements_seconds(m, 2 * hd);
+                m->seqs * keys * 2 * hd * (double)kv_element_bytes(m->kv_type) / m->device.bytes_per_second +
+                m->seqs * 2 * hd / m->device.rotated_per_second;
     c.o_col = role_seconds(m, SHARD_O, layer, hidden);
     c.attention_fixed = elements_seconds(m, hidden) + m->device.phase_seconds;
     int in = a->mlp == SHARD_MLP_GATED ? 2 : 1;
@@ -151,7 +158,7 @@ double cost_embed(const cost_model *m)
 {
     double hidden = m->arch->hidden;
     packed_type t = shard_plan_type(m->arch, m->types, SHARD_TOKEN_EMBED, 0);
-    return m->seqs * hidden * type_bytes(t) / m->device.bytes_per_second + elements_seconds(m, 2 * hidden) + m->device.phase_seconds;
+    return m->seqs * hidden / m->device.weights_per_second[t] + elements_seconds(m, 2 * hidden) + m->device.phase_seconds;
 }
 
 double cost_head_row(const cost_model *m)

@@ -766,6 +766,10 @@ static status choose(const shard_arch *a, const shard_plan_options *options, sha
     if (best == NULL && options->tp == 0 && options->pp == 0)
         return FAIL(ST_INVALID, "%d ranks cannot share this %s checkpoint: tp x pp must be %d with tp at most %d (query heads) and pp at most %d "
                     "(layers)", n, a->family, n, a->n_heads, a->n_layers);
+    if (best == NULL && options->tp > 0 && n % options->tp == 0)
+        TRY(check_ranks(a, options->tp, n / options->tp));
+    if (best == NULL && options->pp > 0 && n % options->pp == 0)
+        TRY(check_ranks(a, n / options->pp, options->pp));
     if (best == NULL)
         return FAIL(ST_INVALID, "%d ranks do not divide into tp %d x pp %d for this %s checkpoint (0: free)", n, options->tp, options->pp, a->family);
     *out = best;

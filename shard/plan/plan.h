@@ -58,15 +58,17 @@ typedef struct shard_rank_plan {
     double cost_attention, cost_mlp, cost_embed, cost_head; /* seconds of one decode step under the cost model, all layers of this rank */
 } shard_rank_plan;
 
-/* What a device does in a second.  A phase's cost is the sum of its parts: bytes of weights and KV read, multiply-adds of the products
- * (one activation row each), elements touched by norms, rope and gates, and a fixed start.  The figures of "cpu" are for one
- * core and were fitted to measured phases (plan_cost.c says on what); a rank with n threads scales them. */
+/* What a device does in a second.  A phase's cost is the sum of its parts: weights read and unpacked (once, whatever the batch),
+ * multiply-adds (for each activation row), KV bytes read, elements touched by norms, rope and gates, and a fixed start.  The figures of "cpu" are
+ * one core of an ordinary server; coordinator/measure.h takes those of the machine at hand. */
 typedef struct shard_device {
     const char *name;
-    double bytes_per_second;
-    double macs_per_second[PACKED_TYPES]; /* multiply-adds with weights of this type, unpacking included */
+    double weights_per_second[PACKED_TYPES];
+    double macs_per_second[PACKED_TYPES];
+    double bytes_per_second;              /* of KV cache */
     double attention_macs_per_second;     /* q.k and p.v, softmax included */
-    double elements_per_second;
+    double elements_per_second;           /* of norms and gates */
+    double rotated_per_second;            /* elements of q, k and v rotated and put into the cache */
     double phase_seconds;
     double exchange_seconds, exchange_bytes_per_second; /* a sum between ranks of one host: start, and bytes of one partial */
     double network_seconds, network_bytes_per_second;   /* the same between hosts */
