@@ -82,6 +82,23 @@ static status ranks_resolve(coord_replica *r, shard_plan_options *p)
     return ST_OK;
 }
 
+/* A folder written by `trireme shard` serves the split it was cut for: that split is the default, and another one an error before anything is read. */
+static status cut_resolve(coord_replica *r, shard_plan_options *p)
+{
+    shard_cut_info cut;
+    if (!shard_checkpoint_cut_info(r->checkpoint, &cut))
+        return ST_OK;
+    int tp = r->opt.tp > 0 ? r->opt.tp : cut.tp, pp = r->opt.pp > 0 ? r->opt.pp : cut.pp;
+    if (tp != cut.tp || pp != cut.pp || r->n_ranks != tp * pp || (r->opt.f32 && !cut.f32))
+        return FAIL(ST_INVALID, "%s was cut for tp %d x pp %d%s: start it with `mpirun -n %d trireme ...`%s, or cut its source again with trireme shard", r->opt.model,
+                    cut.tp, cut.pp, cut.f32 ? " in f32" : "", cut.tp * cut.pp, r->opt.f32 && !cut.f32 ? " and without --compute f32" : "");
+    r->opt.tp = tp;
+    r->opt.pp = pp;
+    p->stage_layers = cut.stage_layers;
+    p->rank_weights = cut.rank_weights;
+    return ST_OK;
+}
+
 static void defaults_fill(coord_replica_options *o)
 {
     o->max_seqs = o->max_seqs > 0 ? o->max_seqs : DEFAULT_SEQS;
@@ -103,6 +120,7 @@ static status open_and_plan(coord_replica *r)
         .kv_type = r->opt.kv_type,
         .types = *shard_checkpoint_types(r->checkpoint, r->opt.f32),
     };
+    TRY(cut_resolve(r, &p));
     TRY(ranks_resolve(r, &p));
     TRY(shard_plan_create(a, &p, &r->plan));
     r->opt.max_context = r->opt.max_context > 0 ? r->opt.max_context : -p.max_context; /* negative: may shrink to what memory allows */

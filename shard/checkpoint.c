@@ -23,30 +23,50 @@ enum { MAX_CONFIG_BYTES = 16 << 20, MAX_INDEX_BYTES = 64 << 20 };
 
 /* ---- files ---- */
 
-status shard_checkpoint_add_file(shard_checkpoint *c, const char *path, int32_t *index)
+static status open_file_of(const char *path, int *fd)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd >= 0)
+        return ST_OK;
+    return FAIL(errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s: %s%s", path, strerror(errno),
+                errno == ENOENT ? "; the checkpoint is incomplete: fetch it again" : "");
+}
+
+status shard_checkpoint_add_file(shard_checkpoint *c, const char *path, bool later, int32_t *index)
 {
     struct stat sb;
-    shard_file *files = realloc(c->files, (size_t)(c->n_files + 1) * sizeof(*files));
+    shard_file *files = realloc(c->files, (size_t)(c->n_files + 1) * sizeof(*files)), *f;
     if (files == NULL)
         return FAIL(ST_NO_MEMORY, "%s: out of memory", path);
     c->files = files;
-    shard_file *f = &files[c->n_files];
-    *f = (shard_file){.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-    if (f->fd < 0)
-        return FAIL(errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s: %s%s", path, strerror(errno),
-                    errno == ENOENT ? "; the checkpoint is incomplete: fetch it again" : "");
-    if (fstat(f->fd, &sb) != 0 || !S_ISREG(sb.st_mode)) {
+    f = &files[c->n_files];
+    *f = (shard_file){.fd = -1};
+    TRY(open_file_of(path, &f->fd));
+    f->path = strdup(path);
+    status st = f->path == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", path) : ST_OK;
+    if (st == ST_OK && (fstat(f->fd, &sb) != 0 || !S_ISREG(sb.st_mode)))
+        st = FAIL(ST_IO, "%s: not a regular file", path);
+    if (st != ST_OK || later) {
         close(f->fd);
-        return FAIL(ST_IO, "%s: not a regular file", path);
+        f->fd = -1;
+    }
+    if (st != ST_OK) {
+        free(f->path);
+        return st;
     }
     f->bytes = (uint64_t)sb.st_size;
-    f->path = strdup(path);
-    if (f->path == NULL) {
-        close(f->fd);
-        return FAIL(ST_NO_MEMORY, "%s: out of memory", path);
-    }
     *index = c->n_files++;
     return ST_OK;
+}
+
+status shard_checkpoint_file_fd(shard_checkpoint *c, int32_t index, int *fd)
+{
+    shard_file *f = &c->files[index];
+    pthread_mutex_lock(&c->lock);
+    status st = f->fd >= 0 ? ST_OK : open_file_of(f->path, &f->fd);
+    *fd = f->fd;
+    pthread_mutex_unlock(&c->lock);
+    return st;
 }
 
 static status add_safetensors(shard_checkpoint *c, const char *path)
@@ -55,7 +75,7 @@ static status add_safetensors(shard_checkpoint *c, const char *path)
     uint8_t first[8];
     char *json;
     uint64_t header;
-    TRY(shard_checkpoint_add_file(c, path, &index));
+    TRY(shard_checkpoint_add_file(c, path, false, &index));
     shard_file *f = &c->files[index];
     if (f->bytes < 8)
         return FAIL(ST_FORMAT, "%s: %llu bytes are too few for a safetensors file; fetch it again", path, (unsigned long long)f->bytes);
@@ -70,13 +90,30 @@ static status add_safetensors(shard_checkpoint *c, const char *path)
     return st;
 }
 
-static status add_indexed(shard_checkpoint *c, const char *index_path)
+static bool all_there(const char *folder, const char *const *names, size_t n)
+{
+    bool all = true;
+    for (size_t i = 0; all && i < n; i++) {
+        char *path = file_join(folder, names[i]);
+        all = path != NULL && file_exists(path);
+        free(path);
+    }
+    return all;
+}
+
+/* A folder without all of its files still has a configuration to plan with: `optional` then adds none. */
+static status add_indexed(shard_checkpoint *c, const char *index_path, bool optional)
 {
     json_t *index;
     const char **names = NULL;
     size_t n = 0;
     TRY(json_parse_file(index_path, MAX_INDEX_BYTES, &index));
     status st = shard_safetensors_index_files(index_path, index, &names, &n);
+    if (st == ST_OK && optional && !all_there(c->folder, names, n)) {
+        free(names);
+        json_decref(index);
+        return ST_OK;
+    }
     for (size_t i = 0; st == ST_OK && i < n; i++) {
         char *path = file_join(c->folder, names[i]);
         st = path == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", index_path) : add_safetensors(c, path);
@@ -179,7 +216,7 @@ static status add_weights(shard_checkpoint *c, bool optional)
     if (single != NULL) {
         st = add_safetensors(c, single);
     } else if (index != NULL) {
-        st = add_indexed(c, index);
+        st = add_indexed(c, index, optional);
     } else {
         char **names = NULL;
         size_t n = 0;
@@ -464,7 +501,7 @@ static status meta_f32(void *arg, const char *name, int64_t *n, float **out)
 static status add_gguf(shard_checkpoint *c, const char *path, shard_gguf **out)
 {
     int32_t index;
-    TRY(shard_checkpoint_add_file(c, path, &index));
+    TRY(shard_checkpoint_add_file(c, path, false, &index));
     TRY(shard_gguf_read(path, c->files[index].fd, c->files[index].bytes, index, &c->tensors, out));
     c->files[index].header_bytes = (*out)->data_begin;
     return ST_OK;
@@ -683,7 +720,8 @@ void shard_checkpoint_close(shard_checkpoint **checkpoint)
     shard_checkpoint_close_text(c);
     shard_cut_close(&c->cut);
     for (int32_t i = 0; i < c->n_files; i++) {
-        close(c->files[i].fd);
+        if (c->files[i].fd >= 0)
+            close(c->files[i].fd);
         free(c->files[i].path);
     }
     for (shard_scratch *s = c->scratch, *next; s != NULL; s = next) {

@@ -22,7 +22,7 @@ typedef enum shard_source {
 
 typedef struct shard_file {
     char *path;
-    int fd;
+    int fd; /* -1: not open now */
     uint64_t bytes, header_bytes; /* header: all before the data */
 } shard_file;
 
@@ -92,8 +92,10 @@ const shard_bound *shard_checkpoint_bound(const shard_checkpoint *c, shard_role 
 /* "attn_q of layer 3", "final_norm"; returns out. */
 const char *shard_checkpoint_role_text(shard_role role, int32_t layer, char out[96]);
 
-/* Opens a file for the checkpoint; *index is its number. */
-status shard_checkpoint_add_file(shard_checkpoint *c, const char *path, int32_t *index);
+/* Adds a regular file to the checkpoint's; *index is its number.  later: it is closed again until shard_checkpoint_file_fd wants it (a cut has a file for each
+ * rank, and a process may not have that many open). */
+status shard_checkpoint_add_file(shard_checkpoint *c, const char *path, bool later, int32_t *index);
+status shard_checkpoint_file_fd(shard_checkpoint *c, int32_t index, int *fd);
 /* The architecture of a `trireme shard` folder: from its config.json or metadata.gguf, with the source's tensors in c->tensors. */
 status shard_checkpoint_open_config(shard_checkpoint *c);
 /* Reads n bytes of a tensor at byte `offset` of it; messages name file and tensor. */

@@ -1,6 +1,7 @@
 /* shard/cut.c - opening, reading and checking a folder that `trireme shard` wrote (see cut.h). */
 #include "shard/cut.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,7 +115,7 @@ static status parse_rank(shard_checkpoint *c, const json_t *o, int32_t rank)
     if (!plain_rank_file(name) || tensors == NULL)
         return FAIL(ST_FORMAT, "%s: must have a file (a plain name) and tensors", where);
     char *path = file_join(c->folder, name);
-    status st = path == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", where) : shard_checkpoint_add_file(c, path, &cut->files[rank]);
+    status st = path == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", where) : shard_checkpoint_add_file(c, path, true, &cut->files[rank]);
     free(path);
     TRY(st);
     const shard_file *f = &c->files[cut->files[rank]];
@@ -339,8 +340,10 @@ static status fail_no_slice(const shard_checkpoint *c, shard_role role, int32_t 
 
 static status read_entry(shard_checkpoint *c, const shard_cut_entry *e, uint64_t from, void *dst, size_t n)
 {
-    const shard_file *f = &c->files[c->cut->files[e->rank]];
-    TRY(file_read_at(f->fd, f->path, e->offset + from, dst, n));
+    int32_t file = c->cut->files[e->rank];
+    int fd;
+    TRY(shard_checkpoint_file_fd(c, file, &fd));
+    TRY(file_read_at(fd, c->files[file].path, e->offset + from, dst, n));
     atomic_fetch_add_explicit(&c->bytes_read, n, memory_order_relaxed);
     atomic_fetch_add_explicit(&c->bytes_needed, n, memory_order_relaxed);
     return ST_OK;
@@ -422,7 +425,12 @@ static status verify_entry(void *arg, size_t i)
     const shard_cut_entry *e = &c->cut->entries[i];
     const shard_file *f = &c->files[c->cut->files[e->rank]];
     char sha[65], text[96];
-    TRY(hash_range(f->fd, f->path, e->offset, e->offset + e->bytes, sha));
+    int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return FAIL(ST_IO, "%s: %s", f->path, strerror(errno));
+    status st = hash_range(fd, f->path, e->offset, e->offset + e->bytes, sha);
+    close(fd);
+    TRY(st);
     if (strcmp(sha, e->sha256) != 0)
         return FAIL(ST_CORRUPT, "%s: tensor %s (rows %lld to %lld) is damaged: SHA-256 is %s, the manifest says %s; cut or copy it again",
                     f->path, shard_checkpoint_role_text(e->role, e->layer, text), (long long)e->rows.begin, (long long)e->rows.end, sha, e->sha256);
