@@ -153,7 +153,8 @@ static void lineage_of(const shard_checkpoint *c, const json_t *card, json_t *ou
 static json_t *recipe_of(const shard_checkpoint *c, const json_t *card)
 {
     static const char *const card_keys[] = {"datasets", "library_name", "pipeline_tag", "new_version", "quantized_by"};
-    static const char *const gguf_keys[] = {"general.quantized_by", "general.finetune", "general.size_label", "general.version", "quantize.imatrix.file",
+    static const char *const gguf_keys[] = {"general.quantized_by", "general.finetune", "general.size_label", "general.version", "general.repo_url",
+                                            "general.source.url", "general.source.huggingface.repository", "quantize.imatrix.file",
                                             "quantize.imatrix.dataset"};
     json_t *out = json_object();
     for (size_t i = 0; i < ARRAY_LEN(card_keys); i++) {

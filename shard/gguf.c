@@ -48,7 +48,8 @@ typedef struct cursor {
 static status take(cursor *c, uint64_t n, const char *what, const uint8_t **out)
 {
     if (n > c->file_bytes - c->at)
-        return FAIL(ST_FORMAT, "%s: the file ends inside %s at byte %zu (%" PRIu64 " bytes wanted, the file has %" PRIu64 "): it is truncated or damaged; fetch it again",
+        return FAIL(ST_FORMAT,
+                    "%s: the file ends inside %s at byte %zu (%" PRIu64 " bytes wanted, the file has %" PRIu64 "): it is truncated or damaged; fetch it again",
                     c->where, what, c->at, n, c->file_bytes);
     if (n > c->len - c->at) {
         c->need_more = true;

@@ -20,7 +20,8 @@ typedef struct shard_write_stats {
     uint64_t tensors;  /* slices written */
 } shard_write_stats;
 
-/* Cuts c as `plan` says into the new folder `target`.  ST_INVALID: target exists, or c is itself a cut; ST_IO: disk full, not writable ...: nothing is left behind. */
+/* Cuts c as `plan` says into the new folder `target`.  ST_INVALID: target exists, or c is itself a cut; ST_IO: disk full, not writable ...: nothing is left
+ * behind. */
 status shard_write(shard_checkpoint *c, const shard_plan *plan, const shard_write_options *options, const char *target, shard_write_stats *out);
 
 #endif

@@ -1,4 +1,5 @@
-/* tests/shard_files/test_cut.c - `trireme shard`: what is written is what would have been read, every damage is found and named, and a failure leaves nothing. */
+/* tests/shard_files/test_cut.c - `trireme shard`: what is written is what would have been read, every damage is found and named, and a failure leaves
+ * nothing. */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>

@@ -1,4 +1,5 @@
-/* tests/shard_files/test_hub.c - downloads from a hub on this machine (hub_server.py): the cache's layout, what is sent to whom, and everything that can go wrong. */
+/* tests/shard_files/test_hub.c - downloads from a hub on this machine (hub_server.py): the cache's layout, what is sent to whom, and everything that can
+ * go wrong. */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -47,9 +48,10 @@ static int start(void **state)
     close(in[0]);
     close(out[1]);
     the.in = in[1];
-    ssize_t n = read(out[0], text, sizeof(text) - 1);
-    close(out[0]);
-    if (n <= 0 || sscanf(text, "%d %d", &the.port, &cdn) != 2)
+    FILE *said = fdopen(out[0], "r");
+    char *line = fgets(text, sizeof(text), said);
+    fclose(said);
+    if (line == NULL || sscanf(text, "%d %d", &the.port, &cdn) != 2)
         return 1;
     char endpoint[64];
     snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%d/", the.port);
@@ -153,8 +155,8 @@ static void names_are_told_from_paths(void **state)
 {
     (void)state;
     static const char *const good[] = {"org/name", "a-b/c.d_e", "org/name:file.gguf", "org/name:Q4_K_M", "org/name:sub/file.gguf"};
-    static const char *const bad[] = {"", "name", "/abs/path", "./x", "../x/y", "a/b/c", "org/..", "../name", "org/na--me", "org/-name", "org/name.", "org/na me",
-                                      "org/name:", "org/name:../x", "org/name:/x", "org/name:a\nb", "or\\g/name", "org/name:.hidden"};
+    static const char *const bad[] = {"", "name", "/abs/path", "./x", "../x/y", "a/b/c", "org/..", "../name", "org/na--me", "org/-name", "org/name.",
+                                      "org/na me", "org/name:", "org/name:../x", "org/name:/x", "org/name:a\nb", "or\\g/name", "org/name:.hidden"};
     shard_hub_name n;
     for (size_t i = 0; i < ARRAY_LEN(good); i++)
         assert_true(shard_hub_name_parse(good[i], &n));
