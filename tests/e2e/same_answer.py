@@ -1,0 +1,95 @@
+"""The same answer whatever the company: a sequence's logits do not depend, in any bit, on batch, chunks, preemption, stages or instruction set.
+
+Every run answers the same 24 prompts; the running hash over each answer's logits must equal that of the prompt alone.
+"""
+import argparse
+import json
+import random
+
+from run import Failed, Report, generate
+
+WORDS = "the a of to and in is it you that he was for on are with as his they be at one have this from def return class import self".split()
+
+
+def prompts(n, seed, vocab, longest):
+    """Mixed lengths and sampling: greedy and seeded, penalties among them."""
+    rng = random.Random(seed)
+    out = []
+    for i in range(n):
+        length = rng.choice([1, 2, 5, 15, 16, 17, 40, longest])
+        q = {"id": i, "prompt_ids": [rng.randrange(vocab) for _ in range(length)], "max_tokens": rng.randrange(4, 25), "ignore_eos": True}
+        if i % 3 == 0:
+            q.update(temperature=0)
+        else:
+            q.update(temperature=0.9, top_p=0.95, top_k=40 if i % 2 else 0, seed=1000 + i)
+        if i % 4 == 1:
+            q.update(repetition_penalty=1.2, frequency_penalty=0.1)
+        out.append(q)
+    return out
+
+
+def same(report, what, want, got):
+    bad = [w["id"] for w, g in zip(want, got) if w["logits_hash"] != g["logits_hash"] or w["token_ids"] != g["token_ids"]]
+    return report.check(not bad, f"{what}: {len(bad)} of {len(want)} answers differ, first {bad[:3]}")
+
+
+def variant(report, what, binary, model, requests, want, tp, pp, args, env=None):
+    try:
+        got = generate(binary, model, requests, tp, pp, args, env)
+    except Failed as e:
+        report.check(False, f"{what}: {e}")
+        return
+    if same(report, what, want, got):
+        print(f"same: {what}", flush=True)
+
+
+def replay(report, what, binary, model, requests, answers, tp, pp, args):
+    """Prompt and answer computed again as one prompt give, bit for bit, the log-probabilities of decoding."""
+    again = [{"id": r["id"], "prompt_ids": r["prompt_ids"] + a["token_ids"], "max_tokens": 1, "temperature": 0, "ignore_eos": True, "prompt_logprobs": 0}
+             for r, a in zip(requests, answers)]
+    got = generate(binary, model, again, tp, pp, args)
+    bad = []
+    for r, a, g in zip(requests, answers, got):
+        n = len(r["prompt_ids"])
+        if [t["logprob"] for t in a["logprobs"]] != [t["logprob"] for t in g["prompt_logprobs"][n:]]:
+            bad.append(r["id"])
+    if report.check(not bad, f"{what}: log-probabilities of a replay differ for {bad[:5]}"):
+        print(f"same: {what}", flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--trireme", required=True)
+    p.add_argument("--emulated", help="the binary whose missing instruction sets are emulated")
+    p.add_argument("--model", required=True)
+    p.add_argument("--vocab", type=int, required=True)
+    p.add_argument("--compute", default="auto")
+    p.add_argument("--kv-types", default="auto")
+    p.add_argument("--isas", default="", help="levels to compare, comma-separated")
+    p.add_argument("--splits", default="1x1,1x2")
+    p.add_argument("--longest", type=int, default=90)
+    a = p.parse_args()
+    report = Report()
+    requests = [dict(r, logprobs=0) for r in prompts(24, 7, a.vocab, a.longest)]
+    for kv in a.kv_types.split(","):
+        base = ["--compute", a.compute, "--kv-type", kv, "--ctx", "256"]
+        alone = {}
+        for split in a.splits.split(","):
+            tp, pp = map(int, split.split("x"))
+            what = f"{a.model} {a.compute} kv {kv} tp {tp} pp {pp}"
+            if tp not in alone: # one at a time, on the fewest stages: what everything else must equal
+                alone[tp] = generate(a.trireme, a.model, requests, tp, 1, (*base, "--max-seqs", "1"))
+            want = alone[tp]
+            for label, args in (("all together", ["--max-seqs", "24"]), ("chunks of 1", ["--max-seqs", "24", "--prefill-chunk", "1"]),
+                                ("chunks of 7", ["--max-seqs", "24", "--prefill-chunk", "7"]), ("chunks of 512", ["--max-seqs", "24", "--prefill-chunk", "512"]),
+                                ("preempted", ["--max-seqs", "24", "--kv-blocks", "20"])):
+                variant(report, f"{what}, {label}", a.trireme, a.model, requests, want, tp, pp, (*base, *args))
+            replay(report, f"{what}, replayed", a.trireme, a.model, requests, want, tp, pp, (*base, "--max-seqs", "8"))
+        for isa in filter(None, a.isas.split(",")):
+            variant(report, f"{a.model} {a.compute} kv {kv}, {isa}", a.emulated or a.trireme, a.model, requests, alone[1], 1, 1, (*base, "--max-seqs", "24"),
+                    {"TRIREME_ISA": isa})
+    report.end()
+
+
+if __name__ == "__main__":
+    main()
