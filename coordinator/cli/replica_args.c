@@ -1,0 +1,193 @@
+#include "coordinator/cli/replica_args.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "coordinator/cli/cli_util.h"
+
+enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT };
+
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
+    {"model", 'm', "MODEL", 0, "Hugging Face directory, GGUF file, a directory that `trireme shard` wrote, or a hub name (org/name)", 0},
+    {"revision", OPT_REVISION, "REV", 0, "Branch, tag or commit of a hub name", 0},
+    {"offline", OPT_OFFLINE, NULL, 0, "Never use the network", 0},
+    {"tp", OPT_TP, "N", 0, "Tensor-parallel ranks of a stage (default: chosen from the number of ranks)", 0},
+    {"pp", OPT_PP, "M", 0, "Pipeline stages", 0},
+    {"compute", OPT_COMPUTE, "auto|f32", 0, "auto computes with the weights as stored; f32 expands them to f32 at load", 0},
+    {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
+    {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 q8 (auto: f32 with --compute f32, else f16)", 0},
+    {"ctx", OPT_CTX, "TOKENS", 0, "Longest prompt + answer (default: the checkpoint's, as far as memory goes)", 0},
+    {"max-seqs", OPT_MAX_SEQS, "N", 0, "Sequences computed at once (default 16)", 0},
+    {"max-batched-tokens", OPT_BATCHED, "N", 0, "Token budget of a step (default 512)", 0},
+    {"prefill-chunk", OPT_CHUNK, "N", 0, "Most tokens of one prompt in a step (default: the budget)", 0},
+    {"kv-blocks", OPT_KV_BLOCKS, "N", 0, "KV blocks of 16 tokens (default: what memory and the limits above allow)", 0},
+    {"memory", OPT_MEMORY, "BYTES", 0, "Memory each rank may use, as in 8GiB (default: its share of what the host has left)", 0},
+    {"rank-weights", OPT_WEIGHTS, "W,W,...", 0, "Relative speed of each rank, for ranks of unequal speed", 0},
+    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank within a step (default 60)", 0},
+    {0},
+};
+
+static status parse_weights(cli_replica_args *a, const char *text)
+{
+    int n = 1;
+    for (const char *p = text; *p != '\0'; p++)
+        n += *p == ',';
+    free(a->rank_weights);
+    TRY(mem_calloc((size_t)n, sizeof(double), "weights", &a->rank_weights));
+    a->n_rank_weights = n;
+    for (int i = 0; i < n; i++) {
+        char *end;
+        a->rank_weights[i] = strtod(text, &end);
+        if (end == text || !(a->rank_weights[i] > 0) || *end != (i < n - 1 ? ',' : '\0'))
+            return ST_INVALID;
+        text = end + 1;
+    }
+    return ST_OK;
+}
+
+static long whole(struct argp_state *state, const char *name, const char *arg, long min, long max)
+{
+    long v = 0;
+    if (!cli_parse_int(arg, min, max, &v))
+        argp_error(state, "--%s %s: a whole number from %ld to %ld is needed", name, arg, min, max);
+    return v;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    cli_replica_args *a = state->input;
+    coord_replica_options *o = &a->options;
+    switch (key) {
+    case 'm':
+        o->model = arg;
+        return 0;
+    case OPT_REVISION:
+        o->open.revision = arg;
+        return 0;
+    case OPT_OFFLINE:
+        o->open.offline = true;
+        return 0;
+    case OPT_TP:
+        o->tp = (int32_t)whole(state, "tp", arg, 1, 65536);
+        return 0;
+    case OPT_PP:
+        o->pp = (int32_t)whole(state, "pp", arg, 1, 65536);
+        return 0;
+    case OPT_COMPUTE:
+        if (strcmp(arg, "auto") != 0 && strcmp(arg, "f32") != 0)
+            argp_error(state, "--compute %s: auto or f32", arg);
+        o->f32 = strcmp(arg, "f32") == 0;
+        return 0;
+    case 't':
+        o->n_threads = (int32_t)whole(state, "threads", arg, 1, 4096);
+        return 0;
+    case OPT_KV_TYPE:
+        a->kv_given = strcmp(arg, "auto") != 0;
+        if (a->kv_given && !shard_kv_type_parse(arg, &o->kv_type))
+            argp_error(state, "--kv-type %s: auto, f32, f16, bf16 or q8", arg);
+        return 0;
+    case OPT_CTX:
+        o->max_context = (int32_t)whole(state, "ctx", arg, 2, 1 << 30);
+        return 0;
+    case OPT_MAX_SEQS:
+        o->max_seqs = (int32_t)whole(state, "max-seqs", arg, 1, 1 << 20);
+        return 0;
+    case OPT_BATCHED:
+        o->max_batched_tokens = (int32_t)whole(state, "max-batched-tokens", arg, 1, 1 << 20);
+        return 0;
+    case OPT_CHUNK:
+        o->max_prefill_chunk = (int32_t)whole(state, "prefill-chunk", arg, 1, 1 << 20);
+        return 0;
+    case OPT_KV_BLOCKS:
+        o->kv_blocks = whole(state, "kv-blocks", arg, 1, 1 << 30);
+        return 0;
+    case OPT_MEMORY:
+        if (!cli_parse_bytes(arg, &o->memory) || o->memory == 0)
+            argp_error(state, "--memory %s: a number of bytes is needed, as in 8GiB", arg);
+        return 0;
+    case OPT_WEIGHTS:
+        if (parse_weights(a, arg) != ST_OK)
+            argp_error(state, "--rank-weights %s: positive numbers with commas between them are needed", arg);
+        return 0;
+    case OPT_TIMEOUT:
+        o->timeout_ms = (int)whole(state, "timeout", arg, 1, 100000) * 1000;
+        return 0;
+    case ARGP_KEY_END:
+        if (o->model == NULL)
+            argp_error(state, "no model: give one with -m MODEL");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp cli_replica_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
+
+static status world_create(comm_world **out)
+{
+    int n, rank;
+    if (comm_launched(&n, &rank) && n > 1)
+        return comm_world_mpi(out);
+    return comm_world_single(out);
+}
+
+static void replica_close(cli_replica *r)
+{
+    free(r->reports);
+    coord_replica_destroy(&r->replica);
+    comm_world_destroy(&r->world);
+}
+
+static status start(cli_replica_args *a, cli_replica *r)
+{
+    TRY(world_create(&r->world));
+    r->rank = comm_world_rank(r->world);
+    r->n_ranks = comm_world_size(r->world);
+    if (r->n_ranks > 1)
+        log_rank_set(r->rank);
+    coord_replica_options *o = &a->options;
+    if (!a->kv_given)
+        o->kv_type = o->f32 ? SHARD_KV_F32 : SHARD_KV_F16;
+    o->isa = getenv("TRIREME_ISA");
+    if (o->rank_weights == NULL && a->rank_weights != NULL) {
+        if (a->n_rank_weights != r->n_ranks)
+            return r->rank != 0 ? ST_INVALID
+                                : FAIL(ST_INVALID, "--rank-weights names %d ranks, and this job has %d", a->n_rank_weights, r->n_ranks);
+        o->rank_weights = a->rank_weights;
+    }
+    status st = coord_replica_create(r->world, o, &r->replica);
+    if (st != ST_OK) {
+        if (r->rank == 0)
+            cli_report(st);
+        return st;
+    }
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*r->reports), "reports", &r->reports));
+    return coord_replica_report(r->replica, r->reports);
+}
+
+void cli_replica_start(cli_replica_args *args, cli_replica *out, bool *done, int *exit_code)
+{
+    *out = (cli_replica){0};
+    status st = start(args, out);
+    if (st == ST_OK && out->rank == 0) {
+        *done = false;
+        return;
+    }
+    if (st == ST_OK)
+        st = coord_replica_serve(out->replica);
+    replica_close(out);
+    free(args->rank_weights);
+    *done = true;
+    *exit_code = status_exit_code(st);
+}
+
+int cli_replica_finish(cli_replica *r, status st)
+{
+    status stopped = coord_replica_stop(r->replica);
+    replica_close(r);
+    return status_exit_code(st != ST_OK ? st : stopped);
+}
