@@ -45,6 +45,14 @@ double log_clock(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Compilers may be given paths relative to the build folder. */
+static const char *module_start(const char *file)
+{
+    while (strncmp(file, "../", 3) == 0)
+        file += 3;
+    return file;
+}
+
 /* "shard/text/bpe.c" -> "shard/text": a module is a folder. */
 static const char *module_begin(const char *file)
 {
@@ -61,6 +69,7 @@ static int module_length(const char *file)
 
 void log_write(log_level level, const char *file, const char *format, ...)
 {
+    file = module_start(file);
     char line[1536];
     int n = 0;
     bool brief = level <= LOG_INFO && log_level_get() <= LOG_INFO && isatty(STDERR_FILENO);

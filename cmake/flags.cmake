@@ -5,7 +5,7 @@ target_include_directories(trireme_flags INTERFACE ${PROJECT_SOURCE_DIR} ${PROJE
 # fused multiply-adds are written out.
 target_compile_definitions(trireme_flags INTERFACE _GNU_SOURCE)
 target_compile_options(trireme_flags INTERFACE -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes
-  -Wvla -Wundef -Wno-missing-field-initializers -fno-strict-aliasing -ffp-contract=off -fvisibility=hidden)
+  -Wvla -Wundef -fmacro-prefix-map=${PROJECT_SOURCE_DIR}/= -Wno-missing-field-initializers -fno-strict-aliasing -ffp-contract=off -fvisibility=hidden)
 if(NOT SANITIZE STREQUAL "")
   target_compile_options(trireme_flags INTERFACE -fsanitize=${SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(trireme_flags INTERFACE -fsanitize=${SANITIZE})

@@ -344,7 +344,7 @@ static void get_admit(reader *r, const step_limits *lim, uint8_t *seen, step_adm
 {
     a->slot = get_i32(r, lim->max_seqs - 1, "an admitted slot does not exist");
     see_slot(r, seen, a->slot, SEEN_ADMIT, "a slot is admitted twice");
-    a->rope_set = get_i32(r, 1, "a rope set is neither 0 nor 1");
+    a->rope_set = get_i32(r, INT32_MAX, "a rope set is negative");
     a->n_prompt = get_i32(r, INT32_MAX, "a prompt's length is out of range");
     a->n_generated = get_i32(r, INT32_MAX - a->n_prompt, "a sequence's length is out of range");
     a->hash = get_fixed(r, 8);

@@ -51,7 +51,7 @@ typedef struct step_sampling {
 
 typedef struct step_admit {
     int32_t slot;
-    int32_t rope_set;
+    int32_t rope_set;     /* shard_arch_rope_set of the prompt's length */
     int32_t n_prompt;     /* tokens of the prompt as the user sees it */
     int32_t n_generated;  /* tokens already generated before (replay or preemption): counted for penalties, lengths and noise positions */
     uint64_t hash;        /* the running hash of its logits so far (0 at first) */

@@ -470,9 +470,10 @@ static status serve_loop(coord_replica *r)
     }
 }
 
-/* The first to fail tells every rank why, so that none waits for a peer that gave up. */
+/* The first to fail tells every rank why, so that none waits for a peer that gave up; comm_abort logs it, and FAIL must not twice. */
 static status broken(coord_replica *r, status st)
 {
+    status_unmute();
     if (st != ST_OK && st != ST_ABORTED) {
         char why[1024];
         memcpy(why, status_message(), strnlen(status_message(), sizeof(why) - 1) + 1);
@@ -484,6 +485,7 @@ static status broken(coord_replica *r, status st)
 
 status coord_replica_serve(coord_replica *r)
 {
+    status_mute();
     return broken(r, serve_loop(r));
 }
 
@@ -545,14 +547,25 @@ status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *i
     bool launched = false;
     while (r->n_in_flight < r->depth && coord_sched_next(r->sched, &s)) {
         launched = true;
+        status_mute();
         TRY(broken(r, step_launch(r, &s, fn, arg)));
         if (r->result_rank == 0)
             return ST_OK;
     }
-    if (r->n_in_flight > 0)
+    if (r->n_in_flight > 0) {
+        status_mute();
         return broken(r, take_result(r, fn, arg));
+    }
     *idle = !launched;
     return ST_OK;
+}
+
+static status stop(coord_replica *r, const step *s)
+{
+    while (r->n_in_flight > 0)
+        TRY(take_result(r, NULL, NULL));
+    TRY(step_send(r, s));
+    return outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]);
 }
 
 status coord_replica_stop(coord_replica *r)
@@ -561,10 +574,8 @@ status coord_replica_stop(coord_replica *r)
         return ST_OK;
     r->stopped = true;
     step s = {.number = r->steps_sent + 1, .stop = true, .n_kv_groups = shard_checkpoint_arch(r->checkpoint)->n_kv_groups};
-    while (r->n_in_flight > 0)
-        TRY(broken(r, take_result(r, NULL, NULL)));
-    TRY(broken(r, step_send(r, &s)));
-    return broken(r, outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
+    status_mute();
+    return broken(r, stop(r, &s));
 }
 
 shard_checkpoint *coord_replica_checkpoint(coord_replica *r)

@@ -79,7 +79,8 @@ typedef struct ops_batch_limits {
 /* One sequence's rows in this step: rows [row, row + n_rows) are its tokens at positions position, position + 1, ... */
 typedef struct ops_span {
     int32_t row, n_rows, position;
-    int32_t rope_set;
+    int32_t rope_set; /* which of each rope's sets */
+    const float *inv_freq[OPS_MAX_ROPES]; /* [dims / 2] where the sequence has frequencies of its own (then no set is looked at), else NULL; borrowed until the next batch_set */
     int32_t table[OPS_MAX_KV_GROUPS]; /* where its block table starts in tables[group]; entry j holds positions 16j .. 16j+15 */
 } ops_span;
 

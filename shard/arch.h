@@ -62,8 +62,12 @@ bool shard_arch_stored(const shard_arch *arch, bool gguf, shard_role role, int32
 /* The name of piece i (0 .. pieces - 1) of a role kept in several tensors; the name itself where pieces is 0. */
 void shard_stored_piece(const shard_stored *stored, int32_t i, char out[192]);
 
-/* The rope set (0 or 1) a sequence of n tokens uses: set 1 where n exceeds a rope's switch_length. */
+/* The rope set of a sequence whose prompt has n tokens: 0; 1 where n exceeds a rope's switch_length; with dynamic scaling n itself,
+ * whose frequencies shard_rope_frequencies gives. */
 int32_t shard_arch_rope_set(const shard_arch *arch, int64_t n_tokens);
+
+/* inv_freq [dims / 2] of one rope for a rope set. */
+void shard_rope_frequencies(const shard_rope *rope, int32_t rope_set, float *inv_freq);
 
 /* For the README's table and --help: family i (0 ..), Hugging Face architectures and GGUF names separated by blanks; false past the last. */
 typedef struct shard_family_info {

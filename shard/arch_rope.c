@@ -81,6 +81,13 @@ static status scale_linear(const arch_source *src, const json_t *obj, int32_t ma
     return ST_OK;
 }
 
+/* NTK-aware scaling for a sequence of `length` tokens, more than the trained ones. */
+static void dynamic_frequencies(const shard_rope *r, double length, float *inv)
+{
+    double growth = r->factor * length / r->original_positions - (r->factor - 1);
+    plain_frequencies(r->theta * pow(growth, (double)r->dims / (r->dims - 2)), r->dims, inv);
+}
+
 static status scale_dynamic(const arch_source *src, const json_t *obj, int32_t max_positions, shard_rope *r)
 {
     TRY(read_factor(src, obj, r));
@@ -91,9 +98,7 @@ static status scale_dynamic(const arch_source *src, const json_t *obj, int32_t m
     r->switch_length = max_positions;
     r->n_sets = 2;
     r->attention_factor[1] = 1;
-    double length = floor(r->factor * max_positions);
-    double growth = r->factor * length / max_positions - (r->factor - 1);
-    plain_frequencies(r->theta * pow(growth, (double)r->dims / (r->dims - 2)), r->dims, r->inv_freq[1]);
+    dynamic_frequencies(r, floor(r->factor * max_positions), r->inv_freq[1]);
     return ST_OK;
 }
 
@@ -261,12 +266,15 @@ static status one_rope(const arch_source *src, const rope_keys *keys, const shar
     return FAIL(ST_UNSUPPORTED, "%s: rope scaling \"%s\" is not supported (supported: default, linear, dynamic, llama3, yarn, longrope)", src->where, name);
 }
 
-/* The longest sequence after scaling, as the checkpoints mean it: linear and dynamic configs give the trained length, yarn may, the others the final one. */
+/* The longest sequence after scaling, as the checkpoints mean it: linear and dynamic configs give the trained length, yarn may, the others the final one.
+ * Dynamic scaling has an answer for every length; beyond some times its factor there is little left to answer with. */
 static int32_t scaled_positions(const shard_rope *r, int32_t max_positions)
 {
     double n = max_positions;
-    if (r->scaling == SHARD_ROPE_DYNAMIC || r->scaling == SHARD_ROPE_LINEAR)
+    if (r->scaling == SHARD_ROPE_LINEAR)
         n = floor(max_positions * r->factor);
+    else if (r->scaling == SHARD_ROPE_DYNAMIC)
+        n = floor(max_positions * r->factor * 4);
     else if (r->scaling == SHARD_ROPE_YARN)
         n = floor(r->original_positions * r->factor);
     if (n < max_positions)
@@ -345,9 +353,19 @@ status arch_ropes(const arch_source *src, const bool *windowed, shard_arch *out)
 
 int32_t shard_arch_rope_set(const shard_arch *arch, int64_t n_tokens)
 {
+    int32_t set = 0;
     for (int32_t i = 0; i < arch->n_ropes; i++) {
-        if (arch->ropes[i].n_sets > 1 && n_tokens > arch->ropes[i].switch_length)
-            return 1;
+        const shard_rope *r = &arch->ropes[i];
+        if (r->n_sets > 1 && n_tokens > r->switch_length)
+            set = r->scaling == SHARD_ROPE_DYNAMIC ? (int32_t)(n_tokens < INT32_MAX ? n_tokens : INT32_MAX) : set > 1 ? set : 1;
     }
-    return 0;
+    return set;
+}
+
+void shard_rope_frequencies(const shard_rope *r, int32_t rope_set, float *inv_freq)
+{
+    if (r->scaling == SHARD_ROPE_DYNAMIC && rope_set > r->switch_length)
+        dynamic_frequencies(r, rope_set, inv_freq);
+    else
+        memcpy(inv_freq, r->inv_freq[rope_set > 0 && r->n_sets > 1], (size_t)(r->dims / 2) * sizeof(float));
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "shard/arch.h"
 #include "worker/worker_internal.h"
 
 status worker_seqs_create(worker *w)
@@ -32,6 +33,8 @@ void worker_seqs_destroy(worker *w)
     for (int32_t i = 0; w->seqs != NULL && i < w->opt.max_seqs; i++) {
         for (int g = 0; g < STEP_MAX_KV_GROUPS; g++)
             free(w->seqs[i].table[g]);
+        for (int r = 0; r < OPS_MAX_ROPES; r++)
+            free(w->seqs[i].inv_freq[r]);
         free(w->seqs[i].bias);
         free(w->seqs[i].counts);
         free(w->seqs[i].count_of);
@@ -82,6 +85,23 @@ static void seq_retire(worker_seq *q)
         q->count_of[q->counts[i].token] = 0;
     q->n_counts = 0;
     q->live = false;
+    for (int r = 0; r < OPS_MAX_ROPES; r++) {
+        free(q->inv_freq[r]);
+        q->inv_freq[r] = NULL;
+    }
+}
+
+/* Dynamic scaling: the frequencies follow the prompt's length. */
+static status seq_ropes(worker *w, worker_seq *q)
+{
+    for (int32_t r = 0; r < w->arch->n_ropes; r++) {
+        const shard_rope *rope = &w->arch->ropes[r];
+        if (rope->scaling != SHARD_ROPE_DYNAMIC || q->rope_set <= 1)
+            continue;
+        TRY(mem_calloc((size_t)rope->dims / 2, sizeof(float), "rope frequencies", &q->inv_freq[r]));
+        shard_rope_frequencies(rope, q->rope_set, q->inv_freq[r]);
+    }
+    return ST_OK;
 }
 
 static status seq_admit(worker *w, const step_admit *a)
@@ -99,6 +119,7 @@ static status seq_admit(worker *w, const step_admit *a)
     q->sampling = a->sampling;
     q->sampling.bias = NULL;
     memset(q->n_table, 0, sizeof(q->n_table));
+    TRY(seq_ropes(w, q));
     q->n_bias = a->sampling.n_bias;
     q->n_ban = a->sampling.min_tokens > 0 ? a->sampling.n_stop : 0;
     if (!w->last_stage || q->n_bias + q->n_ban == 0)
@@ -160,7 +181,9 @@ static status span_apply(worker *w, const step_span *sp, ops_span *out)
     if (!q->live || sp->position != q->n_computed || sp->position + sp->n_tokens > w->opt.max_context)
         return FAIL(ST_INTERNAL, "slot %d: a step computes tokens %d to %d, and %d are there", sp->slot, sp->position,
                     sp->position + sp->n_tokens, q->live ? q->n_computed : -1);
-    *out = (ops_span){.row = w->n_rows, .n_rows = sp->n_tokens, .position = sp->position, .rope_set = q->rope_set};
+    *out = (ops_span){.row = w->n_rows, .n_rows = sp->n_tokens, .position = sp->position, .rope_set = q->rope_set > 1 ? 1 : q->rope_set};
+    for (int r = 0; r < OPS_MAX_ROPES; r++)
+        out->inv_freq[r] = q->inv_freq[r];
     TRY(span_blocks(w, q, sp));
     TRY(span_tokens(w, q, sp));
     q->n_computed += sp->n_tokens;

@@ -21,6 +21,7 @@ typedef struct worker_seq {
     int32_t rope_set, n_prompt, n_generated, n_computed, replay_end; /* generated tokens before replay_end were counted at admission's word */
     uint64_t hash;
     step_sampling sampling; /* bias NULL: see below */
+    float *inv_freq[OPS_MAX_ROPES]; /* frequencies of its own (dynamic rope scaling), else NULL */
     ops_token_bias *bias;   /* n_bias asked for, then n_stop bans used while fewer than min_tokens were generated */
     int32_t n_bias, n_ban;
     int32_t *table[STEP_MAX_KV_GROUPS];

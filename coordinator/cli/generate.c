@@ -115,8 +115,10 @@ static void on_event(void *arg, const coord_event *e)
     coord_completion *c = r->ring[e->id % r->cap];
     bool ended, cancel;
     status st = coord_completion_event(c, e, &ended, &cancel);
-    if (st != ST_OK)
+    if (st != ST_OK) {
+        log_error("%s", status_message());
         r->failed = st;
+    }
     if (cancel)
         coord_replica_cancel(r->replica, e->id);
     if (r->stream) {

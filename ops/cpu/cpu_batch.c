@@ -138,9 +138,10 @@ static void rope_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, i
         const ops_rope_spec *s = &b->limits.ropes[r];
         size_t half = (size_t)s->dims / 2;
         for (size_t row = begin; row < end; row++) {
-            int32_t set = b->spans[b->span_of[row]].rope_set;
-            set = set < s->n_sets ? set : 0; /* a rope with one set serves every sequence */
-            ctx->vec->rope_table(s->inv_freq[set], (int32_t)half, b->position[row], s->attention_factor[set], b->cosine[r] + row * half,
+            const ops_span *span = &b->spans[b->span_of[row]];
+            int32_t set = span->rope_set < s->n_sets ? span->rope_set : 0; /* a rope with one set serves every sequence */
+            const float *own = span->inv_freq[r];
+            ctx->vec->rope_table(own != NULL ? own : s->inv_freq[set], (int32_t)half, b->position[row], s->attention_factor[set], b->cosine[r] + row * half,
                                  b->sine[r] + row * half);
         }
     }

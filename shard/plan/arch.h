@@ -63,8 +63,8 @@ typedef enum shard_qk_norm {
 /* A rotation: frequencies are computed once, in the reference's order of f32 roundings (inv_freq), with the scaling kind
  * already applied.  Two sets where the sequence's length decides (longrope, dynamic): set 0 up to switch_length tokens,
  * set 1 beyond; chosen once per sequence at admission.  Dynamic scaling's base grows with every token in the reference,
- * which no cache of rotated keys can follow: set 1 is its value at factor * original_positions tokens, the longest
- * sequence it is meant for. */
+ * which no cache of rotated keys can follow: a sequence keeps the frequencies of its prompt's length
+ * (shard_rope_frequencies; inv_freq[1] holds those of factor * original_positions tokens). */
 typedef enum shard_rope_scaling {
     SHARD_ROPE_PLAIN,
     SHARD_ROPE_LINEAR,

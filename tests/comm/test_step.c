@@ -261,7 +261,7 @@ static void small_step_make(small_step *m)
     X(m->retire[1] = m->retire[0])                                             \
     X(m->admit[1].slot = 24)                                                   \
     X(m->admit[1].slot = m->admit[0].slot)                                     \
-    X(m->admit[0].rope_set = 2)                                                \
+    X(m->admit[0].rope_set = -1)                                                \
     X((m->admit[0].n_prompt = INT32_MAX, m->admit[0].n_generated = 1))         \
     X(m->admit[0].sampling.temperature = NAN)                                  \
     X(m->admit[0].sampling.temperature = -1)                                   \

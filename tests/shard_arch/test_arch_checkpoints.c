@@ -189,7 +189,7 @@ static void frequencies_are_the_references(void **state)
             /* Each gives a layer, a length and the frequencies there. */
             int32_t layer = (int32_t)json_integer_value(json_object_get(rope, "layer"));
             int64_t length = json_integer_value(json_object_get(rope, "length"));
-            compare_frequencies(name, &a.ropes[a.layers[layer].rope], shard_arch_rope_set(&a, length), rope);
+            compare_frequencies(name, &a.ropes[a.layers[layer].rope], shard_arch_rope_set(&a, length) > 0, rope);
         }
     }
     json_decref(cases);
