@@ -79,6 +79,7 @@ static status ranks_resolve(coord_replica *r, shard_plan_options *p)
     p->tp = tp;
     p->pp = pp;
     p->n_ranks = n;
+    p->ranks_per_host = comm_world_host_size(r->world);
     return ST_OK;
 }
 
@@ -106,24 +107,41 @@ static void defaults_fill(coord_replica_options *o)
     o->timeout_ms = o->timeout_ms > 0 ? o->timeout_ms : 60000;
 }
 
-static status open_and_plan(coord_replica *r)
+static status open_checkpoint(coord_replica *r)
 {
     TRY(shard_checkpoint_open(r->opt.model, &r->opt.open, &r->checkpoint));
     const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
     if (r->opt.max_context > a->max_positions)
         return FAIL(ST_INVALID, "a context of %d tokens is asked for, and %s was made for %d", r->opt.max_context, r->opt.model, a->max_positions);
+    return ST_OK;
+}
+
+/* The same plan on every rank, from what each may use: rank_memory [n_ranks]. */
+static status make_plan(coord_replica *r, const size_t *rank_memory)
+{
+    const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
     shard_plan_options p = {
         .rank_weights = r->opt.rank_weights,
+        .rank_memory = rank_memory,
         .max_seqs = r->opt.max_seqs,
-        .max_context = r->opt.max_context > 0 ? r->opt.max_context : a->max_positions,
+        .max_context = r->opt.max_context,
         .max_batched_tokens = r->opt.max_batched_tokens,
         .kv_type = r->opt.kv_type,
+        .kv_blocks = r->opt.kv_blocks,
         .types = *shard_checkpoint_types(r->checkpoint, r->opt.f32),
     };
     TRY(cut_resolve(r, &p));
     TRY(ranks_resolve(r, &p));
     TRY(shard_plan_create(a, &p, &r->plan));
-    r->opt.max_context = r->opt.max_context > 0 ? r->opt.max_context : -p.max_context; /* negative: may shrink to what memory allows */
+    int64_t room = r->plan->kv_tokens;
+    if (r->opt.max_context > 0 && room < r->opt.max_context && r->opt.kv_blocks == 0)
+        return FAIL(ST_NO_MEMORY, "the KV cache has room for %lld tokens, and --ctx asks for %d: ask for a shorter context, a smaller --kv-type, or use "
+                    "more ranks", (long long)room, r->opt.max_context);
+    if (r->opt.max_context == 0) {
+        r->opt.max_context = room < a->max_positions ? (int32_t)room : a->max_positions;
+        if (room < a->max_positions && r->rank == 0)
+            log_info("the context is limited to %lld tokens by memory (the checkpoint allows %d)", (long long)room, a->max_positions);
+    }
     return ST_OK;
 }
 
@@ -142,28 +160,6 @@ static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
     r->n_threads = ctx->n_threads;
 }
 
-/* Bytes of one block of every KV group on this rank. */
-static size_t kv_bytes_per_block(const coord_replica *r)
-{
-    const shard_rank_plan *p = &r->plan->ranks[r->rank];
-    return shard_plan_kv_block_bytes(shard_checkpoint_arch(r->checkpoint), p, r->opt.kv_type) * (size_t)(p->layer_end - p->layer_begin);
-}
-
-/* Blocks this rank has room for, at most `want`. */
-static status blocks_fit(const coord_replica *r, int64_t want, int64_t *out)
-{
-    const shard_rank_plan *p = &r->plan->ranks[r->rank];
-    size_t have = r->opt.memory > 0 ? r->opt.memory : (size_t)((double)mem_available() * MEMORY_SHARE / comm_world_host_size(r->world));
-    size_t need = p->weight_bytes + p->scratch_bytes, block = kv_bytes_per_block(r);
-    if (need + block > have)
-        return FAIL(ST_NO_MEMORY, "rank %d needs %.2f GiB for weights and buffers, and its share of this host's memory is %.2f GiB: use more ranks "
-                    "(`trireme plan %s` shows what fits), a smaller checkpoint, or a host with more memory", r->rank,
-                    (double)need / (1 << 30), (double)have / (1 << 30), r->opt.model);
-    int64_t fit = block == 0 ? want : (int64_t)((have - need) / block);
-    *out = fit < want ? fit : want;
-    return ST_OK;
-}
-
 static status gather_all(coord_replica *r, const void *mine, size_t bytes, void *all)
 {
     size_t *sizes;
@@ -175,38 +171,25 @@ static status gather_all(coord_replica *r, const void *mine, size_t bytes, void 
     return st;
 }
 
-/* All ranks get as many KV blocks as the one with the least room has; the context shrinks to them where nobody asked for a length. */
-static status blocks_agree(coord_replica *r, int64_t mine, int64_t *out)
+/* What every rank may use, rank by rank. */
+static status gather_memory(coord_replica *r, size_t *all)
 {
-    int64_t *all, least = mine;
-    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
-    status st = gather_all(r, &mine, sizeof(mine), all);
-    for (int i = 0; st == ST_OK && i < r->n_ranks; i++)
-        least = all[i] < least ? all[i] : least;
-    free(all);
-    TRY(st);
-    *out = least;
-    int64_t room = least * SHARD_KV_BLOCK;
-    if (r->opt.max_context > 0 && room < r->opt.max_context && r->opt.kv_blocks == 0)
-        return FAIL(ST_NO_MEMORY, "the KV cache has room for %lld tokens, and --ctx asks for %d: ask for a shorter context, a smaller --kv-type, or use more ranks",
-                    (long long)room, r->opt.max_context);
-    if (r->opt.max_context < 0) {
-        int32_t wish = -r->opt.max_context;
-        r->opt.max_context = room < wish ? (int32_t)room : wish;
-        if (r->opt.max_context < wish && r->rank == 0)
-            log_info("the context is limited to %d tokens by memory (the checkpoint allows %d)", r->opt.max_context, wish);
-    }
-    return ST_OK;
+    size_t mine = r->opt.memory > 0 ? r->opt.memory : (size_t)((double)mem_available() * MEMORY_SHARE / comm_world_host_size(r->world));
+    return gather_all(r, &mine, sizeof(mine), all);
 }
 
-static status memory_check(coord_replica *r, int64_t *blocks)
+static status join_everyone(coord_replica *r)
 {
-    int64_t ctx = r->opt.max_context > 0 ? r->opt.max_context : -r->opt.max_context;
-    int64_t want = r->opt.kv_blocks > 0 ? r->opt.kv_blocks : (ctx + SHARD_KV_BLOCK - 1) / SHARD_KV_BLOCK * r->opt.max_seqs;
-    return blocks_fit(r, want < INT32_MAX ? want : INT32_MAX, blocks);
+    int *ranks;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(int), "ranks", &ranks));
+    for (int i = 0; i < r->n_ranks; i++)
+        ranks[i] = i;
+    status st = comm_group_create(r->world, ranks, r->n_ranks, 4096, r->opt.timeout_ms, &r->everyone);
+    free(ranks);
+    return st;
 }
 
-static status make_worker(coord_replica *r, int64_t blocks)
+static status make_worker(coord_replica *r)
 {
     worker_options o = {
         .checkpoint = r->checkpoint,
@@ -223,11 +206,11 @@ static status make_worker(coord_replica *r, int64_t blocks)
     };
     threads_resolve(r, &o.ctx);
     for (int g = 0; g < OPS_MAX_KV_GROUPS; g++)
-        o.kv_blocks[g] = blocks;
+        o.kv_blocks[g] = r->plan->kv_blocks[g];
     return worker_create(&o, &r->worker);
 }
 
-static status coordinator_create(coord_replica *r, int64_t blocks)
+static status coordinator_create(coord_replica *r)
 {
     const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
     coord_sched_options o = {
@@ -241,7 +224,7 @@ static status coordinator_create(coord_replica *r, int64_t blocks)
     };
     for (int g = 0; g < a->n_kv_groups; g++) {
         o.window[g] = a->kv_groups[g].window;
-        o.n_blocks[g] = blocks;
+        o.n_blocks[g] = r->plan->kv_blocks[g];
     }
     return coord_sched_create(&o, &r->sched);
 }
@@ -273,24 +256,21 @@ static status agree(coord_replica *r, status mine)
 
 static status create_phases(coord_replica *r)
 {
-    int64_t blocks = 0;
-    TRY(agree(r, open_and_plan(r)));
-    r->result_rank = (r->plan->pp - 1) * r->plan->tp;
-    TRY(agree(r, memory_check(r, &blocks)));
-    int *ranks;
-    TRY(mem_calloc((size_t)r->n_ranks, sizeof(int), "ranks", &ranks));
-    for (int i = 0; i < r->n_ranks; i++)
-        ranks[i] = i;
-    status st = comm_group_create(r->world, ranks, r->n_ranks, 4096, r->opt.timeout_ms, &r->everyone);
-    free(ranks);
-    TRY(st);
-    st = blocks_agree(r, blocks, &blocks);
+    TRY(agree(r, open_checkpoint(r)));
+    TRY(join_everyone(r));
+    size_t *memory;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &memory));
+    status st = gather_memory(r, memory);
     if (st == ST_OK)
-        st = make_worker(r, blocks);
+        st = make_plan(r, memory);
+    free(memory);
+    TRY(agree(r, st));
+    r->result_rank = (r->plan->pp - 1) * r->plan->tp;
+    st = make_worker(r);
     if (st == ST_OK)
         st = messages_create(r);
     if (st == ST_OK && r->rank == 0)
-        st = coordinator_create(r, blocks);
+        st = coordinator_create(r);
     TRY(agree(r, st));
     return agree(r, worker_join(r->worker));
 }

@@ -39,14 +39,6 @@ static worker_weights *weights_of(worker *w, shard_role role, int32_t layer)
     return shard_role_in_layer(role) ? &w->layers[layer - w->rank->layer_begin] : &w->outside;
 }
 
-/* Whether the head is the embedding's own rows, already in memory. */
-static bool head_is_embedding(const worker *w)
-{
-    const shard_rank_plan *r = w->rank;
-    return w->arch->tied_embeddings && r->has_embed && r->has_head && r->embed_rows.begin == r->head_rows.begin &&
-           r->embed_rows.end == r->head_rows.end;
-}
-
 static void item_place(loader *l, item *it, size_t bytes)
 {
     it->offset = l->total_bytes;
@@ -58,7 +50,7 @@ static void item_add(loader *l, shard_role role, int32_t layer)
 {
     worker *w = l->w;
     item it = {.role = role, .layer = layer, .vector = shard_role_is_vector(role)};
-    if (role == SHARD_HEAD && head_is_embedding(w))
+    if (role == SHARD_HEAD && shard_plan_head_is_embedding(w->arch, w->rank))
         return;
     if (!shard_plan_slice(w->arch, w->rank, role, layer, &it.rows, &it.cols) || it.rows.end <= it.rows.begin)
         return;
@@ -136,7 +128,7 @@ static void items_bind(loader *l)
         else
             ww->matrix[it->role] = (ops_weight){w->weight_buf, it->offset, it->shape};
     }
-    if (head_is_embedding(w))
+    if (shard_plan_head_is_embedding(w->arch, w->rank))
         w->outside.matrix[SHARD_HEAD] = w->outside.matrix[SHARD_TOKEN_EMBED];
 }
 

@@ -8,8 +8,6 @@
 #include "base/mem.h"
 #include "worker/worker_internal.h"
 
-#define LOGITS_ROWS 32 /* rows of logits computed at a time, unless more sequences run: bounds the buffer when a prompt is scored whole */
-
 /* ---- the KV cache ---- */
 
 static ops_kv_type kv_type_of(shard_kv_type t)
@@ -52,18 +50,6 @@ static status kv_create(worker *w)
 
 /* ---- buffers ---- */
 
-typedef struct layout {
-    size_t bytes;
-} layout;
-
-/* Room for rows x cols in any activation format: f32 is the widest. */
-static ops_mat place(layout *l, int32_t rows, int64_t cols)
-{
-    ops_mat m = {.offset = l->bytes, .type = OPS_F32, .cols = (int32_t)cols, .stride = ops_row_bytes(OPS_F32, (int32_t)cols)};
-    l->bytes += m.stride * (size_t)rows;
-    return m;
-}
-
 static int64_t width(shard_slice s)
 {
     return s.end - s.begin;
@@ -71,38 +57,23 @@ static int64_t width(shard_slice s)
 
 static status buffers_create(worker *w)
 {
-    const shard_rank_plan *r = w->rank;
-    const shard_arch *a = w->arch;
-    int32_t rows = w->opt.max_batched_tokens;
-    layout l = {0};
-    w->logits_rows = w->opt.max_seqs > LOGITS_ROWS ? w->opt.max_seqs : LOGITS_ROWS;
-    if (w->logits_rows > rows)
-        w->logits_rows = rows;
-    ops_mat *all[] = {&w->x[0], &w->x[1], &w->h[0], &w->h[1], &w->q, &w->k, &w->v, &w->att, &w->gate, &w->up, &w->act, &w->y, &w->logits, &w->adjusted};
-    w->x[0] = place(&l, rows, a->hidden);
-    w->x[1] = place(&l, w->opt.plan->pp > 1 ? rows : 0, a->hidden);
-    w->h[0] = place(&l, rows, a->hidden);
-    w->h[1] = place(&l, rows, a->hidden);
-    w->q = place(&l, rows, width(r->heads) * a->head_dim);
-    w->k = place(&l, rows, width(r->kv_heads) * a->head_dim);
-    w->v = place(&l, rows, width(r->kv_heads) * a->head_dim);
-    w->att = place(&l, rows, width(r->o_cols));
-    w->gate = place(&l, a->mlp == SHARD_MLP_GATED ? rows : 0, width(r->channels));
-    w->up = place(&l, rows, width(r->channels));
-    w->act = place(&l, rows, width(r->down_cols));
-    if (w->last_stage) {
-        w->y = place(&l, rows, a->hidden);
-        w->logits = place(&l, w->logits_rows, width(r->head_rows));
-        w->adjusted = place(&l, w->logits_rows, width(r->head_rows));
-    }
-    TRY(w->ops->buf_create(w->ctx, l.bytes, "step buffers", &w->scratch));
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        all[i]->buf = w->scratch;
+    shard_buffers b;
+    ops_mat *const mats[SHARD_BUFFERS] = {
+        [SHARD_BUFFER_X0] = &w->x[0], [SHARD_BUFFER_X1] = &w->x[1], [SHARD_BUFFER_H0] = &w->h[0], [SHARD_BUFFER_H1] = &w->h[1],
+        [SHARD_BUFFER_Q] = &w->q, [SHARD_BUFFER_K] = &w->k, [SHARD_BUFFER_V] = &w->v, [SHARD_BUFFER_ATT] = &w->att,
+        [SHARD_BUFFER_GATE] = &w->gate, [SHARD_BUFFER_UP] = &w->up, [SHARD_BUFFER_ACT] = &w->act,
+        [SHARD_BUFFER_Y] = &w->y, [SHARD_BUFFER_LOGITS] = &w->logits, [SHARD_BUFFER_ADJUSTED] = &w->adjusted,
+    };
+    shard_plan_buffers(w->arch, w->rank, w->opt.plan->pp, w->opt.max_seqs, w->opt.max_batched_tokens, &b);
+    TRY(w->ops->buf_create(w->ctx, b.bytes, "step buffers", &w->scratch));
+    for (int i = 0; i < SHARD_BUFFERS; i++)
+        *mats[i] = (ops_mat){w->scratch, b.offset[i], OPS_F32, b.cols[i], ops_row_bytes(OPS_F32, b.cols[i])};
     if (w->opt.plan->pp == 1)
         w->x[1] = w->x[0];
-    if (a->qk_norm == SHARD_QK_NORM_FULL)
-        TRY(mem_calloc((size_t)rows * 2, sizeof(float), "step buffers", &w->sumsq));
-    w->memory.scratch_bytes = l.bytes;
+    w->logits_rows = b.rows[SHARD_BUFFER_LOGITS];
+    if (w->arch->qk_norm == SHARD_QK_NORM_FULL)
+        TRY(mem_calloc((size_t)w->opt.max_batched_tokens * 2, sizeof(float), "step buffers", &w->sumsq));
+    w->memory.scratch_bytes = b.bytes;
     return ST_OK;
 }
 
