@@ -11,7 +11,7 @@
 enum { CONTROL_ABORT = 1, CONTROL_AGREE, CONTROL_GROUP, CONTROL_GROUP_AGREE };
 
 #define NEVER_NS INT64_MAX
-#define SPIN_GROUP_NS 2000000 /* a peer inside a step is at most a phase behind */
+#define SPIN_GROUP_NS 100000 /* a peer inside a step is a little behind; longer than that it was not running, and spinning would keep it so */
 #define SPIN_P2P_NS 100000    /* between steps nothing may come for long */
 
 typedef struct abort_message {

@@ -157,7 +157,7 @@ static status parse_prompt(const parser *p)
     if (p->c->prompt.n == 0)
         return FAIL(ST_INVALID, "%s: the prompt is empty: at least one token is needed", p->where);
     if (p->c->prompt.n >= (size_t)p->defaults->max_context)
-        return FAIL(ST_INVALID, "%s: the prompt has %zu tokens; a context of %d leaves room for %d at most", p->where, p->c->prompt.n,
+        return FAIL(ST_LIMIT, "%s: the prompt has %zu tokens; a context of %d leaves room for %d at most", p->where, p->c->prompt.n,
                     p->defaults->max_context, p->defaults->max_context - 1);
     return ST_OK;
 }

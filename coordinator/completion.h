@@ -24,7 +24,8 @@ typedef struct coord_completion_defaults {
 /* `object`: prompt (text) | prompt_ids | messages (+ tools, documents, add_generation_prompt, continue_final_message, chat_template_kwargs);
  * max_tokens, min_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop,
  * stop_token_ids, ignore_eos, include_stop_str_in_output, skip_special_tokens, add_special_tokens, logprobs, prompt_logprobs, priority, id.
- * `number` becomes the scheduler's id; `where` starts messages.  ST_INVALID names the field; an unknown field is refused.  Caller destroys *out. */
+ * `number` becomes the scheduler's id; `where` starts messages.  ST_INVALID names the field; an unknown field is refused; ST_LIMIT: the prompt leaves
+ * no room in the context.  Caller destroys *out. */
 status coord_completion_parse(const char *where, const json_t *object, uint64_t number, const coord_completion_defaults *defaults,
                               shard_checkpoint *checkpoint, coord_completion **out);
 void coord_completion_destroy(coord_completion **c);

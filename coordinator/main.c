@@ -1,9 +1,11 @@
 /* coordinator/main.c - the `trireme` binary: picks the subcommand. */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "comm/comm.h"
 #include "coordinator/cli/cli.h"
 #include "trireme_version.h"
 
@@ -22,11 +24,16 @@ static void usage(FILE *out)
 
 int main(int argc, char **argv)
 {
+    int n_ranks, rank;
+    bool silent = comm_launched(&n_ranks, &rank) && rank > 0; /* what all ranks would say rank 0 says */
+    if (silent && (argc < 2 || argv[1][0] == '-'))
+        return argc < 2 ? 2 : 0;
     const char *level_name = getenv("TRIREME_LOG");
     log_level level;
     if (level_name != NULL) {
         if (!log_level_parse(level_name, &level)) {
-            fprintf(stderr, "trireme: error: TRIREME_LOG=%s: use error, warn, info, debug or trace\n", level_name);
+            if (!silent)
+                fprintf(stderr, "trireme: error: TRIREME_LOG=%s: use error, warn, info, debug or trace\n", level_name);
             return 2;
         }
         log_level_set(level);
@@ -46,12 +53,15 @@ int main(int argc, char **argv)
     }
     for (const cli_command *c = cli_commands; c->name != NULL; c++) {
         if (strcmp(name, c->name) == 0) {
+            if (silent && !c->on_every_rank)
+                return 0;
             char title[64];
             snprintf(title, sizeof(title), "trireme %s", c->name);
             argv[1] = title;
             return c->run(argc - 1, argv + 1);
         }
     }
-    fprintf(stderr, "trireme: error: no command \"%s\"; `trireme --help` lists them\n", name);
+    if (!silent)
+        fprintf(stderr, "trireme: error: no command \"%s\"; `trireme --help` lists them\n", name);
     return 2;
 }

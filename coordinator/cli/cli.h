@@ -6,10 +6,13 @@
 #ifndef COORDINATOR_CLI_CLI_H
 #define COORDINATOR_CLI_CLI_H
 
+#include <stdbool.h>
+
 typedef struct cli_command {
     const char *name;
     const char *summary; /* one line for `trireme --help` */
     int (*run)(int argc, char **argv);
+    bool on_every_rank; /* under mpirun all ranks run it; else rank 0 alone does, and the others end at once */
 } cli_command;
 
 extern const cli_command cli_commands[]; /* ends with a NULL name */

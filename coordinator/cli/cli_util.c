@@ -1,12 +1,34 @@
 #include "coordinator/cli/cli_util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "base/log.h"
+#include "comm/comm.h"
+
+void cli_parse(const struct argp *argp, int argc, char **argv, void *input)
+{
+    int n, rank, kept[2] = {-1, -1};
+    argp_err_exit_status = 2;
+    bool silent = comm_launched(&n, &rank) && rank > 0;
+    int null = silent ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
+    for (int fd = STDOUT_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++) {
+        kept[fd - STDOUT_FILENO] = dup(fd);
+        dup2(null, fd);
+    }
+    argp_parse(argp, argc, argv, 0, NULL, input);
+    for (int fd = STDOUT_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++) {
+        dup2(kept[fd - STDOUT_FILENO], fd);
+        close(kept[fd - STDOUT_FILENO]);
+    }
+    if (null >= 0)
+        close(null);
+}
 
 status cli_lines_open(const char *path, size_t limit, cli_lines *out)
 {

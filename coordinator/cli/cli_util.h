@@ -10,6 +10,9 @@
 
 #include "base/status.h"
 
+/* argp_parse, with exit code 2 for wrong use.  Exits on --help and on errors in the command line, which rank 0 alone shows. */
+void cli_parse(const struct argp *argp, int argc, char **argv, void *input);
+
 /* Lines of a file, or of standard input for "-"; each at most `limit` bytes. */
 typedef struct cli_lines {
     const char *path;

@@ -186,8 +186,7 @@ int cli_perplexity(int argc, char **argv)
     perplexity_args a = {.window = DEFAULT_WINDOW};
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
     struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
-    argp_err_exit_status = 2;
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
+    cli_parse(&argp, argc, argv, &a);
     cli_replica cr;
     bool done;
     int code;

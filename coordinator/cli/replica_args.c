@@ -130,9 +130,14 @@ const struct argp cli_replica_argp = {options, parse, NULL, NULL, NULL, NULL, NU
 static status world_create(comm_world **out)
 {
     int n, rank;
-    if (comm_launched(&n, &rank) && n > 1)
-        return comm_world_mpi(out);
-    return comm_world_single(out);
+    if (!comm_launched(&n, &rank) || n == 1)
+        return comm_world_single(out);
+    if (rank > 0) /* what keeps MPI from starting is told once */
+        status_mute();
+    status st = comm_world_mpi(out);
+    if (rank > 0)
+        status_unmute();
+    return st;
 }
 
 static void replica_close(cli_replica *r)

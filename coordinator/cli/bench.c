@@ -1,0 +1,353 @@
+/* coordinator/cli/bench.c - `trireme bench`: how fast a checkpoint is here, prefill and decode apart.
+ *
+ *   prefill  B prompts of P tokens at once, one token each: B * P / (submission to the last first token)
+ *   decode   B sequences of D tokens of context generate G tokens each, ends not obeyed: measured from the step after all have their first token
+ *
+ * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times. */
+#include <argp.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "coordinator/cli/cli.h"
+#include "coordinator/cli/cli_util.h"
+#include "coordinator/cli/replica_args.h"
+#include "coordinator/cli/stats.h"
+#include "shard/arch.h"
+#include "trireme_version.h"
+
+#define MAX_LIST 32
+
+typedef struct int_list {
+    int n;
+    int32_t of[MAX_LIST];
+} int_list;
+
+typedef struct bench_args {
+    cli_replica_args replica;
+    int_list prompt, gen, batch, depth;
+    int32_t repeat;
+    bool json;
+} bench_args;
+
+enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON };
+
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "What to measure (lists with commas; 0 leaves a part out):", 1},
+    {"prompt", 'p', "TOKENS,...", 0, "Prefill of so many tokens (default 512)", 0},
+    {"gen", 'n', "TOKENS,...", 0, "Decode of so many tokens (default 128)", 0},
+    {"batch", 'b', "N,...", 0, "Sequences at once (default 1)", 0},
+    {"depth", 'd', "TOKENS,...", 0, "Context before decoding begins (default 16)", 0},
+    {"repeat", 'r', "N", 0, "Measured runs of each row (default 3)", 0},
+    {"json", OPT_JSON, NULL, 0, "A line of JSON for each row instead of a table", 0},
+    {0},
+};
+
+static const char doc[] =
+    "Measures prefill and decode speed, on one process or on the ranks of mpirun or srun."
+    "\v"
+    "Examples:\n"
+    "  trireme bench -m model.gguf --threads 2\n"
+    "  mpirun -n 2 trireme bench -m model.gguf --tp 2 --threads 1 -p 128,1024 -n 64 -b 1,8 --json\n"
+    "\n"
+    "Columns: tokens/s over all sequences with its standard deviation; the time of a step; and where rank 0's time of a step goes, in ms: the "
+    "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.";
+
+static bool parse_list(const char *text, int32_t min, int_list *out)
+{
+    for (out->n = 0; out->n < MAX_LIST; text++) {
+        char *end;
+        long v = strtol(text, &end, 10);
+        if (end == text || v < min || v > 1 << 24)
+            return false;
+        out->of[out->n++] = (int32_t)v;
+        text = end;
+        if (*text != ',')
+            return *text == '\0';
+    }
+    return false;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    bench_args *a = state->input;
+    long v;
+    bool ok = true;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->replica;
+        break;
+    case 'p':
+        ok = parse_list(arg, 0, &a->prompt);
+        break;
+    case 'n':
+        ok = parse_list(arg, 0, &a->gen);
+        break;
+    case 'b':
+        ok = parse_list(arg, 1, &a->batch);
+        break;
+    case 'd':
+        ok = parse_list(arg, 1, &a->depth);
+        break;
+    case 'r':
+        ok = cli_parse_int(arg, 1, 1000, &v);
+        a->repeat = ok ? (int32_t)v : 0;
+        break;
+    case OPT_JSON:
+        a->json = true;
+        break;
+    case ARGP_KEY_ARG:
+        argp_error(state, "unexpected argument \"%s\": give the checkpoint with -m", arg);
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+    if (!ok)
+        argp_error(state, "\"%s\": whole numbers with commas between them are needed (at most %d)", arg, MAX_LIST);
+    return 0;
+}
+
+static int32_t largest(const int_list *l)
+{
+    int32_t most = 0;
+    for (int i = 0; i < l->n; i++)
+        most = l->of[i] > most ? l->of[i] : most;
+    return most;
+}
+
+/* Room for the largest row, and no more, where the command line does not say. */
+static void size_replica(bench_args *a)
+{
+    coord_replica_options *o = &a->replica.options;
+    int32_t prefill = largest(&a->prompt) + 2, decode = largest(&a->depth) + largest(&a->gen) + 2;
+    if (o->max_context == 0)
+        o->max_context = prefill > decode ? prefill : decode;
+    if (o->max_seqs == 0)
+        o->max_seqs = largest(&a->batch) > 16 ? largest(&a->batch) : 16;
+}
+
+/* ---- one run ---- */
+
+typedef struct run {
+    coord_replica *replica;
+    uint64_t next_id;
+    int32_t batch, started, ended;
+    double first_all;  /* when the last sequence got its first token */
+    uint64_t n_tokens; /* generated since then */
+    coord_replica_times at_first_all;
+} run;
+
+static void on_event(void *arg, const coord_event *e)
+{
+    run *r = arg;
+    if (e->prompt)
+        return;
+    r->n_tokens += r->started == r->batch;
+    if (e->index == 0 && ++r->started == r->batch) {
+        r->first_all = log_clock();
+        coord_replica_times_get(r->replica, &r->at_first_all);
+    }
+    r->ended += e->finish != 0;
+}
+
+static status submit(run *r, int32_t n_prompt, int32_t n_gen, int32_t *tokens)
+{
+    const shard_arch *arch = shard_checkpoint_arch(coord_replica_checkpoint(r->replica));
+    for (int32_t s = 0; s < r->batch; s++) {
+        for (int32_t i = 0; i < n_prompt; i++)
+            tokens[i] = (int32_t)(hash_mix((uint64_t)s << 32 | (uint32_t)i) % (uint64_t)arch->vocab);
+        coord_request q = {
+            .id = r->next_id++,
+            .tokens = tokens,
+            .n_tokens = n_prompt,
+            .n_prompt = n_prompt,
+            .rope_set = shard_arch_rope_set(arch, n_prompt),
+            .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1, .n_prompt_logprobs = -1, .max_tokens = n_gen, .ignore_eos = true},
+        };
+        TRY(coord_replica_submit(r->replica, &q));
+    }
+    return ST_OK;
+}
+
+typedef struct row {
+    bool decode;
+    int32_t tokens, batch, depth, repeat;
+    double seconds[1000], rate_mean, rate_sd;
+    uint64_t steps;
+    coord_replica_times spent; /* of the measured runs together */
+} row;
+
+static void times_add(coord_replica_times *sum, const coord_replica_times *end, const coord_replica_times *begin)
+{
+    sum->steps += end->steps - begin->steps;
+    sum->tokens += end->tokens - begin->tokens;
+    sum->compute_seconds += end->compute_seconds - begin->compute_seconds;
+    sum->exchange_seconds += end->exchange_seconds - begin->exchange_seconds;
+    sum->stage_wait_seconds += end->stage_wait_seconds - begin->stage_wait_seconds;
+    sum->attention_seconds += end->attention_seconds - begin->attention_seconds;
+    sum->mlp_seconds += end->mlp_seconds - begin->mlp_seconds;
+    sum->embed_seconds += end->embed_seconds - begin->embed_seconds;
+    sum->head_seconds += end->head_seconds - begin->head_seconds;
+}
+
+/* Runs once; *seconds and the times spent in the measured part. */
+static status run_once(run *r, row *w, int32_t *tokens, double *seconds, coord_replica_times *spent)
+{
+    coord_replica_times begin, end;
+    int32_t n_prompt = w->decode ? w->depth : w->tokens;
+    r->batch = w->batch;
+    r->started = r->ended = 0;
+    r->n_tokens = 0;
+    coord_replica_times_get(r->replica, &begin);
+    double t0 = log_clock();
+    /* One token more than is counted: the first belongs to the prefill. */
+    TRY(submit(r, n_prompt, w->decode ? w->tokens + 1 : 1, tokens));
+    while (r->ended < r->batch) {
+        bool idle;
+        TRY(coord_replica_run(r->replica, on_event, r, &idle));
+        if (idle)
+            return FAIL(ST_INTERNAL, "the benchmark waits for ever");
+    }
+    coord_replica_times_get(r->replica, &end);
+    *seconds = w->decode ? log_clock() - r->first_all : r->first_all - t0;
+    times_add(spent, &end, w->decode ? &r->at_first_all : &begin);
+    return ST_OK;
+}
+
+static status measure(run *r, row *w)
+{
+    int32_t *tokens;
+    coord_replica_times warm = {0};
+    double rate, sum = 0, squares = 0;
+    TRY(mem_calloc((size_t)(w->decode ? w->depth : w->tokens), sizeof(*tokens), "prompt", &tokens));
+    status st = run_once(r, w, tokens, &w->seconds[0], &warm);
+    for (int32_t i = 0; i < w->repeat && st == ST_OK; i++) {
+        st = run_once(r, w, tokens, &w->seconds[i], &w->spent);
+        rate = (w->decode ? (double)r->n_tokens : (double)w->tokens * w->batch) / w->seconds[i];
+        sum += rate;
+        squares += rate * rate;
+    }
+    free(tokens);
+    w->rate_mean = sum / w->repeat;
+    double variance = squares / w->repeat - w->rate_mean * w->rate_mean;
+    w->rate_sd = variance > 0 ? sqrt(variance) : 0;
+    return st;
+}
+
+/* ---- output ---- */
+
+static double total(const row *w)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < w->repeat; i++)
+        sum += w->seconds[i];
+    return sum;
+}
+
+static double per_step_ms(const row *w, double seconds)
+{
+    return w->spent.steps == 0 ? 0 : 1e3 * seconds / (double)w->spent.steps;
+}
+
+static void print_row(const row *w)
+{
+    char what[64];
+    if (w->decode)
+        snprintf(what, sizeof(what), "decode %d after %d", w->tokens, w->depth);
+    else
+        snprintf(what, sizeof(what), "prefill %d", w->tokens);
+    const coord_replica_times *t = &w->spent;
+    printf("%-22s %5d  %9.2f +- %-7.2f  %8.3f  %9.3f %7.3f %7.3f %7.3f %7.3f %7.3f\n", what, w->batch, w->rate_mean, w->rate_sd,
+           per_step_ms(w, total(w)), per_step_ms(w, t->attention_seconds), per_step_ms(w, t->mlp_seconds), per_step_ms(w, t->embed_seconds),
+           per_step_ms(w, t->head_seconds), per_step_ms(w, t->exchange_seconds), per_step_ms(w, t->stage_wait_seconds));
+    fflush(stdout);
+}
+
+static status print_json(const cli_replica *cr, const bench_args *a, const row *w)
+{
+    const coord_replica_times *t = &w->spent;
+    const shard_plan *plan = coord_replica_plan(cr->replica);
+    json_t *seconds = json_array();
+    for (int32_t i = 0; i < w->repeat; i++)
+        json_array_append_new(seconds, json_real(w->seconds[i]));
+    json_t *o = json_pack("{ss si si si so sf sf sf}", "test", w->decode ? "decode" : "prefill", "tokens", w->tokens, "batch", w->batch, "depth", w->depth,
+                          "seconds", seconds, "tokens_per_second", w->rate_mean, "tokens_per_second_sd", w->rate_sd, "step_ms",
+                          per_step_ms(w, total(w)));
+    json_t *phases = json_pack("{sf sf sf sf sf sf}", "attention", per_step_ms(w, t->attention_seconds), "mlp", per_step_ms(w, t->mlp_seconds), "embed",
+                               per_step_ms(w, t->embed_seconds), "head", per_step_ms(w, t->head_seconds), "exchange",
+                               per_step_ms(w, t->exchange_seconds), "stage_wait", per_step_ms(w, t->stage_wait_seconds));
+    json_t *replica = json_pack("{ss si si si ss sb ss ss}", "model", a->replica.options.model, "tp", plan->tp, "pp", plan->pp, "threads",
+                                cr->reports[0].n_threads, "backend", cr->reports[0].backend, "f32", a->replica.options.f32, "kv_type",
+                                shard_kv_type_name(a->replica.options.kv_type), "version", TRIREME_VERSION " " TRIREME_COMMIT);
+    if (o == NULL || phases == NULL || replica == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
+    json_object_set_new(o, "rank0_step_ms", phases);
+    json_object_update(o, replica);
+    json_decref(replica);
+    char *line = json_line(o);
+    json_decref(o);
+    if (line == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
+    puts(line);
+    fflush(stdout);
+    free(line);
+    return ST_OK;
+}
+
+static void print_head(const cli_replica *cr, const bench_args *a)
+{
+    const shard_plan *plan = coord_replica_plan(cr->replica);
+    printf("%s, tp %d x pp %d, %d threads a rank, %s, KV %s, version %s (%s)\n", a->replica.options.model, plan->tp, plan->pp, cr->reports[0].n_threads,
+           cr->reports[0].backend, shard_kv_type_name(a->replica.options.kv_type), TRIREME_VERSION, TRIREME_COMMIT);
+    printf("%-22s %5s  %21s  %8s  %9s %7s %7s %7s %7s %7s\n", "test", "batch", "tokens/s", "step ms", "attention", "mlp", "embed", "head", "sums", "stage");
+}
+
+static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool decode, int32_t tokens, int32_t batch, int32_t depth)
+{
+    row *w;
+    if (tokens == 0)
+        return ST_OK;
+    TRY(mem_calloc(1, sizeof(*w), "row", &w));
+    *w = (row){.decode = decode, .tokens = tokens, .batch = batch, .depth = decode ? depth : 0, .repeat = a->repeat};
+    status st = measure(r, w);
+    if (st == ST_OK && a->json)
+        st = print_json(cr, a, w);
+    else if (st == ST_OK)
+        print_row(w);
+    free(w);
+    return st;
+}
+
+static status bench(const cli_replica *cr, const bench_args *a)
+{
+    run r = {.replica = cr->replica};
+    if (!a->json)
+        print_head(cr, a);
+    for (int b = 0; b < a->batch.n; b++) {
+        for (int p = 0; p < a->prompt.n; p++)
+            TRY(one_row(&r, cr, a, false, a->prompt.of[p], a->batch.of[b], 0));
+        for (int d = 0; d < a->depth.n; d++)
+            for (int g = 0; g < a->gen.n; g++)
+                TRY(one_row(&r, cr, a, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
+    }
+    return ST_OK;
+}
+
+int cli_bench(int argc, char **argv)
+{
+    bench_args a = {.prompt = {1, {512}}, .gen = {1, {128}}, .batch = {1, {1}}, .depth = {1, {16}}, .repeat = 3};
+    struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
+    struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+    cli_parse(&argp, argc, argv, &a);
+    size_replica(&a);
+    cli_replica cr;
+    bool done;
+    int code;
+    cli_replica_start(&a.replica, &cr, &done, &code);
+    return done ? code : cli_finish_output(cli_replica_finish(&cr, bench(&cr, &a)));
+}
