@@ -1,7 +1,7 @@
 /* shard/plan/cost.c - the cost model: what a phase of a decode step takes on a rank.
  *
  *   seconds = weights / weights_per_second + rows x weights / macs_per_second + KV bytes / bytes_per_second
- *           + elements / elements_per_second + phase_seconds
+ *           + elements / elements_per_second + phase_seconds + matrices x matrix_seconds
  *
  * for `seqs` sequences (rows) with `context` tokens behind each.  The parts are added, not overlapped: on a CPU unpacking, products and misses share
  * the same cores, and at the small batches that splits are judged by one part dominates anyway. */
@@ -20,18 +20,19 @@
     TYPES((bytes) / 4, (bytes) / 2, (bytes) / 2, (bytes) / 1.0625, (bytes) / 0.5625, (bytes) / 0.6875, (bytes) / 0.328,           \
           (bytes) / 0.445, (bytes) / 0.5781, (bytes) / 0.703, (bytes) / 0.828)
 
-/* cpu: measured by coord_measure_device with AVX2 kernels on one core of an EPYC server (DDR4).  a100, h100: 80 % of the makers'
+/* cpu: measured by coord_measure_device with AVX2 kernels on one core of a busy EPYC server (no VNNI).  a100, h100: 80 % of the makers'
  * published memory bandwidth and 60 % of their dense 16-bit rate; not measured here. */
 static const shard_device devices[] = {
     {
         .name = "cpu",
-        .weights_per_second = FROM_MEMORY(12e9),
-        .macs_per_second = TYPES(12e9, 10e9, 10e9, 25e9, 25e9, 20e9, 20e9, 15e9, 25e9, 20e9, 18e9),
-        .bytes_per_second = 12e9,
-        .attention_macs_per_second = 8e9,
-        .elements_per_second = 1e9,
-        .rotated_per_second = 1e9,
-        .phase_seconds = 2e-6,
+        .weights_per_second = TYPES(100e9, 100e9, 100e9, 13e9, 30e9, 19e9, 23e9, 34e9, 31e9, 26e9, 38e9),
+        .macs_per_second = TYPES(5.1e9, 7.3e9, 7.5e9, 34e9, 65e9, 50e9, 41e9, 52e9, 74e9, 53e9, 29e9),
+        .bytes_per_second = 13e9,
+        .attention_macs_per_second = 45e9,
+        .elements_per_second = 3.5e9,
+        .rotated_per_second = 4e9,
+        .phase_seconds = 0.6e-6,
+        .matrix_seconds = 0.3e-6,
         .exchange_seconds = 2e-6,
         .exchange_bytes_per_second = 5e9,
         .network_seconds = 30e-6,
@@ -134,13 +135,13 @@ layer_cost cost_of_layer(const cost_model *m, int32_t layer)
                 m->seqs * keys * 2 * hd * (double)kv_element_bytes(m->kv_type) / m->device.bytes_per_second +
                 m->seqs * 2 * hd / m->device.rotated_per_second;
     c.o_col = role_seconds(m, SHARD_O, layer, hidden);
-    c.attention_fixed = elements_seconds(m, hidden) + m->device.phase_seconds;
+    c.attention_fixed = elements_seconds(m, hidden) + m->device.phase_seconds + 4 * m->device.matrix_seconds;
     int in = a->mlp == SHARD_MLP_GATED ? 2 : 1;
     c.channel = role_seconds(m, SHARD_UP, layer, hidden) + elements_seconds(m, in);
     if (a->mlp == SHARD_MLP_GATED)
         c.channel += role_seconds(m, SHARD_GATE, layer, hidden);
     c.down_col = role_seconds(m, SHARD_DOWN, layer, hidden);
-    c.mlp_fixed = elements_seconds(m, hidden) + (a->parallel_block ? 0 : m->device.phase_seconds);
+    c.mlp_fixed = elements_seconds(m, hidden) + (in + 1) * m->device.matrix_seconds + (a->parallel_block ? 0 : m->device.phase_seconds);
     return c;
 }
 
@@ -168,7 +169,7 @@ double cost_head_row(const cost_model *m)
 
 double cost_head(const cost_model *m, int64_t rows)
 {
-    return cost_head_row(m) * (double)rows + elements_seconds(m, m->arch->hidden) + m->device.phase_seconds;
+    return cost_head_row(m) * (double)rows + elements_seconds(m, m->arch->hidden) + m->device.phase_seconds + m->device.matrix_seconds;
 }
 
 double cost_exchange(const cost_model *m, int32_t tp, int32_t hosts)

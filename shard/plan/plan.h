@@ -59,7 +59,7 @@ typedef struct shard_rank_plan {
 } shard_rank_plan;
 
 /* What a device does in a second.  A phase's cost is the sum of its parts: weights read and unpacked (once, whatever the batch),
- * multiply-adds (for each activation row), KV bytes read, elements touched by norms, rope and gates, and a fixed start.  The figures of "cpu" are
+ * multiply-adds (for each activation row), KV bytes read, elements touched by norms, rope and gates, and a fixed start of the phase and of each matrix.  The figures of "cpu" are
  * one core of an ordinary server; coordinator/measure.h takes those of the machine at hand. */
 typedef struct shard_device {
     const char *name;
@@ -70,6 +70,7 @@ typedef struct shard_device {
     double elements_per_second;           /* of norms and gates */
     double rotated_per_second;            /* elements of q, k and v rotated and put into the cache */
     double phase_seconds;
+    double matrix_seconds;                /* the start of each matrix: the first misses */
     double exchange_seconds, exchange_bytes_per_second; /* a sum between ranks of one host: start, and bytes of one partial */
     double network_seconds, network_bytes_per_second;   /* the same between hosts */
 } shard_device;
