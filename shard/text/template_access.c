@@ -251,7 +251,7 @@ static tv macro_attribute(tmpl_run *r, tv self, tv name)
     return list;
 }
 
-static tv plain_attribute(tv self, tv name)
+static tv plain_attribute(tmpl_run *r, tv self, tv name)
 {
     if (self.type == TV_TUPLE && self.u.l->group && tv_text_is(name, "grouper"))
         return self.u.l->v[0];
@@ -263,6 +263,11 @@ static tv plain_attribute(tv self, tv name)
         return tv_int(self.u.range->stop);
     if (self.type == TV_RANGE && tv_text_is(name, "step"))
         return tv_int(self.u.range->step);
+    if (self.type == TV_CYCLER && tv_text_is(name, "items")) {
+        tv items = tv_list_of(r, TV_TUPLE, (size_t)self.u.cycler->n);
+        memcpy(items.u.l->v, self.u.cycler->items, (size_t)self.u.cycler->n * sizeof(tv));
+        return items;
+    }
     if (self.type == TV_CYCLER && tv_text_is(name, "pos"))
         return tv_int(self.u.cycler->pos);
     if (self.type == TV_CYCLER && tv_text_is(name, "current"))
@@ -310,7 +315,7 @@ static tv attribute(tmpl_run *r, tv self, tv name)
         if ((methods[i].types >> self.type & 1) != 0 && tv_text_is(name, methods[i].name))
             return methods[i].fn == NULL ? tv_undefined_attr(r, self, name, true) : method_of(r, self, methods[i].fn, methods[i].name);
     }
-    return plain_attribute(self, name);
+    return plain_attribute(r, self, name);
 }
 
 /* obj[index]: missing on Python's TypeError or LookupError */

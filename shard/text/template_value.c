@@ -399,6 +399,25 @@ static bool seq_equal(tmpl_run *r, const tlist *a, const tlist *b)
     return true;
 }
 
+/* Keys and items compare as sets do, values only with themselves. */
+static bool view_equal(tmpl_run *r, tv a, tv b)
+{
+    const tview *x = a.u.view, *y = b.u.view;
+    if (x->kind == TVIEW_VALUES || y->kind == TVIEW_VALUES)
+        return x == y;
+    if (x->d->n != y->d->n)
+        return false;
+    if (x->kind == TVIEW_ITEMS && y->kind == TVIEW_ITEMS)
+        return dict_equal(r, x->d, y->d);
+    titer *it = tv_iterate(r, a);
+    tv v;
+    while (it->next(r, it, &v)) {
+        if (!tv_in(r, v, b))
+            return false;
+    }
+    return true;
+}
+
 bool tv_equal(tmpl_run *r, tv a, tv b)
 {
     tmpl_charge(r, 0);
@@ -434,6 +453,8 @@ bool tv_equal(tmpl_run *r, tv a, tv b)
         const trange *x = a.u.range, *y = b.u.range;
         return x->n == y->n && (x->n == 0 || (x->start == y->start && (x->n == 1 || x->step == y->step)));
     }
+    case TV_VIEW:
+        return view_equal(r, a, b);
     case TV_METHOD:
         return a.u.method->fn == b.u.method->fn && a.u.method->self.u.p == b.u.method->self.u.p;
     default:
@@ -472,6 +493,8 @@ bool tv_order(tmpl_run *r, int op, tv a, tv b)
         tmpl_leave(r);
         return result;
     }
+    if (a.type == TV_VIEW && b.type == TV_VIEW)
+        tmpl_fail(r, ST_UNSUPPORTED, "sets are not supported");
     tmpl_fail(r, ST_INVALID, "'%s' not supported between instances of '%s' and '%s'", signs[op], tv_type_name(a), tv_type_name(b));
 }
 
