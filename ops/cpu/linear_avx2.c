@@ -84,7 +84,7 @@ INLINE __m256 bytes_to_floats(const char *p, bool is_signed)
 
 INLINE const char *super_at(kind k, const source *s, int32_t g)
 {
-    return s->super + (size_t)((s->phase + g * k.group) / PACKED_SUPER) * (k.has_min ? 64 : 32);
+    return s->super + ((uint32_t)s->phase + (uint32_t)g * (uint32_t)k.group) / PACKED_SUPER * (k.has_min ? 64 : 32);
 }
 
 INLINE __m256 group_scale(kind k, const source *s, int32_t g, int h)
@@ -187,6 +187,7 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
 #pragma GCC unroll 8
             for (int v = 0; v < k.bits; v++)
                 _mm_prefetch((const char *)s->codes + (size_t)u * unit_bytes + PREFETCH + v * 64, _MM_HINT_T0);
+#pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
             __m256i dot[4][2];
             const char *codes[4];

@@ -29,6 +29,7 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
             for (int v = 0; v < k.bits; v++)
                 _mm_prefetch((const char *)unit + PREFETCH + v * 64, _MM_HINT_T0);
         size_t xk = (size_t)(unit0 + u) * PACKED_UNIT, xu = xk / 8;
+#pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
             size_t xg = k.group == 32 ? xu : xu * 2 + (size_t)g * 4;
             __m512i dot[8], odd = _mm512_setzero_si512();

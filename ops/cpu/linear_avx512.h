@@ -70,7 +70,7 @@ INLINE __m512 half_floats(const void *p)
 
 INLINE const char *super_at(kind k, const source *s, int32_t g)
 {
-    return s->super + (size_t)((s->phase + g * k.group) / PACKED_SUPER) * (k.has_min ? 64 : 32);
+    return s->super + ((uint32_t)s->phase + (uint32_t)g * (uint32_t)k.group) / PACKED_SUPER * (k.has_min ? 64 : 32);
 }
 
 INLINE __m512 group_scale(kind k, const source *s, int32_t g)

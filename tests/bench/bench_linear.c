@@ -1,6 +1,8 @@
 /* tests/bench/bench_linear.c - speed of the products: GB/s of weights with one row, GOPS with many, beside the memory bandwidth measured here.
  *
  * bench_linear [-t threads] [-l level] [-w type] [-r rows] [-m MiB] [-n outputs] [-k cols]
+ * bench_linear -M hidden,kv,intermediate,layers,vocabulary [-w type] [-r rows] [-t threads] [-l level]
+ * The second form runs the products of a whole transformer as a forward pass calls them (q, k, v at once; gate and up at once; the head in q8_0).
  * The weights of one measurement are many matrices, together larger than the caches, used in turn; times are the best of several passes. */
 #include <getopt.h>
 #include <stdio.h>
@@ -61,6 +63,7 @@ typedef struct options {
     int threads, rows, outputs, cols;
     size_t mib;
     const char *level, *type;
+    int hidden, kv, intermediate, layers, vocabulary; /* -M */
 } options;
 
 static void measure(ops_ctx *ctx, const options *o, packed_type type, int rows, ops_buf *memory, ops_buf *x, ops_buf *y)
@@ -91,6 +94,59 @@ static void measure(ops_ctx *ctx, const options *o, packed_type type, int rows, 
     else
         printf("  %6.0f GOPS", 2.0 * rows * s.rows * s.cols / best * 1e-9);
     fflush(stdout);
+}
+
+typedef struct model_call {
+    int n, cols, outputs[OPS_MAX_FUSED];
+} model_call;
+
+/* One call; its weights are taken from memory one after another. */
+static void model_linear(ops_ctx *ctx, const model_call *c, packed_type type, int rows, ops_buf *memory, size_t *at, ops_buf *x, ops_buf *y)
+{
+    ops_linear_args a = {.rows = rows, .n = c->n, .x = weights_mat(x, OPS_F32, c->cols)};
+    for (int i = 0; i < c->n; i++) {
+        packed_shape s = {type, c->outputs[i], c->cols, 0};
+        if (*at + packed_bytes(s) > memory->bytes)
+            *at = 0;
+        a.w[i] = (ops_weight){memory, *at, s};
+        a.y[i] = weights_mat(y, OPS_F32, s.rows);
+        *at += packed_bytes(s);
+    }
+    if (cpu_linear(ctx, &a) != ST_OK)
+        exit(1);
+}
+
+static void bench_model(const options *o, cpu_isa level, ops_buf *memory)
+{
+    int rows = o->rows != 0 ? o->rows : 1, widest = o->vocabulary > 2 * o->intermediate ? o->vocabulary : 2 * o->intermediate;
+    packed_type type = o->type != NULL ? packed_type_parse(o->type) : PACKED_Q4_1;
+    const model_call calls[] = {{3, o->hidden, {o->hidden, o->kv, o->kv}}, {1, o->hidden, {o->hidden}}, {2, o->hidden, {o->intermediate, o->intermediate}},
+                                {1, o->intermediate, {o->hidden}}},
+                     head = {1, o->hidden, {o->vocabulary}};
+    ops_ctx ctx;
+    if (type == PACKED_TYPES || weights_ctx(level, o->threads, rows, o->hidden > o->intermediate ? o->hidden : o->intermediate, &ctx) != ST_OK)
+        exit(2);
+    ops_buf x = weights_buf((size_t)rows * ops_row_bytes(OPS_F32, widest)), y = weights_buf((size_t)rows * ops_row_bytes(OPS_F32, widest));
+    size_t at = 0;
+    double best[2] = {1e9, 1e9};
+    for (int pass = 0; pass < 4 * PASSES; pass++) {
+        double t[3] = {now()};
+        threads_step_begin(ctx.pool);
+        for (int l = 0; l < o->layers; l++)
+            for (size_t i = 0; i < ARRAY_LEN(calls); i++)
+                model_linear(&ctx, &calls[i], type, rows, memory, &at, &x, &y);
+        t[1] = now();
+        model_linear(&ctx, &head, PACKED_Q8_0, 1, memory, &at, &x, &y); /* of a prompt's rows one wants logits */
+        threads_step_end(ctx.pool);
+        t[2] = now();
+        for (int i = 0; i < 2; i++)
+            best[i] = t[i + 1] - t[i] < best[i] ? t[i + 1] - t[i] : best[i];
+    }
+    printf("%s, %d threads, %d rows: layers %.3f ms, head %.3f ms: the products alone allow %.1f tokens/s\n", level_names[level], o->threads, rows, best[0] * 1e3,
+           best[1] * 1e3, rows / (best[0] + best[1]));
+    free(x.data);
+    free(y.data);
+    weights_ctx_free(&ctx);
 }
 
 static void bench_level(const options *o, cpu_isa level, ops_buf *memory)
@@ -136,7 +192,7 @@ static void bench_level(const options *o, cpu_isa level, ops_buf *memory)
 int main(int argc, char **argv)
 {
     options o = {.threads = threads_cores_granted(), .outputs = 1536, .cols = 1536, .mib = 160};
-    for (int c; (c = getopt(argc, argv, "t:l:w:r:m:n:k:")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "t:l:w:r:m:n:k:M:")) != -1;) {
         switch (c) {
         case 't': o.threads = atoi(optarg); break;
         case 'l': o.level = optarg; break;
@@ -145,7 +201,12 @@ int main(int argc, char **argv)
         case 'm': o.mib = (size_t)atoi(optarg); break;
         case 'n': o.outputs = atoi(optarg); break;
         case 'k': o.cols = atoi(optarg); break;
-        default: fprintf(stderr, "usage: bench_linear [-t threads] [-l level] [-w type] [-r rows] [-m MiB] [-n outputs] [-k cols]\n"); return 2;
+        case 'M':
+            if (sscanf(optarg, "%d,%d,%d,%d,%d", &o.hidden, &o.kv, &o.intermediate, &o.layers, &o.vocabulary) == 5)
+                break;
+            /* fall through */
+        default: fprintf(stderr, "usage: bench_linear [-t threads] [-l level] [-w type] [-r rows] [-m MiB] [-n outputs] [-k cols] "
+                                 "[-M hidden,kv,intermediate,layers,vocabulary]\n"); return 2;
         }
     }
     clock_used = o.threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
@@ -159,6 +220,6 @@ int main(int argc, char **argv)
     int n = weights_levels(levels);
     for (int i = n - 1; i >= 0; i--)
         if (o.level != NULL ? strcmp(o.level, level_names[levels[i]]) == 0 : levels[i] != CPU_ISA_C)
-            bench_level(&o, levels[i], &memory);
+            (o.layers != 0 ? bench_model : bench_level)(&o, levels[i], &memory);
     return 0;
 }
