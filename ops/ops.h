@@ -213,7 +213,7 @@ typedef struct ops_candidate {
     float raw;   /* the raw logit, before penalties, bias and temperature */
 } ops_candidate;
 
-/* Gumbel noise of one token of one draw: -log(-log(u)), u from Philox as ops_sample_row says.  The same on every device. */
+/* Gumbel noise of one token of one draw: -log(-log(u)), u = 1 - (w + 1/2) / 2^32 with w from Philox as ops_sample_row says.  The same on every device. */
 float ops_gumbel(uint64_t seed, uint32_t choice, int32_t position, int32_t token);
 
 /* How one row of logits is looked at.  Order: repetition penalty (prompt and generated tokens: l > 0 ? l / r : l * r), presence and frequency penalties
@@ -229,7 +229,7 @@ typedef struct ops_sample_row {
     const uint32_t *allow; /* bit t of the whole vocabulary, NULL = all */
     uint64_t seed;
     uint32_t choice;
-    int32_t position;      /* noise: Philox4x32-10, key = seed; counter = {token, position, choice, 0}; word 0 */
+    int32_t position;      /* noise: Philox4x32-10, key = seed; counter = {token / 64 * 16 + token % 16, position, choice, 0}; word token / 16 % 4 */
     int32_t n_candidates;  /* top of the adjusted logits wanted, <= OPS_MAX_CANDIDATES */
     int32_t n_raw;         /* top of the raw logits wanted (logprobs) */
     int32_t target;        /* a token whose raw logit is wanted, -1 none */

@@ -27,9 +27,10 @@ static float split(float x, float *e)
 
 float ops_gumbel(uint64_t seed, uint32_t choice, int32_t position, int32_t token)
 {
-    uint32_t counter[4] = {(uint32_t)token, (uint32_t)position, choice, 0}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, word[4];
+    uint32_t t = (uint32_t)token, counter[4] = {t / 64 * 16 + t % 16, (uint32_t)position, choice, 0}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, word[4];
     philox4x32(counter, key, word);
-    float v = fmaf((float)(word[0] >> 16), 65536.0f, (float)(word[0] & 0xffff) + 0.5f) * 0x1p-32f;
+    uint32_t w = word[t / 16 % 4];
+    float v = fmaf((float)(w >> 16), 65536.0f, (float)(w & 0xffff) + 0.5f) * 0x1p-32f;
     v = v < 0x1.fffffep-1f ? v : 0x1.fffffep-1f;
     float e, m = split(1.0f - v, &e);
     float exponential = -log_of(e, e < 0.0f ? m - 1.0f : -v);

@@ -53,6 +53,15 @@ EMULATE __m256i emulate_cvtepi32_epi16(simde__m512i a)
         h[k] = (uint16_t)r.lane[k];
     return _mm256_loadu_si256((const __m256i *)(const void *)h);
 }
+#define _mm512_cvtepi32_epi8 emulate_cvtepi32_epi8
+EMULATE __m128i emulate_cvtepi32_epi8(simde__m512i a)
+{
+    emulate_512 r = {.i = a};
+    uint8_t b[16];
+    for (int k = 0; k < 16; k++)
+        b[k] = (uint8_t)r.lane[k];
+    return _mm_loadu_si128((const __m128i *)(const void *)b);
+}
 #define _mm512_cvtepi32_ps emulate_cvtepi32_ps
 EMULATE simde__m512 emulate_cvtepi32_ps(simde__m512i a)
 {

@@ -1,50 +1,43 @@
-/* ops/cpu/linear_quantise.c - one row of f32 to OPS_Q8; compiled for each instruction set from portable vectors. */
+/* ops/cpu/linear_quantise.c - one row of f32 to OPS_Q8; compiled for each instruction set over the sixteen lanes of vec.h. */
 #include <string.h>
 
 #include "ops/cpu/cpu_linear.h"
+#include "ops/cpu/vec.h"
 
 #define PASTE_(a, b) a##_##b
 #define PASTE(a, b) PASTE_(a, b)
 
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef int8_t i8x16 __attribute__((vector_size(16)));
-
-/* 32 floats.  Comparing magnitudes as integers is exact and free of order, and puts infinities and NaN on top: such a group gets codes of 0 under that
- * scale, so that the product is NaN on every level.  Below 2^-100 the inverse scale could overflow: the group counts as zero. */
-static void quantise_group(const float *x, int8_t *codes, float *scale, int32_t sums[2])
+/* A group that holds an infinity or NaN gets codes of 0 under a scale of that kind, so that the product is NaN on every level: the largest magnitude as an
+ * integer puts NaN on top. */
+static float worst_of(const float *x)
 {
-    f32x16 v[2];
-    i32x16 mag[2], most;
-    memcpy(v, x, sizeof(v));
-    memcpy(mag, x, sizeof(mag));
-    mag[0] &= 0x7fffffff;
-    mag[1] &= 0x7fffffff;
-    i32x16 first = mag[0] > mag[1];
-    most = (mag[0] & first) | (mag[1] & ~first);
-    int32_t top = 0;
-    for (int i = 0; i < 16; i++)
-        top = most[i] > top ? most[i] : top;
-    float amax;
-    memcpy(&amax, &top, 4);
+    uint32_t top = 0;
+    for (int i = 0; i < 32; i++) {
+        uint32_t mag = half_f32_bits(x[i]) & 0x7fffffff;
+        top = mag > top ? mag : top;
+    }
+    return half_bits_f32(top);
+}
+
+/* 32 floats.  Below 2^-100 the inverse scale could overflow: the group counts as zero. */
+static inline void quantise_group(const float *x, int8_t *codes, float *scale, int32_t sums[2])
+{
+    vf v[2] = {vf_load(x), vf_load(x + 16)};
+    vf lo = vf_abs(v[0]), hi = vf_abs(v[1]);
+    float amax = vf_hmax(vf_max(lo, hi));
+    if (vm_bits(vf_unordered(lo, hi)) != 0 || !(amax < INFINITY))
+        amax = worst_of(x);
     *scale = amax < 0x1p-100f ? 0.0f : amax / 127.0f;
-    if (top >= 0x7f800000 || amax < 0x1p-100f) {
+    if (!(amax >= 0x1p-100f && amax < INFINITY)) {
         memset(codes, 0, 32);
         sums[0] = sums[1] = 0;
         return;
     }
-    float inverse = 127.0f / amax;
+    vf inverse = vf_set1(127.0f / amax), magic = vf_set1(12582912.0f); /* 1.5 * 2^23: rounds to an integer, halves to even */
     for (int h = 0; h < 2; h++) {
-        f32x16 r = v[h] * inverse + 12582912.0f; /* 1.5 * 2^23: rounds to an integer, halves to even */
-        i32x16 q;
-        memcpy(&q, &r, sizeof(q));
-        q -= 0x4b400000; /* the bits of that constant */
-        i8x16 bytes = __builtin_convertvector(q, i8x16);
-        memcpy(codes + 16 * h, &bytes, 16);
-        int32_t sum = 0;
-        for (int i = 0; i < 16; i++)
-            sum += q[i];
-        sums[h] = sum;
+        vf r = vf_add(vf_mul(v[h], inverse), magic);
+        vi_store_i8(codes + 16 * h, vi_sub(vf_as_vi(r), vf_as_vi(magic)));
+        sums[h] = (int32_t)vf_sum(vf_sub(r, magic)); /* exact: small integers */
     }
 }
 

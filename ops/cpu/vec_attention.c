@@ -51,8 +51,20 @@ void VEC_NAME(attention_pack)(const float *const *q, int32_t n, int32_t head_dim
     }
 }
 
+/* Blocks lie scattered, so the processor cannot foresee the next one: while one is worked on, `ahead` (the same place in the next, or in this one) is
+ * fetched line by line.  Decoding at long context reads the cache more than twice as fast for it. */
+VEC void fetch(const char *ahead)
+{
+    __builtin_prefetch(ahead);
+}
+
+VEC size_t code_bytes(ops_kv_type type)
+{
+    return type == OPS_KV_F32 ? 4 : type == OPS_KV_Q8 ? 1 : 2;
+}
+
 /* scores[i][16 tokens of one block] = q[i] . K for nq queries packed [d][nq] */
-VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *q, const char *block, float *scores)
+VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *q, const char *block, const char *ahead, float *scores)
 {
     int32_t dim = kv->head_dim, step = type == OPS_KV_Q8 ? CPU_KV_GROUP : dim;
     for (int32_t begin = 0; begin < dim; begin += step) {
@@ -60,6 +72,7 @@ VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
         vf a0 = vf_zero(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
         for (int32_t d = begin; d < end; d++, q += nq) {
             vf k = load_code(type, block, (size_t)d * OPS_KV_BLOCK);
+            fetch(ahead + (size_t)d * OPS_KV_BLOCK * code_bytes(type));
 #define M(i) a##i = vf_fma(vf_set1(q[i]), k, a##i)
             EACH(nq, M);
 #undef M
@@ -78,10 +91,11 @@ VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
 }
 
 /* o[i] += p[i][t] * V[t] for t in [t0, t1) of one block, in order.  p, o: rows CHUNK and kv->padded apart. */
-VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *p, const char *block, int t0, int t1, float *o)
+VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o)
 {
     const size_t e = (size_t)kv->padded;
     const char *values = block + kv->v_codes;
+    ahead += kv->v_codes;
     float scaled[G * OPS_KV_BLOCK];
     size_t p_step = type == OPS_KV_Q8 ? OPS_KV_BLOCK : CHUNK;
     const float *w = type == OPS_KV_Q8 ? scaled : p;
@@ -97,6 +111,7 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
 #undef M
         for (int t = t0; t < t1; t++) {
             vf v = load_code(type, values, (size_t)t * e + d);
+            fetch(ahead + (d * OPS_KV_BLOCK + (size_t)t * VEC_LANES) * code_bytes(type));
 #define M(i) a##i = vf_fma(vf_set1(w[(i) * p_step + (size_t)t]), v, a##i)
             EACH(nq, M);
 #undef M
@@ -130,29 +145,29 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
     }
 
 #define DEFINE(NAME, TYPE)                                                                                                              \
-    static void scores_##NAME(int nq, const cpu_kv_layout *kv, const float *q, const char *block, float *scores)                        \
+    static void scores_##NAME(int nq, const cpu_kv_layout *kv, const float *q, const char *block, const char *ahead, float *scores)                        \
     {                                                                                                                                   \
         BY_COUNT(nq, SCORES_##NAME)                                                                                                     \
     }                                                                                                                                   \
-    static void values_##NAME(int nq, const cpu_kv_layout *kv, const float *p, const char *block, int t0, int t1, float *o)             \
+    static void values_##NAME(int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o)             \
     {                                                                                                                                   \
         BY_COUNT(nq, VALUES_##NAME)                                                                                                     \
     }
-#define SCORES_f32(n) block_scores(OPS_KV_F32, n, kv, q, block, scores)
-#define VALUES_f32(n) block_values(OPS_KV_F32, n, kv, p, block, t0, t1, o)
-#define SCORES_f16(n) block_scores(OPS_KV_F16, n, kv, q, block, scores)
-#define VALUES_f16(n) block_values(OPS_KV_F16, n, kv, p, block, t0, t1, o)
-#define SCORES_bf16(n) block_scores(OPS_KV_BF16, n, kv, q, block, scores)
-#define VALUES_bf16(n) block_values(OPS_KV_BF16, n, kv, p, block, t0, t1, o)
-#define SCORES_q8(n) block_scores(OPS_KV_Q8, n, kv, q, block, scores)
-#define VALUES_q8(n) block_values(OPS_KV_Q8, n, kv, p, block, t0, t1, o)
+#define SCORES_f32(n) block_scores(OPS_KV_F32, n, kv, q, block, ahead, scores)
+#define VALUES_f32(n) block_values(OPS_KV_F32, n, kv, p, block, ahead, t0, t1, o)
+#define SCORES_f16(n) block_scores(OPS_KV_F16, n, kv, q, block, ahead, scores)
+#define VALUES_f16(n) block_values(OPS_KV_F16, n, kv, p, block, ahead, t0, t1, o)
+#define SCORES_bf16(n) block_scores(OPS_KV_BF16, n, kv, q, block, ahead, scores)
+#define VALUES_bf16(n) block_values(OPS_KV_BF16, n, kv, p, block, ahead, t0, t1, o)
+#define SCORES_q8(n) block_scores(OPS_KV_Q8, n, kv, q, block, ahead, scores)
+#define VALUES_q8(n) block_values(OPS_KV_Q8, n, kv, p, block, ahead, t0, t1, o)
 DEFINE(f32, OPS_KV_F32)
 DEFINE(f16, OPS_KV_F16)
 DEFINE(bf16, OPS_KV_BF16)
 DEFINE(q8, OPS_KV_Q8)
 
-typedef void (*scores_fn)(int nq, const cpu_kv_layout *kv, const float *q, const char *block, float *scores);
-typedef void (*values_fn)(int nq, const cpu_kv_layout *kv, const float *p, const char *block, int t0, int t1, float *o);
+typedef void (*scores_fn)(int nq, const cpu_kv_layout *kv, const float *q, const char *block, const char *ahead, float *scores);
+typedef void (*values_fn)(int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o);
 
 static inline int32_t min_i(int32_t a, int32_t b)
 {
@@ -196,7 +211,7 @@ static void soften(const cpu_attention_tile *t, int32_t i, int32_t lo, int32_t h
 }
 
 /* The values of one block for the queries [q0, q0 + nq): what all see together, before and after it what each sees alone. */
-static void group_values(const cpu_attention_tile *t, values_fn values, int32_t q0, int32_t nq, int32_t b)
+static void group_values(const cpu_attention_tile *t, values_fn values, int32_t q0, int32_t nq, int32_t b, const char *ahead)
 {
     const cpu_kv_layout *kv = t->kv;
     int32_t base = t->chunk + b * OPS_KV_BLOCK, end = base + OPS_KV_BLOCK, last = q0 + nq - 1;
@@ -204,7 +219,7 @@ static void group_values(const cpu_attention_tile *t, values_fn values, int32_t 
     const float *p = t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK;
     float *o = t->out + (size_t)q0 * (size_t)kv->padded;
     if (lo == base && hi == end) {
-        values(nq, kv, p, t->block[b], 0, OPS_KV_BLOCK, o);
+        values(nq, kv, p, t->block[b], ahead, 0, OPS_KV_BLOCK, o);
         return;
     }
     bool common = lo < hi;
@@ -213,15 +228,15 @@ static void group_values(const cpu_attention_tile *t, values_fn values, int32_t 
         if (common)
             to = min_i(to, lo);
         if (from < to)
-            values(1, kv, p + (size_t)i * CHUNK, t->block[b], from - base, to - base, o + (size_t)i * (size_t)kv->padded);
+            values(1, kv, p + (size_t)i * CHUNK, t->block[b], ahead, from - base, to - base, o + (size_t)i * (size_t)kv->padded);
     }
     if (!common)
         return;
-    values(nq, kv, p, t->block[b], lo - base, hi - base, o);
+    values(nq, kv, p, t->block[b], ahead, lo - base, hi - base, o);
     for (int32_t i = 0; i < nq; i++) {
         int32_t to = min_i(end, t->end[q0 + i]);
         if (hi < to)
-            values(1, kv, p + (size_t)i * CHUNK, t->block[b], hi - base, to - base, o + (size_t)i * (size_t)kv->padded);
+            values(1, kv, p + (size_t)i * CHUNK, t->block[b], ahead, hi - base, to - base, o + (size_t)i * (size_t)kv->padded);
     }
 }
 
@@ -233,11 +248,13 @@ void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
     const values_fn values = VALUES[t->kv->type];
     const int32_t dim = t->kv->head_dim, chunk_end = t->chunk + CHUNK;
     int32_t lo = max_i(t->begin[0], t->chunk), hi = min_i(t->end[t->n - 1], chunk_end);
-    for (int32_t b = (lo - t->chunk) / OPS_KV_BLOCK; b * OPS_KV_BLOCK < hi - t->chunk; b++)
+    const int32_t first = (lo - t->chunk) / OPS_KV_BLOCK, last = (hi - 1 - t->chunk) / OPS_KV_BLOCK;
+    for (int32_t b = first; b <= last; b++)
         for (int32_t q0 = 0; q0 < t->n; q0 += G) {
             int32_t nq = min_i(G, t->n - q0), base = t->chunk + b * OPS_KV_BLOCK;
+            const char *ahead = q0 > 0 ? t->block[b] : b < last ? t->block[b + 1] : t->block[first] + t->kv->v_codes;
             if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
-                scores(nq, t->kv, t->q + (size_t)q0 * (size_t)dim, t->block[b], t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK);
+                scores(nq, t->kv, t->q + (size_t)q0 * (size_t)dim, t->block[b], ahead, t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK);
         }
     memset(t->out, 0, sizeof(float) * (size_t)t->n * (size_t)t->kv->padded);
     for (int32_t i = 0; i < t->n; i++) {
@@ -247,11 +264,11 @@ void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
         if (from < to)
             soften(t, i, from - t->chunk, to - t->chunk);
     }
-    for (int32_t b = (lo - t->chunk) / OPS_KV_BLOCK; b * OPS_KV_BLOCK < hi - t->chunk; b++)
+    for (int32_t b = first; b <= last; b++)
         for (int32_t q0 = 0; q0 < t->n; q0 += G) {
             int32_t nq = min_i(G, t->n - q0), base = t->chunk + b * OPS_KV_BLOCK;
             if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
-                group_values(t, values, q0, nq, b);
+                group_values(t, values, q0, nq, b, q0 == 0 && b < last ? t->block[b + 1] : t->block[b]);
         }
 }
 

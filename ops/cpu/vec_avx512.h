@@ -148,6 +148,10 @@ VEC void vi_store_u16(uint16_t *p, vi a) /* the low halves of the lanes */
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(a));
 }
+VEC void vi_store_i8(int8_t *p, vi a) /* lanes within -128 .. 127 */
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
+}
 VEC vf vf_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));

@@ -232,6 +232,15 @@ VEC vi vi_load_u16(const uint16_t *p)
 #undef F
 #undef E
 }
+VEC void vi_store_i8(int8_t *p, vi a) /* lanes within -128 .. 127 */
+{
+    for (int q = 0; q < 4; q++, p += 4) {
+        p[0] = (int8_t)a.v[q][0];
+        p[1] = (int8_t)a.v[q][1];
+        p[2] = (int8_t)a.v[q][2];
+        p[3] = (int8_t)a.v[q][3];
+    }
+}
 /* Calls: expanded in place sixteen times they would dwarf what uses them. */
 static __attribute__((noinline, unused)) vf vf_load_f16(const uint16_t *p)
 {

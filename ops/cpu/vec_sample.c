@@ -60,10 +60,10 @@ float VEC_NAME(sum_exp)(const float *l, int32_t n, float max)
 
 /* ---- Gumbel noise ---- */
 
-/* Philox4x32-10 (base/philox.h) of counter {token, position, choice, 0} in sixteen lanes: word 0. */
-VEC vi philox_word(vi token, uint32_t position, uint32_t choice, uint64_t seed)
+/* Philox4x32-10 (base/philox.h) of counters {c0, position, choice, 0} in sixteen lanes. */
+VEC void philox_words(vi c0, uint32_t position, uint32_t choice, uint64_t seed, vi out[4])
 {
-    vi c0 = token, c1 = vi_set1((int32_t)position), c2 = vi_set1((int32_t)choice), c3 = vi_set1(0);
+    vi c1 = vi_set1((int32_t)position), c2 = vi_set1((int32_t)choice), c3 = vi_set1(0);
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         vi h0 = vi_mulhi(c0, 0xD2511F53u), l0 = vi_mullo(c0, 0xD2511F53u), h1 = vi_mulhi(c2, 0xCD9E8D57u), l1 = vi_mullo(c2, 0xCD9E8D57u);
@@ -74,7 +74,10 @@ VEC vi philox_word(vi token, uint32_t position, uint32_t choice, uint64_t seed)
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return c0;
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
 }
 
 /* u = 1 - v with v = (word + 1/2) / 2^32 rounded to f32: the upper tail, which decides, keeps all 32 bits.  -log(-log u). */
@@ -95,27 +98,50 @@ static void better(ops_candidate *best, int32_t token, float logit)
         *best = (ops_candidate){token, logit, 0.0f};
 }
 
+/* Lanes i .. i + 15 of a row of n; those outside it are -infinity. */
+VEC vf load_part(const float *l, int32_t n, int32_t i)
+{
+    if (i >= 0 && n - i >= VEC_LANES)
+        return vf_load(l + i);
+    float part[VEC_LANES];
+    for (int32_t k = 0; k < VEC_LANES; k++)
+        part[k] = i + k >= 0 && i + k < n ? l[i + k] : -INFINITY;
+    return vf_load(part);
+}
+
+VEC void best_of(vf v, int32_t token, ops_candidate *best)
+{
+    uint32_t beats = vm_bits(vf_ge(v, vf_set1(best->logit)));
+    if (beats == 0)
+        return;
+    float lanes[VEC_LANES];
+    vf_store(lanes, v);
+    for (; beats != 0; beats &= beats - 1) {
+        int lane = __builtin_ctz(beats);
+        better(best, token + lane, lanes[lane]);
+    }
+}
+
 void VEC_NAME(best)(const float *l, int32_t n, int32_t first, bool noise, uint64_t seed, uint32_t choice, int32_t position, ops_candidate *best)
 {
-    for (int32_t i = 0; i < n; i += VEC_LANES) {
-        int left = n - i;
-        vf v = vf_load_n(l + i, left);
-        if (left < VEC_LANES)
-            v = vf_select(vm_first(left), v, vf_set1(-INFINITY));
-        if (noise) {
-            if (vm_bits(vf_ge(vf_add(v, vf_set1(GUMBEL_MAX)), vf_set1(best->logit))) == 0)
-                continue;
-            v = vf_add(v, gumbel(philox_word(vi_add(vi_iota(), vi_set1(first + i)), (uint32_t)position, choice, seed)));
-        }
-        uint32_t beats = vm_bits(vf_ge(v, vf_set1(best->logit)));
-        if (beats == 0)
+    if (!noise) {
+        for (int32_t i = 0; i < n; i += VEC_LANES)
+            best_of(load_part(l, n, i), first + i, best);
+        return;
+    }
+    const vf reach = vf_set1(GUMBEL_MAX);
+    for (int32_t at = first / 64 * 64; at < first + n; at += 64) { /* the four words of a counter serve four tokens, 16 apart */
+        vf v[4], m;
+        for (int k = 0; k < 4; k++)
+            v[k] = load_part(l, n, at + 16 * k - first);
+        m = vf_max(vf_max(v[0], v[1]), vf_max(v[2], v[3]));
+        if (vm_bits(vf_ge(vf_add(m, reach), vf_set1(best->logit))) == 0 && vm_bits(vf_unordered(m, m)) == 0)
             continue;
-        float lanes[VEC_LANES];
-        vf_store(lanes, v);
-        for (; beats != 0; beats &= beats - 1) {
-            int lane = __builtin_ctz(beats);
-            better(best, first + i + lane, lanes[lane]);
-        }
+        vi words[4];
+        philox_words(vi_add(vi_iota(), vi_set1(at / 4)), (uint32_t)position, choice, seed, words);
+        for (int k = 0; k < 4; k++)
+            if (vm_bits(vf_ge(vf_add(v[k], reach), vf_set1(best->logit))) != 0)
+                best_of(vf_add(v[k], gumbel(words[k])), at + 16 * k, best);
     }
 }
 
