@@ -135,7 +135,7 @@ static void norm_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, i
             y = a->norm == OPS_NORM_NONE ? x : a->y[0].type == OPS_F32 ? cpu_row(&a->y[0], (int32_t)i) : wide;
         ctx->vec->norm_row(&job->kernel, row, x, s, y);
         for (int32_t k = 0; k < a->n_y; k++)
-            cpu_put_row(ctx, &a->y[k], (int32_t)i, y, 0, job->kernel.cols, NULL);
+            cpu_put_row(ctx, &a->y[k], (int32_t)i, y, 0, job->kernel.cols, s);
     }
 }
 
