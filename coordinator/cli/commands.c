@@ -11,6 +11,7 @@ const cli_command cli_commands[] = {
     {"plan", "show how a checkpoint would be split over ranks", cli_plan, false},
     {"shard", "cut a checkpoint into every rank's final bytes", cli_shard, false},
     {"pull", "download a checkpoint from the hub", cli_pull, false},
+    {"tokenize", "text to token ids and back", cli_tokenize, false},
     {"template", "render conversations with a chat template", cli_template, false},
     {NULL, NULL, NULL},
 };

@@ -201,7 +201,7 @@ done:
 
 static status split_and_encode(const shard_tokenizer *t, tok_work *w, size_t text_len, bool plain, shard_ids *ids)
 {
-    TRY(tok_matcher_create(text_len, &w->matcher));
+    TRY(tok_matcher_create(text_len, tok_text_is_newer(w->text.len == 0 ? "" : w->text.data, w->text.len), &w->matcher));
     if (w->text.len > 0)
         TRY(tok_pieces_push(&w->pieces, (tok_piece){.len = w->text.len, .zero = tok_utf8_len(w->text.data[0]), .id = -1}));
     TRY(tok_added_split(t, w, false, plain));

@@ -18,7 +18,6 @@ void tok_added_free(tok_added *a)
     tok_vocab_free(&a->by_content);
     tok_trie_free(&a->raw);
     tok_trie_free(&a->normal);
-    tok_regex_destroy(&a->word);
 }
 
 static status normalise_token(const shard_tokenizer *t, tok_added_token *token)
@@ -27,7 +26,7 @@ static status normalise_token(const shard_tokenizer *t, tok_added_token *token)
     mem_str spare = {0};
     tok_matcher *m = NULL;
     mem_str_append(&b.text, token->content.data, token->content.len);
-    status st = tok_matcher_create(token->content.len, &m);
+    status st = tok_matcher_create(token->content.len, true, &m);
     for (size_t i = 0; i < t->n_norms && st == ST_OK; i++)
         st = tok_norm_apply(&t->norms[i], m, &b, &spare);
     if (st == ST_OK && (b.text.len != token->content.len || memcmp(b.text.data, token->content.data, b.text.len) != 0))
@@ -87,18 +86,15 @@ static status build_tries(shard_tokenizer *t)
     tok_added *a = &t->added;
     TRY(tok_trie_init(&a->raw));
     TRY(tok_trie_init(&a->normal));
-    bool words = false;
     for (size_t i = 0; i < a->n; i++) {
         const tok_added_token *k = &a->tokens[i];
         const tok_string *text = k->normalized && k->normalised.data != NULL ? &k->normalised : &k->content;
-        words = words || k->single_word;
         if (text->len == 0)
             continue;
         TRY(tok_trie_add(k->normalized ? &a->normal : &a->raw, text->data, text->len, (int32_t)i));
         *(k->normalized ? &a->has_normal : &a->has_raw) = true;
     }
-    static const char word[] = "[" TOK_CLASS_WORD "\\x{200c}\\x{200d}]";
-    return words ? tok_regex_compile_native(t->where, word, sizeof(word) - 1, &a->word) : ST_OK;
+    return ST_OK;
 }
 
 /* Which ids decoding skips: those whose token, as it is decoded, is spelled like a special one. */
@@ -129,29 +125,19 @@ status tok_finish(shard_tokenizer *t)
 
 /* ---- cutting them out ---- */
 
-static bool is_word_at(const tok_added *a, tok_matcher *m, const char *text, size_t from, size_t to)
-{
-    tok_find f = tok_find_start(text + from, to - from);
-    bool found = false;
-    status_mute();
-    status st = tok_regex_next(a->word, m, &f, &found);
-    status_unmute();
-    return st == ST_OK && found && f.begin == 0;
-}
-
-static bool word_before(const tok_added *a, tok_matcher *m, const char *text, size_t at)
+static bool word_before(const char *text, size_t at)
 {
     if (at == 0)
         return false;
     size_t from = at - 1;
     while (from > 0 && ((unsigned char)text[from] & 0xc0) == 0x80)
         from--;
-    return is_word_at(a, m, text, from, at);
+    return tok_is_word(tok_utf8_next(text, &from));
 }
 
-static bool word_after(const tok_added *a, tok_matcher *m, const char *text, size_t at, size_t len)
+static bool word_after(const char *text, size_t at, size_t len)
 {
-    return at < len && is_word_at(a, m, text, at, at + tok_utf8_len(text[at]));
+    return at < len && tok_is_word(tok_utf8_next(text, &at));
 }
 
 static size_t spaces_before(const char *text, size_t at, size_t limit)
@@ -220,7 +206,7 @@ static status cut_piece(const shard_tokenizer *t, tok_work *w, const tok_trie *t
         at = end;
         if (plain && k->special)
             continue;
-        if (k->single_word && (word_before(&t->added, w->matcher, text, from) || word_after(&t->added, w->matcher, text, to, p->len)))
+        if (k->single_word && (word_before(text, from) || word_after(text, to, p->len)))
             continue;
         if (k->lstrip) {
             from = spaces_before(text, from, done);

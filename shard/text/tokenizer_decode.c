@@ -436,7 +436,7 @@ status shard_stream_create(const shard_tokenizer *t, bool skip_special, shard_st
         patterns = patterns || t->decs[i].pattern.regex != NULL;
     status st = mem_calloc(t->n_decs + 1, sizeof(*s->stages), "tokenizer: decoders", &s->stages);
     if (st == ST_OK && patterns)
-        st = tok_matcher_create((size_t)64 << 20, &s->matcher);
+        st = tok_matcher_create((size_t)64 << 20, true, &s->matcher);
     if (st != ST_OK)
         shard_stream_destroy(&s);
     else

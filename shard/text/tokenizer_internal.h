@@ -81,7 +81,7 @@ typedef struct tok_split {
     tok_scheme scheme;        /* METASPACE */
     uint32_t character;       /* METASPACE, DELIMITER */
     size_t length;            /* FIXED: characters a piece */
-    tok_pattern pattern;      /* PATTERN, BYTES, SCRIPTS */
+    tok_pattern pattern;      /* PATTERN, BYTES */
 } tok_split;
 void tok_split_free(tok_split *s);
 /* Fills in `pattern` for the kinds whose pattern is ours. */
@@ -210,7 +210,6 @@ typedef struct tok_added {
     tok_vocab by_content;    /* content -> index into tokens */
     tok_trie raw, normal;    /* -> index into tokens */
     bool has_raw, has_normal;
-    tok_regex *word;         /* one word character, for single_word */
 } tok_added;
 void tok_added_free(tok_added *a);
 

@@ -4,6 +4,7 @@
 #include <utf8proc.h>
 
 #include "shard/text/tokenizer_internal.h"
+#include "shard/text/tokenizer_unicode.h"
 
 status tok_string_copy(const char *s, size_t len, tok_string *out)
 {
@@ -67,15 +68,21 @@ typedef struct code_points {
     size_t n, cap;
 } code_points;
 
+/* Marks that the reference's tables do not know yet stay where they are. */
+static uint8_t combining_class(utf8proc_int32_t c)
+{
+    return c < 0x300 || !tok_is_mark((uint32_t)c) ? 0 : (uint8_t)utf8proc_get_property(c)->combining_class;
+}
+
 static void order_marks(utf8proc_int32_t *c, utf8proc_int32_t *spare, size_t n)
 {
     uint32_t start[257] = {0};
     for (size_t i = 0; i < n; i++)
-        start[(uint8_t)utf8proc_get_property(c[i])->combining_class + 1]++;
+        start[combining_class(c[i]) + 1]++;
     for (int k = 0; k < 256; k++)
         start[k + 1] += start[k];
     for (size_t i = 0; i < n; i++)
-        spare[start[(uint8_t)utf8proc_get_property(c[i])->combining_class]++] = c[i];
+        spare[start[combining_class(c[i])]++] = c[i];
     memcpy(c, spare, n * sizeof(*c));
 }
 
@@ -83,7 +90,7 @@ static void order_all(code_points *p)
 {
     for (size_t i = 0; i < p->n;) {
         size_t end = i;
-        while (end < p->n && utf8proc_get_property(p->data[end])->combining_class != 0)
+        while (end < p->n && combining_class(p->data[end]) != 0)
             end++;
         if (end - i > 1)
             order_marks(p->data + i, p->spare + i, end - i);
@@ -116,6 +123,10 @@ static status normalise_run(tok_norm_kind kind, code_points *p, const char *text
         uint32_t c = tok_utf8_next(text, &i);
         int last = 0;
         TRY(reserve_points(p, 32)); /* the longest decomposition has 18 */
+        if (tok_in_ranges(&tok_ranges_undecomposed, c)) {
+            p->data[p->n++] = (utf8proc_int32_t)c;
+            continue;
+        }
         utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)c, p->data + p->n, 32, (utf8proc_option_t)(options | UTF8PROC_DECOMPOSE), &last);
         if (n < 0 || n > 32)
             return FAIL(ST_INTERNAL, "tokenizer: cannot decompose U+%04X", c);

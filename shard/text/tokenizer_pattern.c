@@ -8,8 +8,10 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "shard/text/tokenizer_text.h"
+#include "shard/text/tokenizer_unicode.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -21,6 +23,7 @@ typedef struct parser {
     size_t len, pos;
     int depth;
     bool captures; /* the pattern refers back to its groups */
+    bool newer;    /* properties name the characters that PCRE2's version of Unicode lacks */
 } parser;
 
 static status bad(const parser *p, status st, const char *what)
@@ -50,11 +53,16 @@ static void put_char(mem_str *out, uint32_t c)
         mem_str_printf(out, "\\x{%x}", c);
 }
 
+#define CLASS_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Outside brackets the reference's \w takes these too. */
+#define LONE_WORD_MORE "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
+#define CLASS_SPACE "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+
 /* Names whose meaning or spelling differs between the two; the right side is the inside of a class. */
 static const struct { const char *name, *inside; } properties[] = {
     {"alpha", "\\p{Alphabetic}"}, {"alphabetic", "\\p{Alphabetic}"}, {"upper", "\\p{Uppercase}"}, {"uppercase", "\\p{Uppercase}"},
-    {"lower", "\\p{Lowercase}"}, {"lowercase", "\\p{Lowercase}"}, {"digit", "\\p{Nd}"}, {"space", TOK_CLASS_SPACE},
-    {"whitespace", TOK_CLASS_SPACE}, {"alnum", "\\p{Alphabetic}\\p{Nd}"}, {"word", TOK_CLASS_WORD}, {"punct", "\\p{P}$+<=>^`|~"},
+    {"lower", "\\p{Lowercase}"}, {"lowercase", "\\p{Lowercase}"}, {"digit", "\\p{Nd}"}, {"space", CLASS_SPACE},
+    {"whitespace", CLASS_SPACE}, {"alnum", "\\p{Alphabetic}\\p{Nd}"}, {"word", CLASS_WORD}, {"punct", "\\p{P}"},
     {"cntrl", "\\p{Cc}"}, {"xdigit", "0-9a-fA-F"}, {"blank", "\\p{Zs}\\x{9}"}, {"ascii", "\\x{0}-\\x{7f}"}, {"any", "\\x{0}-\\x{10ffff}"},
     {"assigned", "\\P{Cn}"},
     {"letter", "\\p{L}"}, {"casedletter", "\\p{L&}"}, {"lc", "\\p{L&}"}, {"uppercaseletter", "\\p{Lu}"}, {"lowercaseletter", "\\p{Ll}"},
@@ -69,8 +77,8 @@ static const struct { const char *name, *inside; } properties[] = {
     {"surrogate", "\\p{Cs}"}, {"unassigned", "\\p{Cn}"},
 };
 /* Two-part POSIX sets: what lies in the first and not in the second. */
-#define CLASS_GRAPH_NOT TOK_CLASS_SPACE "\\p{Cc}\\p{Cn}\\p{Cs}"
-#define CLASS_PRINT_NOT "\\p{Cc}\\p{Cn}\\p{Cs}"
+#define CLASS_GRAPH_NOT CLASS_SPACE "\\p{Cc}\\p{Cn}\\p{Cs}"
+#define CLASS_PRINT_NOT "\\x{2028}\\x{2029}\\p{Cc}\\p{Cn}\\p{Cs}"
 
 static bool compiles(const char *pattern)
 {
@@ -81,8 +89,65 @@ static bool compiles(const char *pattern)
     return code != NULL;
 }
 
-/* A property as a class: *not says that `inside` lists what it leaves out. */
-static status property(const parser *p, const char *name, size_t len, mem_str *inside, bool *not)
+/* A set of characters as the inside of a PCRE2 class. */
+typedef struct char_set {
+    mem_str inside;
+    bool not;        /* `inside` lists what the set leaves out */
+    bool unassigned; /* `inside` holds all unassigned characters: minus the newer ones */
+} char_set;
+
+static bool in_category(const char *name, size_t len, const char *category)
+{
+    if (len == 2 && memcmp(name, "L&", 2) == 0)
+        return category[0] == 'L' && strchr("ult", category[1]) != NULL;
+    return len <= 2 && memcmp(name, category, len) == 0;
+}
+
+static void add_ranges(const tok_ranges *r, mem_str *inside)
+{
+    for (size_t i = 0; i < r->n; i++)
+        mem_str_printf(inside, "\\x{%x}-\\x{%x}", r->at[i].first, r->at[i].last);
+}
+
+/* name: "L", "Lu", "L&" ...; NULL: all. */
+static void add_newer(const char *name, size_t len, mem_str *inside)
+{
+    for (size_t i = 0; i < tok_newer_characters.n; i++) {
+        const tok_newer *c = &tok_newer_characters.at[i];
+        if (name == NULL || in_category(name, len, c->category))
+            mem_str_printf(inside, "\\x{%x}-\\x{%x}", c->first, c->last);
+    }
+}
+
+/* Appends to a set the newer characters of the properties that it names. */
+static void complete(const parser *p, char_set *s)
+{
+    static const char han[] = "sc:han";
+    size_t end = s->inside.len;
+    for (size_t at = 0; p->newer && at + 4 < end && !s->inside.failed; at++) {
+        if (memcmp(s->inside.data + at, "\\p{", 3) != 0 && memcmp(s->inside.data + at, "\\P{", 3) != 0)
+            continue;
+        char name[40] = "";
+        size_t len = strcspn(s->inside.data + at + 3, "}");
+        snprintf(name, sizeof(name), "%.*s", (int)len, s->inside.data + at + 3);
+        if (s->inside.data[at + 1] == 'P')
+            add_newer(NULL, 0, &s->inside); /* \P{Cn} */
+        else if (strcasecmp(name, "Alphabetic") == 0)
+            add_ranges(&tok_ranges_alphabetic, &s->inside);
+        else if (strcasecmp(name, "Uppercase") == 0)
+            add_ranges(&tok_ranges_uppercase, &s->inside);
+        else if (strcasecmp(name, "Lowercase") == 0)
+            add_ranges(&tok_ranges_lowercase, &s->inside);
+        else if (strcasecmp(name, han) == 0)
+            mem_str_puts(&s->inside, "\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}");
+        else if (len <= 2)
+            add_newer(name, len, &s->inside);
+        s->unassigned = s->unassigned || (s->inside.data[at + 1] == 'p' && (strcmp(name, "Cn") == 0 || strcmp(name, "C") == 0));
+    }
+}
+
+/* A property by name. */
+static status property(const parser *p, const char *name, size_t len, char_set *s)
 {
     char key[40];
     size_t n = 0;
@@ -95,25 +160,29 @@ static status property(const parser *p, const char *name, size_t len, mem_str *i
         key[n++] = (char)tolower((unsigned char)c);
     }
     key[n] = '\0';
-    *not = false;
     for (size_t i = 0; i < ARRAY_LEN(properties); i++) {
         if (strcmp(key, properties[i].name) == 0) {
-            mem_str_puts(inside, properties[i].inside);
+            mem_str_puts(&s->inside, properties[i].inside);
+            complete(p, s);
             return ST_OK;
         }
     }
     if (strcmp(key, "graph") == 0 || strcmp(key, "print") == 0) {
-        *not = true;
-        mem_str_puts(inside, key[0] == 'g' ? CLASS_GRAPH_NOT : CLASS_PRINT_NOT);
+        s->not = true;
+        mem_str_puts(&s->inside, key[0] == 'g' ? CLASS_GRAPH_NOT : CLASS_PRINT_NOT);
+        complete(p, s);
         return ST_OK;
     }
     /* General categories; else scripts (not their extensions, which PCRE2 takes by default); else binary properties. */
+    if (n <= 2 && n > 0)
+        key[0] = (char)toupper((unsigned char)key[0]);
     static const char *const forms[] = {"\\p{sc:%s}", "\\p{%s}"};
     for (size_t i = n <= 2 ? 1 : 0; i < ARRAY_LEN(forms); i++) {
         char text[64];
         snprintf(text, sizeof(text), forms[i], key);
         if (compiles(text)) {
-            mem_str_puts(inside, text);
+            mem_str_puts(&s->inside, text);
+            complete(p, s);
             return ST_OK;
         }
     }
@@ -132,12 +201,22 @@ static void class_set_free(class_set *s)
     mem_str_free(&s->others);
 }
 
-static void class_add(class_set *s, const mem_str *inside, bool not)
+static void class_add(class_set *s, const char_set *set)
 {
-    if (!not)
-        mem_str_append(&s->inside, inside->data, inside->len);
+    mem_str newer = {0};
+    if (set->unassigned)
+        add_newer(NULL, 0, &newer);
+    if (set->inside.failed || newer.failed)
+        s->inside.failed = true;
+    else if (set->unassigned && set->not)
+        mem_str_printf(&s->others, "|[^%s]|[%s]", set->inside.data, newer.data);
+    else if (set->unassigned)
+        mem_str_printf(&s->others, "|(?![%s])[%s]", newer.data, set->inside.data);
+    else if (set->not)
+        mem_str_printf(&s->others, "|[^%s]", set->inside.data);
     else
-        mem_str_printf(&s->others, "|[^%s]", inside->data);
+        mem_str_append(&s->inside, set->inside.data, set->inside.len);
+    mem_str_free(&newer);
 }
 
 static void class_write(const class_set *s, mem_str *out)
@@ -210,24 +289,24 @@ static status char_escape(parser *p, bool in_class, uint32_t *c, bool *is_char)
     return ST_OK;
 }
 
-/* After a backslash: \d \S \p{..} ... as a class.  *is_set false: it is none (position unmoved). */
-static status set_escape(parser *p, mem_str *inside, bool *not, bool *is_set)
+/* After a backslash: \d \S \p{..} ... as a set.  *is_set false: it is none (position unmoved). */
+static status set_escape(parser *p, char_set *s, bool *is_set)
 {
     char e = peek(p, 0);
     *is_set = true;
-    *not = e >= 'A' && e <= 'Z';
+    s->not = e >= 'A' && e <= 'Z';
     switch (e | 0x20) {
     case 'd':
-        mem_str_puts(inside, "\\p{Nd}");
+        mem_str_puts(&s->inside, "\\p{Nd}");
         break;
     case 's':
-        mem_str_puts(inside, TOK_CLASS_SPACE);
+        mem_str_puts(&s->inside, CLASS_SPACE);
         break;
     case 'w':
-        mem_str_puts(inside, TOK_CLASS_WORD);
+        mem_str_puts(&s->inside, CLASS_WORD);
         break;
     case 'h':
-        mem_str_puts(inside, "0-9a-fA-F");
+        mem_str_puts(&s->inside, "0-9a-fA-F");
         break;
     case 'p': {
         if (peek(p, 1) != '{')
@@ -236,16 +315,18 @@ static status set_escape(parser *p, mem_str *inside, bool *not, bool *is_set)
         if (close == NULL)
             return bad(p, ST_FORMAT, "\\p{ is not closed");
         size_t len = (size_t)(close - name);
-        bool inner, caret = len > 0 && name[0] == '^';
-        TRY(property(p, name + caret, len - caret, inside, &inner));
-        *not = (*not != caret) != inner;
+        bool caret = len > 0 && name[0] == '^', outer = s->not != caret;
+        s->not = false;
+        TRY(property(p, name + caret, len - caret, s));
+        s->not = outer != s->not;
         p->pos += 3 + len;
         return ST_OK;
     }
     default:
-        *is_set = false;
+        *is_set = s->not = false;
         return ST_OK;
     }
+    complete(p, s);
     p->pos++;
     return ST_OK;
 }
@@ -266,12 +347,20 @@ static status class_posix(parser *p, class_set *s, bool *taken)
     *taken = close != NULL;
     if (close == NULL)
         return ST_OK; /* "[:" that is no such name is an ordinary nested class */
-    bool caret = *from == '^', not;
-    mem_str inside = {0};
-    status st = property(p, from + caret, (size_t)(close - from) - caret, &inside, &not);
+    bool caret = *from == '^';
+    size_t len = (size_t)(close - from) - caret;
+    char_set set = {0};
+    /* Between brackets "punct" has the symbols too. */
+    bool punct = len == 5 && memcmp(from + caret, "punct", 5) == 0;
+    status st = property(p, from + caret, len, &set);
+    if (st == ST_OK && punct) {
+        mem_str_puts(&set.inside, "\\p{S}");
+        complete(p, &set);
+    }
+    set.not = set.not != caret;
     if (st == ST_OK)
-        class_add(s, &inside, not != caret);
-    mem_str_free(&inside);
+        class_add(s, &set);
+    mem_str_free(&set.inside);
     p->pos = (size_t)(close + 2 - p->text);
     return st;
 }
@@ -290,14 +379,14 @@ static status class_item(parser *p, class_set *s)
         return parse_class(p, &s->others);
     }
     uint32_t first, last;
-    bool is_char = true, is_set, not;
+    bool is_char = true, is_set;
     if (peek(p, 0) == '\\') {
         p->pos++;
-        mem_str inside = {0};
-        status st = set_escape(p, &inside, &not, &is_set);
+        char_set set = {0};
+        status st = set_escape(p, &set, &is_set);
         if (st == ST_OK && is_set)
-            class_add(s, &inside, not);
-        mem_str_free(&inside);
+            class_add(s, &set);
+        mem_str_free(&set.inside);
         if (st != ST_OK || is_set)
             return st;
         TRY(char_escape(p, true, &first, &is_char));
@@ -449,17 +538,39 @@ static status parse_group(parser *p, mem_str *out)
     return ST_OK;
 }
 
+/* \b (or \B): between a word character and another (or not). */
+static status word_boundary(const parser *p, bool not, mem_str *out)
+{
+    char_set s = {0};
+    mem_str_puts(&s.inside, CLASS_WORD LONE_WORD_MORE);
+    complete(p, &s);
+    const char *w = s.inside.data;
+    if (s.inside.failed)
+        out->failed = true;
+    else
+        mem_str_printf(out, "(?:(?<=[%s])(?%c[%s])|(?<![%s])(?%c[%s]))", w, not ? '=' : '!', w, w, not ? '!' : '=', w);
+    mem_str_free(&s.inside);
+    return ST_OK;
+}
+
 /* After a backslash, outside classes. */
 static status parse_escape(parser *p, mem_str *out)
 {
     if (!more(p))
         return bad(p, ST_FORMAT, "a backslash ends it");
-    bool not, is_set, is_char;
-    mem_str inside = {0};
-    status st = set_escape(p, &inside, &not, &is_set);
-    if (st == ST_OK && is_set)
-        mem_str_printf(out, not ? "[^%s]" : "[%s]", inside.data);
-    mem_str_free(&inside);
+    bool is_set, is_char;
+    char_set set = {0};
+    status st = set_escape(p, &set, &is_set);
+    if (st == ST_OK && is_set) {
+        class_set one = {0};
+        if (set.inside.len >= sizeof(CLASS_WORD) - 1 && memcmp(set.inside.data, CLASS_WORD, sizeof(CLASS_WORD) - 1) == 0)
+            mem_str_puts(&set.inside, LONE_WORD_MORE);
+        class_add(&one, &set);
+        class_write(&one, out);
+        out->failed = out->failed || one.inside.failed || one.others.failed;
+        class_set_free(&one);
+    }
+    mem_str_free(&set.inside);
     if (st != ST_OK || is_set)
         return st;
     uint32_t c;
@@ -471,11 +582,8 @@ static status parse_escape(parser *p, mem_str *out)
     char e = p->text[p->pos++];
     switch (e) {
     case 'b':
-        mem_str_puts(out, "(?:(?<=[" TOK_CLASS_WORD "])(?![" TOK_CLASS_WORD "])|(?<![" TOK_CLASS_WORD "])(?=[" TOK_CLASS_WORD "]))");
-        return ST_OK;
     case 'B':
-        mem_str_puts(out, "(?:(?<=[" TOK_CLASS_WORD "])(?=[" TOK_CLASS_WORD "])|(?<![" TOK_CLASS_WORD "])(?![" TOK_CLASS_WORD "]))");
-        return ST_OK;
+        return word_boundary(p, e == 'B', out);
     case 'O':
         mem_str_puts(out, "(?s:.)");
         return ST_OK;
@@ -641,13 +749,13 @@ static bool refers_back(const char *s, size_t len)
     return false;
 }
 
-status tok_pattern_translate(const char *where, const char *pattern, size_t len, mem_str *out)
+status tok_pattern_translate(const char *where, const char *pattern, size_t len, bool newer, mem_str *out)
 {
     if (len > (1u << 16))
         return FAIL(ST_LIMIT, "%s: a pattern of %zu bytes; at most 64 KiB is accepted", where, len);
     if (!tok_utf8_valid(pattern, len))
         return FAIL(ST_FORMAT, "%s: a pattern is not valid UTF-8", where);
-    parser p = {.where = where, .text = pattern, .len = len, .captures = refers_back(pattern, len)};
+    parser p = {.where = where, .text = pattern, .len = len, .captures = refers_back(pattern, len), .newer = newer};
     TRY(parse_alternatives(&p, out));
     if (more(&p))
         return bad(&p, ST_FORMAT, "unmatched ')'");

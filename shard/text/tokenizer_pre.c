@@ -189,3 +189,8 @@ const tok_pre *tok_pre_find(const char *name)
     }
     return NULL;
 }
+
+const char *tok_pre_name(int i)
+{
+    return i >= 0 && (size_t)i < sizeof(rows) / sizeof(rows[0]) ? rows[i].name : NULL;
+}

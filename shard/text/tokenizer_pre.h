@@ -21,5 +21,6 @@ typedef struct tok_pre {
 } tok_pre;
 
 const tok_pre *tok_pre_find(const char *name); /* NULL: unknown */
+const char *tok_pre_name(int i);               /* the i-th name; NULL behind the last */
 
 #endif

@@ -11,12 +11,10 @@
 #include "base/mem.h"
 #include "base/status.h"
 
-/* Appends the PCRE2 form of an Oniguruma pattern.  ST_FORMAT: not a pattern; ST_UNSUPPORTED: a construct named in the message. */
-status tok_pattern_translate(const char *where, const char *pattern, size_t len, mem_str *out);
+/* Appends the PCRE2 form of an Oniguruma pattern.  newer: with the characters that PCRE2's Unicode lacks, which makes it
+ * slower.  ST_FORMAT: not a pattern; ST_UNSUPPORTED: a construct named in the message. */
+status tok_pattern_translate(const char *where, const char *pattern, size_t len, bool newer, mem_str *out);
 
-/* Both dialects' words for a word character and a space: the inside of a PCRE2 class. */
-#define TOK_CLASS_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
-#define TOK_CLASS_SPACE "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
 typedef struct tok_regex tok_regex;
 status tok_regex_compile(const char *where, const char *pattern, size_t len, tok_regex **out);
@@ -26,8 +24,10 @@ void tok_regex_destroy(tok_regex **re);
 
 /* What one thread needs to match; shared by all patterns of one encode or decode. */
 typedef struct tok_matcher tok_matcher;
-/* text_len: sets how much time the matches may take together. */
-status tok_matcher_create(size_t text_len, tok_matcher **out);
+/* text_len: sets how much time the matches may take together.  newer: the text holds characters newer than PCRE2's
+ * Unicode (tok_text_is_newer). */
+status tok_matcher_create(size_t text_len, bool newer, tok_matcher **out);
+bool tok_text_is_newer(const char *text, size_t len);
 void tok_matcher_destroy(tok_matcher **m);
 
 /* Walks over the matches in a text from left to right. */
@@ -37,7 +37,6 @@ typedef struct tok_find {
     size_t from;              /* where the next search starts */
     size_t last_end;          /* of the previous match; SIZE_MAX none */
     size_t begin, end;        /* of this match */
-    const char *mark;         /* (*MARK) of this match, or NULL */
 } tok_find;
 static inline tok_find tok_find_start(const char *text, size_t len)
 {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "shard/text/tokenizer_internal.h"
+#include "shard/text/tokenizer_unicode.h"
 
 void tok_split_free(tok_split *s)
 {
@@ -260,39 +261,21 @@ static status apply_bytes(const tok_split *s, tok_work *w, bool last)
 
 /* ---- pieces of equal script, and of equal length ---- */
 
-/* Names of the scripts that the reference knows; what lies in none of them counts as "any" and never splits. */
-static const char *const scripts[] = {
-    "Adlam", "Ahom", "Anatolian_Hieroglyphs", "Arabic", "Armenian", "Avestan", "Balinese", "Bamum", "Bassa_Vah", "Batak", "Bengali", "Bhaiksuki",
-    "Bopomofo", "Brahmi", "Braille", "Buginese", "Buhid", "Canadian_Aboriginal", "Carian", "Caucasian_Albanian", "Chakma", "Cham", "Cherokee",
-    "Common", "Coptic", "Cuneiform", "Cypriot", "Cyrillic", "Deseret", "Devanagari", "Duployan", "Egyptian_Hieroglyphs", "Elbasan", "Ethiopic",
-    "Georgian", "Glagolitic", "Gothic", "Grantha", "Greek", "Gujarati", "Gurmukhi", "Hangul", "Hanunoo", "Hatran", "Hebrew",
-    "Imperial_Aramaic", "Inherited", "Inscriptional_Pahlavi", "Inscriptional_Parthian", "Javanese", "Kaithi", "Kannada", "Kayah_Li",
-    "Kharoshthi", "Khmer", "Khojki", "Khudawadi", "Lao", "Latin", "Lepcha", "Limbu", "Linear_A", "Linear_B", "Lisu", "Lycian", "Lydian",
-    "Mahajani", "Malayalam", "Mandaic", "Manichaean", "Marchen", "Meetei_Mayek", "Mende_Kikakui", "Meroitic_Cursive", "Meroitic_Hieroglyphs",
-    "Miao", "Modi", "Mongolian", "Mro", "Multani", "Myanmar", "Nabataean", "New_Tai_Lue", "Newa", "Nko", "Ogham", "Ol_Chiki",
-    "Old_Hungarian", "Old_Italic", "Old_North_Arabian", "Old_Permic", "Old_Persian", "Old_South_Arabian", "Old_Turkic", "Oriya", "Osage",
-    "Osmanya", "Pahawh_Hmong", "Palmyrene", "Pau_Cin_Hau", "Phags_Pa", "Phoenician", "Psalter_Pahlavi", "Rejang", "Runic", "Samaritan",
-    "Saurashtra", "Sharada", "Shavian", "Siddham", "SignWriting", "Sinhala", "Sora_Sompeng", "Sundanese", "Syloti_Nagri", "Syriac", "Tagalog",
-    "Tagbanwa", "Tai_Le", "Tai_Tham", "Tai_Viet", "Takri", "Tamil", "Tangut", "Telugu", "Thaana", "Thai", "Tibetan", "Tifinagh", "Tirhuta",
-    "Ugaritic", "Vai", "Warang_Citi", "Yi",
-};
-
-/* Runs of one script; the mark says which.  Kana and the prolonged sound mark go with Han, the space with no script. */
-static status compile_scripts(tok_split *s, const char *where)
+/* 0: none, which never splits (the blank, and what the reference's table lacks). */
+static uint32_t script_of(uint32_t c)
 {
-    mem_str pattern = {0};
-    mem_str_puts(&pattern, "(*:0)\\x20+|(*:Han)[\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}\\x{30fc}]+");
-    for (size_t i = 0; i < ARRAY_LEN(scripts); i++) {
-        bool common = strcmp(scripts[i], "Common") == 0;
-        mem_str_printf(&pattern, common ? "|(*:%s)(?:(?![\\x20\\x{30fc}])\\p{sc:%s})+" : "|(*:%s)\\p{sc:%s}+", scripts[i], scripts[i]);
+    size_t low = 0, high = tok_script_of.n;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (c > tok_script_of.at[mid].last)
+            low = mid + 1;
+        else
+            high = mid;
     }
-    status st = pattern.failed ? FAIL(ST_NO_MEMORY, "tokenizer: no memory for a pattern")
-                               : tok_regex_compile_native(where, pattern.data, pattern.len, &s->pattern.regex);
-    mem_str_free(&pattern);
-    return st;
+    return low < tok_script_of.n && c >= tok_script_of.at[low].first ? tok_script_of.at[low].script : 0;
 }
 
-static status split_scripts(const tok_split *s, tok_work *w)
+static status split_scripts(tok_work *w)
 {
     splitter out = {.w = w, .behaviour = TOK_ISOLATED};
     for (size_t i = 0; i < w->pieces.n; i++) {
@@ -302,20 +285,17 @@ static status split_scripts(const tok_split *s, tok_work *w)
             continue;
         }
         begin(&out, &p);
-        tok_find f = tok_find_start(w->text.data + p.offset, p.len);
-        const char *script = NULL;
+        uint32_t last = 0;
         size_t start = p.len; /* what comes before the first script belongs to no piece, in the reference too */
-        bool found;
-        for (;;) {
-            TRY(tok_regex_next(s->pattern.regex, w->matcher, &f, &found));
-            if (!found)
-                break;
-            if (f.mark == NULL || f.mark[0] == '0' || (script != NULL && strcmp(f.mark, script) == 0))
+        for (size_t at = 0; at < p.len;) {
+            size_t from = at;
+            uint32_t script = script_of(tok_utf8_next(w->text.data + p.offset, &at));
+            if (script == 0 || script == last)
                 continue;
-            if (script != NULL)
-                TRY(emit(&out, start, f.begin));
-            start = f.begin;
-            script = f.mark;
+            if (last != 0)
+                TRY(emit(&out, start, from));
+            start = from;
+            last = script;
         }
         TRY(emit(&out, start, p.len));
     }
@@ -344,20 +324,46 @@ static status split_fixed(const tok_split *s, tok_work *w)
     return ST_OK;
 }
 
+/* Runs of word characters, and runs of what is neither word nor blank. */
+static status split_words(tok_work *w)
+{
+    splitter out = {.w = w, .behaviour = TOK_ISOLATED};
+    enum { BLANK, WORD, REST } kind, last;
+    for (size_t i = 0; i < w->pieces.n; i++) {
+        tok_piece p = w->pieces.data[i];
+        if (p.id >= 0) {
+            TRY(tok_pieces_push(&w->next, p));
+            continue;
+        }
+        begin(&out, &p);
+        size_t start = 0;
+        last = BLANK;
+        for (size_t at = 0; at < p.len;) {
+            size_t from = at;
+            uint32_t c = tok_utf8_next(w->text.data + p.offset, &at);
+            kind = tok_is_word(c) ? WORD : tok_is_space(c) ? BLANK : REST;
+            if (kind == last)
+                continue;
+            if (last != BLANK)
+                TRY(emit(&out, start, from));
+            start = from;
+            last = kind;
+        }
+        if (last != BLANK)
+            TRY(emit(&out, start, p.len));
+    }
+    swap_pieces(w);
+    return ST_OK;
+}
+
 /* ---- the table of steps ---- */
 
 status tok_split_prepare(tok_split *s, const char *where)
 {
     static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-    /* The word characters of the reference's other regular expression library include the joiners. */
-    static const char words[] = "[" TOK_CLASS_WORD "\\x{200c}\\x{200d}]+|[^" TOK_CLASS_WORD "\\x{200c}\\x{200d}" TOK_CLASS_SPACE "]+";
     switch (s->kind) {
     case TOK_SPLIT_BYTES:
         return s->split ? tok_regex_compile(where, gpt2, sizeof(gpt2) - 1, &s->pattern.regex) : ST_OK;
-    case TOK_SPLIT_WHITESPACE:
-        return tok_regex_compile_native(where, words, sizeof(words) - 1, &s->pattern.regex);
-    case TOK_SPLIT_SCRIPTS:
-        return compile_scripts(s, where);
     default:
         return ST_OK;
     }
@@ -374,7 +380,7 @@ status tok_split_apply(const tok_split *s, tok_work *w, bool last)
         TRY(rewrite(s, w, write_metaspace));
         return s->split ? split_chars(w, is_char, s->character, TOK_MERGED_WITH_NEXT) : ST_OK;
     case TOK_SPLIT_WHITESPACE:
-        return split_pattern(&s->pattern, w, TOK_REMOVED, true);
+        return split_words(w);
     case TOK_SPLIT_SPACES:
         return split_chars(w, is_space, 0, TOK_REMOVED);
     case TOK_SPLIT_BERT:
@@ -387,7 +393,7 @@ status tok_split_apply(const tok_split *s, tok_work *w, bool last)
     case TOK_SPLIT_DELIMITER:
         return split_chars(w, is_char, s->character, TOK_REMOVED);
     case TOK_SPLIT_SCRIPTS:
-        return split_scripts(s, w);
+        return split_scripts(w);
     case TOK_SPLIT_FIXED:
         return split_fixed(s, w);
     }

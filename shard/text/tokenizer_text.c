@@ -2,6 +2,8 @@
 
 #include <utf8proc.h>
 
+#include "shard/text/tokenizer_unicode.h"
+
 size_t tok_utf8_encode(uint32_t c, char out[4])
 {
     if (c < 0x80) {
@@ -100,37 +102,36 @@ bool tok_is_space(uint32_t c)
 
 bool tok_is_numeric(uint32_t c)
 {
-    if (c < 0x80)
-        return c >= '0' && c <= '9';
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
+    return c < 0x80 ? c >= '0' && c <= '9' : tok_in_ranges(&tok_ranges_numeric, c);
 }
 
 bool tok_is_punctuation(uint32_t c)
 {
     if (c < 0x80)
         return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k >= UTF8PROC_CATEGORY_PC && k <= UTF8PROC_CATEGORY_PO;
+    return tok_in_ranges(&tok_ranges_punctuation, c);
 }
 
 bool tok_is_other(uint32_t c)
 {
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO;
+    return tok_in_ranges(&tok_ranges_other, c);
 }
 
 bool tok_is_nonspacing(uint32_t c)
 {
-    return c >= 0x300 && utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_MN;
+    return c >= 0x300 && tok_in_ranges(&tok_ranges_nonspacing, c);
 }
 
 bool tok_is_mark(uint32_t c)
 {
-    if (c < 0x300)
-        return false;
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME;
+    return c >= 0x300 && tok_in_ranges(&tok_ranges_mark, c);
+}
+
+bool tok_is_word(uint32_t c)
+{
+    if (c < 0x80)
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+    return tok_in_ranges(&tok_ranges_word, c);
 }
 
 int tok_lower(uint32_t c, uint32_t out[2])
@@ -145,6 +146,11 @@ int tok_lower(uint32_t c, uint32_t out[2])
         return 2;
     }
     out[0] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
+    for (size_t i = 0; i < tok_lower_shifts.n && out[0] == c; i++) {
+        const tok_shift *s = &tok_lower_shifts.at[i];
+        if (c >= s->first && c <= s->last)
+            out[0] = (uint32_t)((int32_t)c + s->add);
+    }
     return 1;
 }
 

@@ -50,11 +50,13 @@ bool tok_utf8_valid(const char *bytes, size_t n);
 void tok_utf8_repair(const char *bytes, size_t n, mem_str *out);
 
 bool tok_is_space(uint32_t c);       /* White_Space */
-bool tok_is_numeric(uint32_t c);     /* general category N */
-bool tok_is_punctuation(uint32_t c); /* ASCII punctuation and symbols, or general category P */
-bool tok_is_other(uint32_t c);       /* general category C but for unassigned characters */
-bool tok_is_nonspacing(uint32_t c);  /* Mn */
-bool tok_is_mark(uint32_t c);        /* M */
+/* Classes of the reference (tokenizer_unicode.h), each by the version of Unicode that it uses for it. */
+bool tok_is_numeric(uint32_t c);
+bool tok_is_punctuation(uint32_t c); /* with all of ASCII's symbols */
+bool tok_is_other(uint32_t c);
+bool tok_is_nonspacing(uint32_t c);
+bool tok_is_mark(uint32_t c);
+bool tok_is_word(uint32_t c);
 /* Lower case of one character on its own (no final sigma rule): at most two characters. */
 int tok_lower(uint32_t c, uint32_t out[2]);
 
