@@ -231,7 +231,7 @@ CHECKPOINT_CASES = [
 TEXT_CASES = [
     ("no tokenizer", remove("tokenizer.json"), "tokenizer", CHAT),
     ("tokenizer not JSON", write("tokenizer.json", "{"), "tokenizer.json", CHAT),
-    ("tokenizer of no known kind", write("tokenizer.json", '{"model": {"type": "Magic"}}'), "Magic", CHAT),
+    ("tokenizer of no known kind", write("tokenizer.json", '{"model": {"type": "Magic", "vocab": {}}}'), "Magic", CHAT),
     ("merges of absent tokens", lambda d: edit_merges(d), "merge|tokenizer.json", CHAT),
     ("template without an end", template("syntax"), "template", CHAT),
     ("template that never ends", template("never ends"), "template|steps", CHAT),
