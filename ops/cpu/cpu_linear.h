@@ -54,6 +54,8 @@ typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_
 typedef void (*cpu_floats_fn)(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
 /* One row against n_panels panels, begun at zero. */
 typedef void (*cpu_floats_one_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc);
+/* k in [k0, k1) of a panel of f16 or bf16 as a panel of f32, from its start on. */
+typedef void (*cpu_expand_fn)(const char *panel, int32_t k0, int32_t k1, float *out);
 /* A panel of bf16 against bf16 rows, all k, begun at zero. */
 typedef void (*cpu_bf16_fn)(const packed_layout *l, const char *panel, const uint16_t *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
 
@@ -63,6 +65,7 @@ struct cpu_linear_kernels {
     cpu_many_fn many[PACKED_TYPES];
     cpu_floats_fn floats[PACKED_TYPES]; /* of the float types */
     cpu_floats_one_fn floats_one[PACKED_TYPES];
+    cpu_expand_fn expand[PACKED_TYPES]; /* NULL: expanding first gains nothing */
     cpu_bf16_fn bf16;                   /* NULL: bf16 weights take f32 rows */
     void (*quantise)(const float *x, int32_t cols, void *row);
 };

@@ -12,6 +12,7 @@
 #define ROW_TILE 256               /* most rows of a tile: the accumulators of one panel */
 #define TILE_X_BYTES (1024 * 1024)  /* of x in a tile of rows: part of L2 */
 #define FLOAT_BLOCK 256            /* k of a float panel between spills of the accumulators */
+#define EXPAND_ROWS 12             /* from so many rows on, a block of half floats is expanded once for all of them */
 #define ONE_PANELS 8               /* panels of a call of a one-row kernel */
 #define ROWS_WORTH_SPLITTING 32
 
@@ -186,6 +187,25 @@ static void piece_one_row(const linear_job *j, const piece *pc, linear_scratch *
     }
 }
 
+/* k in blocks, so that a block of the panel stays in L1 for all rows. */
+static void float_panel_rows(const linear_job *j, const packed_layout *l, const char *panel, int32_t row, int32_t n, linear_scratch *s)
+{
+    const cpu_linear_kernels *k = j->ctx->linear;
+    packed_type type = l->shape.type;
+    const float *x = x_row(j, OPS_F32, row);
+    float *block = (float *)(void *)s->tile.codes;
+    _Static_assert(sizeof(s->tile.codes) >= FLOAT_BLOCK * PACKED_ROWS * sizeof(float), "a block fits where codes are unpacked");
+    for (int32_t k0 = 0; k0 < l->shape.cols; k0 += FLOAT_BLOCK) {
+        int32_t k1 = l->shape.cols - k0 < FLOAT_BLOCK ? l->shape.cols : k0 + FLOAT_BLOCK;
+        if (k->expand[type] != NULL && n >= EXPAND_ROWS) {
+            k->expand[type](panel, k0, k1, block);
+            k->floats[PACKED_F32](l, (const char *)block, 0, k1 - k0, x + k0, j->x_stride[OPS_F32], n, s->acc);
+        } else {
+            k->floats[type](l, panel, k0, k1, x, j->x_stride[OPS_F32], n, s->acc);
+        }
+    }
+}
+
 /* All k of one panel for n rows from `row` on. */
 static void panel_rows(const linear_job *j, const weight_job *w, const char *panel, int32_t row, int32_t n, linear_scratch *s)
 {
@@ -198,10 +218,7 @@ static void panel_rows(const linear_job *j, const weight_job *w, const char *pan
     }
     memset(s->acc, 0, (size_t)n * sizeof(*s->acc));
     if (w->x_type == OPS_F32) {
-        for (int32_t k0 = 0; k0 < l->shape.cols; k0 += FLOAT_BLOCK) {
-            int32_t k1 = l->shape.cols - k0 < FLOAT_BLOCK ? l->shape.cols : k0 + FLOAT_BLOCK;
-            k->floats[type](l, panel, k0, k1, x_row(j, OPS_F32, row), j->x_stride[OPS_F32], n, s->acc);
-        }
+        float_panel_rows(j, l, panel, row, n, s);
         return;
     }
     cpu_q8_view view = cpu_q8_view_of(j->x[OPS_Q8], j->x_stride[OPS_Q8], l->shape.cols);

@@ -402,6 +402,24 @@ INLINE void floats_one_template(packed_type type, const packed_layout *l, const 
         floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
 }
 
+INLINE void expand_template(packed_type type, const char *panel, int32_t k0, int32_t k1, float *out)
+{
+    for (int32_t k = k0; k < k1; k += 2)
+        for (int odd = 0; odd < 2 && k + odd < k1; odd++)
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_ps(out + (size_t)(k + odd - k0) * PACKED_ROWS + h * 8, float_weights(type, panel, k + odd, odd, h));
+}
+
+static void expand_f16(const char *panel, int32_t k0, int32_t k1, float *out)
+{
+    expand_template(PACKED_F16, panel, k0, k1, out);
+}
+
+static void expand_bf16(const char *panel, int32_t k0, int32_t k1, float *out)
+{
+    expand_template(PACKED_BF16, panel, k0, k1, out);
+}
+
 #define DEFINE_FLOATS(name, type)                                                                                                             \
     static void floats_##name(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride,            \
                               int32_t n_rows, cpu_acc *acc)                                                                                  \
@@ -428,5 +446,6 @@ const cpu_linear_kernels cpu_linear_avx2 = {
              [PACKED_Q3_K] = many_u3_zero16, [PACKED_Q6_K] = many_u6_zero16},
     .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
     .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
+    .expand = {[PACKED_F16] = expand_f16, [PACKED_BF16] = expand_bf16},
     .quantise = cpu_quantise_avx2,
 };
