@@ -350,7 +350,7 @@ def use_cases(report, binary, model):
 
 def shard_cases(report, binary, model, tmp):
     out = tmp / "sharded"
-    code, _, err = run(binary, ["shard", "-m", model, "--tp", 2, "--pp", 1, "-o", out])
+    code, _, err = run(binary, ["shard", model, out, "--tp", 2, "--pp", 1])
     if not report.check(code == 0, f"shard: exit code {code}: {err[-300:]}"):
         return
     case(report, "sharded for other ranks", binary, generate_args(out), 3, PROMPT, "tp 2|2 x 1|cut for")
@@ -373,11 +373,11 @@ def shard_cases(report, binary, model, tmp):
     cut = tmp / "cut" / big.relative_to(out)
     os.truncate(cut, cut.stat().st_size // 2)
     case(report, "shard file cut", binary, generate_args(tmp / "cut"), 2, PROMPT, re.escape(big.name))
-    case(report, "target exists", binary, ["shard", "-m", model, "--tp", 2, "--pp", 1, "-o", out], 1, "", "exists")
+    case(report, "target exists", binary, ["shard", model, out, "--tp", 2, "--pp", 1], 1, "", "exists")
     # a file size limit stands in for a full disk
     small = tmp / "full"
     started = time.monotonic()
-    p = subprocess.run(["bash", "-c", f"ulimit -f 64; trap '' XFSZ; exec {binary} shard -m {model} --tp 2 --pp 1 -o {small}"], capture_output=True, text=True, timeout=20)
+    p = subprocess.run(["bash", "-c", f"ulimit -f 64; trap '' XFSZ; exec {binary} shard {model} {small} --tp 2 --pp 1"], capture_output=True, text=True, timeout=20)
     judge(report, "disk full while sharding", "shard under ulimit -f", p.returncode, p.stdout, p.stderr, time.monotonic() - started, "full|large|wr")
     report.check(not small.exists(), "disk full while sharding: a half-written folder was left")
 
