@@ -3,6 +3,7 @@
 #include "tests/ops/fixture.h"
 
 #include "base/half.h"
+#include "ops/cpu/cpu_internal.h"
 #include "ops/cpu/cpu_kv.h"
 
 typedef struct shape {
@@ -33,6 +34,7 @@ static const shape SHAPES[] = {
 #define LAYERS 2
 #define LAYER 1
 #define SEQS 3
+#define BLOCKS 260 /* of the cache */
 
 typedef struct world { /* the same inputs for everyone: q, k, v of each position of each sequence */
     const shape *s;
@@ -77,15 +79,16 @@ typedef struct engine { /* one context's cache and results */
     ops_batch *batch;
     ops_mat q, k, v, y;
     ops_vec q_weight, k_weight, sinks, slopes;
-    int32_t table[SEQS * 64], blocks_of[SEQS];
+    int32_t table[BLOCKS], blocks_of[SEQS];
     float *result[SEQS]; /* [length][heads * head_dim] */
+    bool store_only;     /* steps write the cache and attend nothing */
 } engine;
 
 static void engine_make(engine *e, ops_ctx *ctx, const world *w)
 {
     const shape *s = w->s;
     *e = (engine){.ctx = ctx, .w = w};
-    ops_kv_spec spec = {s->type, LAYERS, s->n_kv_heads, s->head_dim, 130};
+    ops_kv_spec spec = {s->type, LAYERS, s->n_kv_heads, s->head_dim, BLOCKS};
     OK(ops_cpu()->kv_create(ctx, &spec, &e->kv));
     ops_rope_spec rope = {s->rope_dims, s->interleaved, 1, {w->inv_freq}, {1.0f}};
     e->batch = batch_make(ctx, 1, 1, &rope);
@@ -103,7 +106,7 @@ static void engine_make(engine *e, ops_ctx *ctx, const world *w)
     int32_t next = 7, at = 0;
     for (int i = 0; i < SEQS; i++) { /* blocks scattered over the cache */
         e->blocks_of[i] = at;
-        for (int32_t b = 0; b * OPS_KV_BLOCK < w->lengths[i]; b++, next = (next + 37) % 130)
+        for (int32_t b = 0; b * OPS_KV_BLOCK < w->lengths[i]; b++, next = (next + 37) % BLOCKS)
             e->table[at++] = next;
         e->result[i] = test_malloc(sizeof(float) * (size_t)(w->lengths[i] * s->n_heads * s->head_dim));
     }
@@ -144,7 +147,7 @@ static void engine_step(engine *e, const int32_t *rows, int32_t *done)
             memcpy(mat_row(e->ctx, &e->v, n), e->w->v[i] + (size_t)(done[i] + r) * (size_t)kw, (size_t)kw * sizeof(float));
         }
     }
-    ops_batch_desc d = {.n_rows = n, .tokens = tokens, .n_spans = n_spans, .spans = spans, .tables = {e->table}, .n_table = {SEQS * 64}};
+    ops_batch_desc d = {.n_rows = n, .tokens = tokens, .n_spans = n_spans, .spans = spans, .tables = {e->table}, .n_table = {BLOCKS}};
     OK(ops_cpu()->batch_set(e->ctx, e->batch, &d));
     ops_sumsq_args sq = {n, e->q, 0, qw, q_sumsq}, sk = {n, e->k, 0, kw, k_sumsq};
     OK(ops_cpu()->sumsq(e->ctx, &sq));
@@ -153,6 +156,11 @@ static void engine_step(engine *e, const int32_t *rows, int32_t *done)
                       .q_weight = e->q_weight, .k_weight = e->k_weight, .eps = 1e-5f, .q_sumsq = q_sumsq, .k_sumsq = k_sumsq, .q_total = qw, .k_total = kw,
                       .rope = s->rope_dims > 0 ? 0 : -1, .kv = e->kv, .kv_layer = LAYER};
     OK(ops_cpu()->qkv(e->ctx, e->batch, &a));
+    if (e->store_only) {
+        for (int i = 0; i < SEQS; i++)
+            done[i] += rows[i];
+        return;
+    }
     ops_attention_args at = {.q = e->q, .n_heads = s->n_heads, .head_dim = s->head_dim, .head_begin = s->head_begin, .heads_per_kv = s->heads_per_kv,
                              .kv_head_begin = s->head_begin / s->heads_per_kv, .scale = 0.3f, .softcap = s->softcap, .window = s->window, .sinks = e->sinks,
                              .slopes = e->slopes, .kv = e->kv, .kv_layer = LAYER, .y = e->y, .y_col = 3};
@@ -320,8 +328,49 @@ static void attention_matches_reference_and_itself(void **state)
     }
 }
 
+/* At long context a lone token's chunks are shared among the threads; who merges them must not matter. */
+static void chunks_shared_among_threads_merge_to_the_same(void **state)
+{
+    (void)state;
+    static const shape s = {"long context", 9, 3, 64, 0, 0, 3, OPS_KV_F16, 0, 0, true, false, 64, false, OPS_QK_NONE, 2310};
+    world w;
+    engine base;
+    world_make(&w, &s);
+    for (int c = 0; c < n_contexts; c++) {
+        engine e;
+        engine_make(&e, contexts[c].ctx, &w);
+        int32_t done[SEQS] = {0}, last = s.length - 3;
+        e.store_only = true;
+        while (done[0] < last) {
+            int32_t rows[SEQS] = {last - done[0] < MAX_ROWS ? last - done[0] : MAX_ROWS};
+            engine_step(&e, rows, done);
+        }
+        e.store_only = false;
+        for (int i = 0; i < 3; i++) {
+            int32_t rows[SEQS] = {1, i == 2 ? 5 : 0}; /* alone, then beside a short one */
+            engine_step(&e, rows, done);
+        }
+        if (contexts[c].ctx->n_threads > 1)
+            assert_non_null(contexts[c].ctx->partials); /* they were shared */
+        for (int32_t p = last; p < s.length && c == 0; p++)
+            reference_check(&e, 0, p, 4e-3);
+        size_t width = (size_t)(s.n_heads * s.head_dim);
+        if (c == 0)
+            base = e;
+        else if (memcmp(e.result[0] + (size_t)last * width, base.result[0] + (size_t)last * width, 3 * width * sizeof(float)) != 0)
+            fail_msg("%s: differs with %s", s.name, contexts[c].name);
+        if (c > 0)
+            engine_free(&e);
+    }
+    engine_free(&base);
+    world_free(&w);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(attention_matches_reference_and_itself)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attention_matches_reference_and_itself),
+        cmocka_unit_test(chunks_shared_among_threads_merge_to_the_same),
+    };
     return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }
