@@ -1,6 +1,5 @@
 /* coordinator/cli/template.c - `trireme template`: renders conversations with a chat template, one line of JSON each. */
 #include <argp.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +7,12 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "coordinator/cli/cli.h"
+#include "coordinator/cli/cli_util.h"
 #include "shard/checkpoint.h"
 #include "shard/text/template.h"
 
 #define MAX_TEMPLATE ((size_t)4 << 20)
+#define MAX_LINE ((size_t)256 << 20)
 
 enum { OPT_TEMPLATE = 256, OPT_JSONL, OPT_REVISION, OPT_OFFLINE };
 
@@ -42,7 +43,8 @@ static const char doc[] =
     "Example:\n"
     "  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}' | trireme template --template chat_template.jinja --jsonl -\n"
     "\n"
-    "Templates run in a sandbox: time, memory, output and depth are bounded, and nothing but the conversation is reachable.";
+    "Templates run in a sandbox: time, memory, output and depth are bounded, and nothing but the conversation is reachable.  A conversation that the template refuses is an answer; a line that is no "
+    "conversation makes the exit code 2.";
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
@@ -114,8 +116,8 @@ static status render_line(const shard_template *t, const json_t *defaults, const
     return shard_template_render(t, &in, NULL, out);
 }
 
-/* {"rendered"} or {"error"}: a line that fails is an answer, not the end. */
-static status answer_line(const shard_template *t, const json_t *defaults, const char *where, const char *text, size_t len)
+/* {"rendered"} or {"error"}: a line that fails is an answer, not the end; one that is no conversation at all counts as wrong. */
+static status answer_line(const shard_template *t, const json_t *defaults, const char *where, const char *text, size_t len, int64_t *n_wrong)
 {
     mem_str out = {0};
     json_t *line = NULL, *answer;
@@ -124,6 +126,7 @@ static status answer_line(const shard_template *t, const json_t *defaults, const
     if (st == ST_OK)
         st = render_line(t, defaults, line, where, &out);
     status_unmute();
+    *n_wrong += st == ST_FORMAT;
     answer = st != ST_OK ? NULL : json_pack("{s:s%}", "rendered", out.data == NULL ? "" : out.data, out.len);
     if (st == ST_OK && answer == NULL)
         status_message_set("the text is not UTF-8: the template writes half of a surrogate pair");
@@ -140,26 +143,20 @@ static status answer_line(const shard_template *t, const json_t *defaults, const
 
 static status answer_lines(const shard_template *t, const json_t *defaults, const char *path)
 {
-    bool in = strcmp(path, "-") == 0;
-    FILE *f = in ? stdin : fopen(path, "r");
-    char *text = NULL, where[64];
-    size_t cap = 0;
-    status st = ST_OK;
-    if (f == NULL)
-        return FAIL(ST_NOT_FOUND, "%s: %s", path, strerror(errno));
-    ssize_t len;
-    for (size_t number = 1; st == ST_OK && (len = getline(&text, &cap, f)) >= 0; number++) {
-        snprintf(where, sizeof(where), "line %zu", number);
-        if (strspn(text, " \t\r\n") < (size_t)len)
-            st = answer_line(t, defaults, where, text, (size_t)len);
+    cli_lines lines;
+    char where[64];
+    bool more = false;
+    int64_t n_wrong = 0;
+    TRY(cli_lines_open(path, MAX_LINE, &lines));
+    status st;
+    while ((st = cli_lines_next(&lines, &more)) == ST_OK && more) {
+        snprintf(where, sizeof(where), "line %zu", lines.number);
+        TRY_GOTO(answer_line(t, defaults, where, lines.line, lines.len, &n_wrong), close);
     }
-    if (st == ST_OK && ferror(f))
-        st = FAIL(ST_IO, "%s: %s", path, strerror(errno));
-    free(text);
-    if (!in)
-        fclose(f);
-    if (st == ST_OK && fflush(stdout) != 0)
-        st = FAIL(ST_IO, "standard output: %s", strerror(errno));
+    if (st == ST_OK && n_wrong > 0)
+        st = FAIL(ST_FORMAT, "%s: %lld lines are wrong; the answers in their places say why", path, (long long)n_wrong);
+close:
+    cli_lines_close(&lines);
     return st;
 }
 
@@ -197,7 +194,6 @@ int cli_template(int argc, char **argv)
 {
     static const struct argp argp = {options, parse_option, NULL, doc, NULL, NULL, NULL};
     template_args a = {0};
-    argp_err_exit_status = 2;
-    argp_parse(&argp, argc, argv, 0, NULL, &a);
-    return status_exit_code(a.model != NULL ? run_model(&a) : run_file(&a));
+    cli_parse(&argp, argc, argv, &a);
+    return cli_finish_output(status_exit_code(a.model != NULL ? run_model(&a) : run_file(&a)));
 }
