@@ -116,15 +116,17 @@ static void merge_sums(float *max, float *sum, float m, float s)
     }
 }
 
-/* Adds one rank's row to the merge, ranks in order.  Lists keep the best `want` in by_logit order. */
-static void list_merge(ops_candidate *list, int32_t *n, int32_t want, const ops_candidate *more, int32_t n_more)
+/* Adds one rank's candidates to the merge, ranks in order.  Lists keep the best `want` in by_logit order; true if some were left out. */
+static bool list_merge(ops_candidate *list, int32_t *n, int32_t want, const ops_candidate *more, int32_t n_more)
 {
     ops_candidate both[2 * OPS_MAX_CANDIDATES];
     int32_t i = 0, j = 0, k = 0;
     while (k < want && (i < *n || j < n_more))
         both[k++] = j >= n_more || (i < *n && better(&list[i], &more[j])) ? list[i++] : more[j++];
+    bool left_out = i < *n || j < n_more;
     memcpy(list, both, (size_t)k * sizeof(*list));
     *n = k;
+    return left_out;
 }
 
 static void merge_row(const worker *w, const ops_sample_row *r, const char *all, size_t stride, merged *out)
@@ -148,7 +150,8 @@ static void merge_row(const worker *w, const ops_sample_row *r, const char *all,
         /* A rank that filled its list may hold more at or under its last candidate. */
         if (h.n_candidates == r->n_candidates && h.n_candidates > 0 && c[h.n_candidates - 1].logit > out->floor)
             out->floor = c[h.n_candidates - 1].logit;
-        list_merge(out->candidates, &out->n, r->n_candidates, c, h.n_candidates);
+        if (list_merge(out->candidates, &out->n, r->n_candidates, c, h.n_candidates) && out->n > 0 && out->candidates[out->n - 1].logit > out->floor)
+            out->floor = out->candidates[out->n - 1].logit;
         list_merge(out->raw, &out->n_raw, r->n_raw, c + r->n_candidates, h.n_raw);
     }
 }
