@@ -63,7 +63,7 @@ typedef struct coord_rank_report {
     int32_t rank, stage, tp_index, n_threads;
     size_t weight_bytes, kv_bytes, scratch_bytes; /* as allocated */
     size_t predicted_bytes;                       /* as planned */
-    size_t resident_bytes;                        /* of the process */
+    size_t base_bytes, resident_bytes;            /* of the process: before the checkpoint was opened, and now */
     uint64_t io_read, io_needed;
     double load_seconds, ready_seconds;           /* weights read; from the world's creation to ready */
     char backend[128];
