@@ -613,6 +613,11 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
     return st;
 }
 
+void coord_replica_sched_stats(const coord_replica *r, coord_sched_stats *out)
+{
+    coord_sched_stats_get(r->sched, out);
+}
+
 void coord_replica_times_get(const coord_replica *r, coord_replica_times *out)
 {
     worker_times t;

@@ -70,6 +70,9 @@ typedef struct coord_rank_report {
 } coord_rank_report;
 status coord_replica_report(coord_replica *r, coord_rank_report *reports);
 
+/* Rank 0: the scheduler's counters. */
+void coord_replica_sched_stats(const coord_replica *r, coord_sched_stats *out);
+
 /* Time of this rank's steps so far. */
 typedef struct coord_replica_times {
     uint64_t steps, tokens;
