@@ -73,6 +73,10 @@ typedef struct shard_generation {
 } shard_generation;
 const shard_generation *shard_checkpoint_generation(const shard_checkpoint *c);
 
+/* The tokenizer alone of what lies at `path`: a tokenizer.json, a folder with one, or a GGUF file, which need be neither whole nor of a
+ * family that we can run (a vocabulary-only GGUF will do).  Anything else is opened as a checkpoint.  Caller owns *out. */
+status shard_tokenizer_open(const char *path, shard_tokenizer **out);
+
 /* Created on first call, owned by the checkpoint.  ST_NOT_FOUND: it has none (the message says what was looked for). */
 status shard_checkpoint_tokenizer(shard_checkpoint *c, const shard_tokenizer **out);
 /* The (default) chat template and its variables (bos_token, eos_token ...; an object owned by the checkpoint). */

@@ -2,10 +2,14 @@
  *
  * A Hugging Face folder keeps them in files of their own; GGUF keeps all of them in its metadata. */
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -256,6 +260,69 @@ status shard_checkpoint_tokenizer(shard_checkpoint *c, const shard_tokenizer **o
         st = c->gguf != NULL ? tokenizer_of_gguf(c->gguf, &c->tokenizer) : tokenizer_of_folder(c, &c->tokenizer);
     *out = c->tokenizer;
     pthread_mutex_unlock(&c->lock);
+    return st;
+}
+
+static status tokenizer_of_file(const char *path, shard_tokenizer **out)
+{
+    char magic[4] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat sb;
+    if (fd < 0 || fstat(fd, &sb) != 0) {
+        status st = FAIL(errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s: %s", path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return st;
+    }
+    status st;
+    if (pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) && memcmp(magic, "GGUF", 4) == 0) {
+        shard_tensors tensors = {0};
+        shard_gguf *g = NULL;
+        st = shard_tensors_init(&tensors);
+        if (st == ST_OK)
+            st = shard_gguf_read(path, fd, (uint64_t)sb.st_size, 0, &tensors, &g);
+        if (st == ST_OK)
+            st = tokenizer_of_gguf(g, out);
+        shard_gguf_destroy(&g);
+        shard_tensors_free(&tensors);
+    } else {
+        char *text;
+        size_t len;
+        st = file_read_all(path, MAX_TEXT_FILE, &text, &len);
+        if (st == ST_OK) {
+            st = shard_tokenizer_from_json(path, text, len, out);
+            free(text);
+        }
+    }
+    close(fd);
+    return st;
+}
+
+status shard_tokenizer_open(const char *path, shard_tokenizer **out)
+{
+    if (!file_is_dir(path))
+        return tokenizer_of_file(path, out);
+    char *json = file_join(path, "tokenizer.json"), *metadata = file_join(path, "metadata.gguf");
+    status st;
+    if (json == NULL || metadata == NULL) {
+        st = FAIL(ST_NO_MEMORY, "%s: out of memory", path);
+    } else if (file_exists(json) || file_exists(metadata)) {
+        st = tokenizer_of_file(file_exists(json) ? json : metadata, out);
+    } else {
+        shard_checkpoint *c;
+        const shard_tokenizer *t;
+        st = shard_checkpoint_open(path, &(shard_open_options){.config_only = true}, &c);
+        if (st == ST_OK) {
+            st = shard_checkpoint_tokenizer(c, &t);
+            if (st == ST_OK) {
+                *out = c->tokenizer;
+                c->tokenizer = NULL;
+            }
+            shard_checkpoint_close(&c);
+        }
+    }
+    free(json);
+    free(metadata);
     return st;
 }
 

@@ -11,7 +11,6 @@
 #include "shard/text/tokenizer.h"
 
 enum { OPT_TOKENIZER = 256, OPT_SPECIAL, OPT_DECODE, OPT_JSONL };
-#define MAX_TOKENIZER_BYTES ((size_t)1 << 30)
 #define MAX_LINE_BYTES ((size_t)256 << 20)
 
 typedef struct tokenize_args {
@@ -92,17 +91,14 @@ static void source_close(source *s)
 static status source_open(const tokenize_args *a, source *s)
 {
     *s = (source){0};
-    if (a->model != NULL) {
-        TRY(shard_checkpoint_open(a->model, &(shard_open_options){.config_only = true}, &s->checkpoint));
-        return shard_checkpoint_tokenizer(s->checkpoint, &s->t);
+    const char *path = a->tokenizer != NULL ? a->tokenizer : a->model;
+    if (a->tokenizer != NULL || file_exists(path) || file_is_dir(path)) {
+        TRY(shard_tokenizer_open(path, &s->own));
+        s->t = s->own;
+        return ST_OK;
     }
-    char *json;
-    size_t len;
-    TRY(file_read_all(a->tokenizer, MAX_TOKENIZER_BYTES, &json, &len));
-    status st = shard_tokenizer_from_json(a->tokenizer, json, len, &s->own);
-    free(json);
-    s->t = s->own;
-    return st;
+    TRY(shard_checkpoint_open(a->model, &(shard_open_options){.config_only = true}, &s->checkpoint)); /* a hub name, then */
+    return shard_checkpoint_tokenizer(s->checkpoint, &s->t);
 }
 
 static status encode_line(const shard_tokenizer *t, const json_t *text, bool special, json_t **out)
@@ -211,6 +207,8 @@ int cli_tokenize(int argc, char **argv)
     struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
+    status_mute(); /* reported once, below */
     status st = run(&a);
+    status_unmute();
     return cli_finish_output(st == ST_OK ? 0 : cli_report(st));
 }

@@ -161,40 +161,53 @@ static status encode_word(const shard_tokenizer *t, tok_scratch *s, const char *
     return ST_INTERNAL;
 }
 
+typedef struct word_cache {
+    seen_word *seen;
+    size_t mask;
+} word_cache;
+
+static status encode_cached(const shard_tokenizer *t, tok_scratch *s, const word_cache *cache, const char *word, size_t len, bool raw_bytes, shard_ids *ids)
+{
+    if (len > CACHE_WORD_MAX)
+        return encode_word(t, s, word, len, raw_bytes, ids);
+    seen_word *hit = &cache->seen[(size_t)hash_fast(word, len, 0) & cache->mask];
+    if (hit->len == len && memcmp(hit->word, word, len) == 0) {
+        for (uint32_t k = 0; k < hit->n_ids; k++)
+            TRY(tok_ids_push(ids, ids->data[hit->first_id + k]));
+        return ST_OK;
+    }
+    size_t first = ids->n;
+    TRY(encode_word(t, s, word, len, raw_bytes, ids));
+    *hit = (seen_word){.word = word, .len = (uint32_t)len, .first_id = first, .n_ids = (uint32_t)(ids->n - first)};
+    return ST_OK;
+}
+
+/* A piece that merges cannot cross everywhere is encoded word by word: short words are found again, and long texts stay fast. */
+static status encode_piece(const shard_tokenizer *t, tok_scratch *s, const word_cache *cache, const char *text, size_t len, bool raw_bytes, shard_ids *ids)
+{
+    bool whole = t->model != TOK_BPE || raw_bytes || (t->bpe.ignore_merges && len <= t->vocab.max_len);
+    for (size_t at = 0; at < len;) {
+        size_t end = whole ? len : tok_bpe_word_end(&t->bpe, text, len, at);
+        TRY(encode_cached(t, s, cache, text + at, end - at, raw_bytes, ids));
+        at = end;
+    }
+    return ST_OK;
+}
+
 static status encode_pieces(const shard_tokenizer *t, tok_work *w, bool plain, shard_ids *ids)
 {
     tok_scratch scratch = {.plain = plain, .special = t->special};
     size_t slots = CACHE_MIN;
-    while (slots < CACHE_MAX && slots < w->pieces.n)
+    while (slots < CACHE_MAX && slots < w->text.len / 8)
         slots *= 2;
-    seen_word *seen;
-    TRY(mem_calloc(slots, sizeof(*seen), "tokenizer: words seen", &seen));
+    word_cache cache = {.mask = slots - 1};
+    TRY(mem_calloc(slots, sizeof(*cache.seen), "tokenizer: words seen", &cache.seen));
     status st = ST_OK;
-    for (size_t i = 0; i < w->pieces.n; i++) {
+    for (size_t i = 0; i < w->pieces.n && st == ST_OK; i++) {
         const tok_piece *p = &w->pieces.data[i];
-        if (p->id >= 0) {
-            TRY_GOTO(tok_ids_push(ids, p->id), done);
-            continue;
-        }
-        if (p->len == 0)
-            continue;
-        const char *word = w->text.data + p->offset;
-        if (p->len > CACHE_WORD_MAX) {
-            TRY_GOTO(encode_word(t, &scratch, word, p->len, w->raw_bytes, ids), done);
-            continue;
-        }
-        seen_word *hit = &seen[(size_t)hash_fast(word, p->len, 0) & (slots - 1)];
-        if (hit->len == p->len && memcmp(hit->word, word, p->len) == 0) {
-            for (uint32_t k = 0; k < hit->n_ids; k++)
-                TRY_GOTO(tok_ids_push(ids, ids->data[hit->first_id + k]), done);
-            continue;
-        }
-        size_t first = ids->n;
-        TRY_GOTO(encode_word(t, &scratch, word, p->len, w->raw_bytes, ids), done);
-        *hit = (seen_word){.word = word, .len = (uint32_t)p->len, .first_id = first, .n_ids = (uint32_t)(ids->n - first)};
+        st = p->id >= 0 ? tok_ids_push(ids, p->id) : encode_piece(t, &scratch, &cache, w->text.data + p->offset, p->len, w->raw_bytes, ids);
     }
-done:
-    free(seen);
+    free(cache.seen);
     tok_scratch_free(&scratch);
     return st;
 }
@@ -215,7 +228,7 @@ static status split_and_encode(const shard_tokenizer *t, tok_work *w, size_t tex
     }
     w->pieces.n = kept;
     for (size_t i = 0; i < t->n_splits; i++)
-        TRY(tok_split_apply(&t->splits[i], w, i + 1 == t->n_splits && t->model == TOK_BPE && t->bpe.byte_level));
+        TRY(tok_split_apply(&t->splits[i], w, i + 1 == t->n_splits && t->model == TOK_BPE && t->bpe.byte_pairs != NULL));
     return encode_pieces(t, w, plain, ids);
 }
 
@@ -305,5 +318,10 @@ const char *shard_tokenizer_kind(const shard_tokenizer *t)
     case TOK_BPE:
         break;
     }
-    return t->bpe.byte_level ? "byte-level BPE" : t->bpe.byte_fallback ? "SentencePiece BPE" : "BPE";
+    bool bytes = false;
+    for (size_t i = 0; i < t->n_splits; i++)
+        bytes = bytes || t->splits[i].kind == TOK_SPLIT_BYTES;
+    for (size_t i = 0; i < t->n_norms; i++)
+        bytes = bytes || t->norms[i].kind == TOK_NORM_BYTES;
+    return bytes ? "byte-level BPE" : t->bpe.byte_fallback ? "SentencePiece BPE" : "BPE";
 }

@@ -58,23 +58,62 @@ void tok_fallback_ids(const tok_vocab *v, int32_t fallback[256])
     }
 }
 
+#define LOWER_BLOCK "\xe2\x96\x81" /* U+2581, SentencePiece's blank */
+
+static bool ends_with_block(const char *s, size_t len)
+{
+    return len >= 3 && memcmp(s + len - 3, LOWER_BLOCK, 3) == 0;
+}
+
+static bool starts_with_block(const char *s, size_t len)
+{
+    return len >= 3 && memcmp(s, LOWER_BLOCK, 3) == 0;
+}
+
+static bool blocks_start_words(const tok_bpe *b, const tok_vocab *v)
+{
+    if (b->prefix.len > 0 || b->suffix.len > 0 || tok_vocab_find(v, LOWER_BLOCK, 3) < 0)
+        return false;
+    for (size_t i = 0; i <= b->mask; i++) {
+        if (b->keys[i] == 0)
+            continue;
+        size_t left_len, right_len;
+        const char *left = tok_vocab_token(v, (int32_t)((b->keys[i] - 1) >> 32), &left_len);
+        const char *right = tok_vocab_token(v, (int32_t)(b->keys[i] - 1), &right_len);
+        if (left == NULL || right == NULL || (starts_with_block(right, right_len) && !ends_with_block(left, left_len)))
+            return false;
+    }
+    return true;
+}
+
 status tok_bpe_prepare(tok_bpe *b, const tok_vocab *v)
 {
     tok_fallback_ids(v, b->fallback);
-    b->byte_level = b->prefix.len == 0 && b->suffix.len == 0;
+    b->lower_block_starts = blocks_start_words(b, v);
     for (int i = 0; i < 256; i++) {
         char c[4];
         b->bytes[i] = tok_vocab_find(v, c, tok_utf8_encode(tok_byte_char((uint8_t)i), c));
-        b->byte_level = b->byte_level && b->bytes[i] >= 0;
     }
-    if (!b->byte_level)
+    if (b->prefix.len > 0 || b->suffix.len > 0)
         return ST_OK;
     TRY(mem_calloc(256 * 256, sizeof(*b->byte_pairs), "tokenizer: merges of bytes", &b->byte_pairs));
     for (int left = 0; left < 256; left++) {
         for (int right = 0; right < 256; right++)
-            b->byte_pairs[left << 8 | right] = find_merge(b, b->bytes[left], b->bytes[right]);
+            b->byte_pairs[left << 8 | right] =
+                b->bytes[left] < 0 || b->bytes[right] < 0 ? (tok_merge){.id = -1} : find_merge(b, b->bytes[left], b->bytes[right]);
     }
     return ST_OK;
+}
+
+size_t tok_bpe_word_end(const tok_bpe *b, const char *text, size_t len, size_t from)
+{
+    if (!b->lower_block_starts)
+        return len;
+    size_t at = from;
+    while (starts_with_block(text + at, len - at))
+        at += 3;
+    const char *block = at >= len ? NULL : memmem(text + at, len - at, LOWER_BLOCK, 3);
+    return block == NULL ? len : (size_t)(block - text);
 }
 
 void tok_bpe_free(tok_bpe *b)
@@ -93,6 +132,7 @@ void tok_scratch_free(tok_scratch *s)
     free(s->best);
     free(s->ids);
     mem_str_free(&s->text);
+    mem_str_free(&s->word);
 }
 
 status tok_ids_push(shard_ids *ids, int32_t id)
@@ -272,52 +312,72 @@ static status emit_symbols(const tok_scratch *s, size_t n, shard_ids *out)
     return ST_OK;
 }
 
-static int32_t whole_word(const tok_vocab *v, tok_scratch *s, const char *word, size_t len, bool raw_bytes)
+static int32_t whole_word(const tok_vocab *v, const tok_scratch *s, const char *word, size_t len)
 {
-    if (raw_bytes) {
-        if (len > v->max_len)
-            return -1;
-        mem_str_clear(&s->text);
-        tok_bytes_to_chars(word, len, &s->text);
-        word = s->text.data;
-        len = s->text.len;
-    }
     int32_t id = tok_vocab_find(v, word, len);
     return id >= 0 && s->plain && s->special[id] ? -1 : id;
+}
+
+static void push_first(tok_scratch *s, tok_merge m, size_t at)
+{
+    if (m.id >= 0)
+        s->heap[s->n_heap++] = (tok_candidate){.order = (uint64_t)m.rank << 32 | at, .id = m.id};
+}
+
+static status encode_chars(const tok_bpe *b, const tok_vocab *v, tok_scratch *s, const char *word, size_t len, shard_ids *out)
+{
+    size_t n = 0;
+    TRY(first_symbols(b, v, s, word, len, &n));
+    if (n == 0)
+        return ST_OK;
+    s->symbols[n - 1].next = -1;
+    for (size_t i = 0; i + 1 < n; i++)
+        push_first(s, find_merge(b, s->symbols[i].id, s->symbols[i + 1].id), i);
+    merge_all(b, s);
+    return emit_symbols(s, n, out);
+}
+
+static status encode_bytes(const tok_bpe *b, tok_scratch *s, const char *word, size_t len, shard_ids *out)
+{
+    size_t n = 0;
+    TRY(reserve(s, len));
+    for (size_t i = 0; i < len; i++)
+        add_symbol(s, &n, b->bytes[(uint8_t)word[i]], 1);
+    s->symbols[n - 1].next = -1;
+    for (size_t i = 0; i + 1 < len; i++)
+        push_first(s, b->byte_pairs[(uint8_t)word[i] << 8 | (uint8_t)word[i + 1]], i);
+    merge_all(b, s);
+    return emit_symbols(s, n, out);
+}
+
+static bool all_bytes_known(const tok_bpe *b, const char *word, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (b->bytes[(uint8_t)word[i]] < 0)
+            return false;
+    }
+    return true;
 }
 
 status tok_bpe_encode(const tok_bpe *b, const tok_vocab *v, tok_scratch *s, const char *word, size_t len, bool raw_bytes, shard_ids *out)
 {
     if (len > INT_MAX / 8)
         return FAIL(ST_LIMIT, "tokenizer: a word of %zu bytes is too long", len);
-    if (b->ignore_merges) {
-        int32_t id = whole_word(v, s, word, len, raw_bytes);
+    bool known = raw_bytes && all_bytes_known(b, word, len);
+    s->n_heap = 0;
+    bool mapped = raw_bytes && (!known || (b->ignore_merges && len <= v->max_len));
+    if (mapped) {
+        mem_str_clear(&s->word);
+        tok_bytes_to_chars(word, len, &s->word);
+        if (s->word.failed)
+            return FAIL(ST_NO_MEMORY, "tokenizer: no memory for a word of %zu bytes", len);
+    }
+    const char *chars = mapped ? s->word.data : word;
+    size_t chars_len = mapped ? s->word.len : len;
+    if (b->ignore_merges && (!raw_bytes || mapped)) {
+        int32_t id = whole_word(v, s, chars, chars_len);
         if (id >= 0)
             return tok_ids_push(out, id);
     }
-    size_t n = 0;
-    s->n_heap = 0;
-    if (raw_bytes) {
-        TRY(reserve(s, len));
-        for (size_t i = 0; i < len; i++)
-            add_symbol(s, &n, b->bytes[(uint8_t)word[i]], 1);
-        s->symbols[n - 1].next = -1;
-        for (size_t i = 0; i + 1 < len; i++) {
-            tok_merge m = b->byte_pairs[(uint8_t)word[i] << 8 | (uint8_t)word[i + 1]];
-            if (m.id >= 0)
-                s->heap[s->n_heap++] = (tok_candidate){.order = (uint64_t)m.rank << 32 | i, .id = m.id};
-        }
-    } else {
-        TRY(first_symbols(b, v, s, word, len, &n));
-        if (n == 0)
-            return ST_OK;
-        s->symbols[n - 1].next = -1;
-        for (size_t i = 0; i + 1 < n; i++) {
-            tok_merge m = find_merge(b, s->symbols[i].id, s->symbols[i + 1].id);
-            if (m.id >= 0)
-                s->heap[s->n_heap++] = (tok_candidate){.order = (uint64_t)m.rank << 32 | i, .id = m.id};
-        }
-    }
-    merge_all(b, s);
-    return emit_symbols(s, n, out);
+    return known ? encode_bytes(b, s, word, len, out) : encode_chars(b, v, s, chars, chars_len, out);
 }

@@ -247,6 +247,13 @@ static status gather(const tok_dec *d, shard_stream *s, size_t at, const char *t
 
 /* ---- stages that work on parts ---- */
 
+static void drop_front(mem_str *s, size_t n)
+{
+    if (n < s->len)
+        memmove(s->data, s->data + n, s->len - n);
+    s->len -= n;
+}
+
 /* Bytes so far into text: whole characters, broken runs as U+FFFD, an open end held unless this is the last. */
 static status pass_repaired(shard_stream *s, size_t at, bool final)
 {
@@ -265,8 +272,7 @@ static status pass_repaired(shard_stream *s, size_t at, bool final)
     tok_utf8_repair(g->held.len == 0 ? "" : g->held.data, keep, &g->made);
     if (g->made.failed || g->held.failed)
         return no_memory();
-    memmove(g->held.data, g->held.data + keep, g->held.len - keep);
-    g->held.len -= keep;
+    drop_front(&g->held, keep);
     bool first = !g->open;
     g->open = true;
     return g->made.len == 0 && !first && !final ? ST_OK : pass(s, at + 1, g->made.len == 0 ? "" : g->made.data, g->made.len, first, final);
@@ -362,8 +368,7 @@ static status part_strip(const tok_dec *d, shard_stream *s, size_t at, const cha
     if (last) {
         mem_str_clear(&g->held);
     } else {
-        memmove(g->held.data, g->held.data + tail, g->held.len - tail);
-        g->held.len -= tail;
+        drop_front(&g->held, tail);
     }
     return pass(s, at + 1, g->made.len == 0 ? "" : g->made.data, g->made.len, first, last);
 }

@@ -125,9 +125,9 @@ typedef struct tok_bpe {
     bool has_unk, fuse_unk, byte_fallback, ignore_merges;
     tok_string prefix, suffix;
     int32_t fallback[256]; /* ids of <0x00> ..., -1 none */
-    bool byte_level;      /* every byte's character is a token: raw bytes may be merged directly */
-    int32_t bytes[256];
-    tok_merge *byte_pairs; /* [256][256] merges of two bytes */
+    int32_t bytes[256];    /* ids of the bytes' characters, -1 none */
+    tok_merge *byte_pairs; /* [256][256] merges of two bytes; NULL: words are only taken as characters */
+    bool lower_block_starts; /* no merge joins anything to a U+2581 behind it: a text may be cut before each run of them */
 } tok_bpe;
 
 typedef struct tok_unigram {
@@ -170,7 +170,7 @@ typedef struct tok_scratch {
     size_t cap_best;
     int32_t *ids;         /* Unigram's path, backwards */
     size_t cap_ids;
-    mem_str text;
+    mem_str text, word;
     bool plain;           /* control tokens are not to be made from text */
     const uint8_t *special; /* by id */
 } tok_scratch;
@@ -182,6 +182,9 @@ status tok_bpe_add_merge(tok_bpe *b, int32_t left, int32_t right, uint32_t rank,
 status tok_bpe_prepare(tok_bpe *b, const tok_vocab *v);
 void tok_bpe_free(tok_bpe *b);
 status tok_bpe_encode(const tok_bpe *b, const tok_vocab *v, tok_scratch *s, const char *word, size_t len, bool raw_bytes, shard_ids *out);
+
+/* Where the word that begins at `from` ends: at the end of the text unless it may be cut before. */
+size_t tok_bpe_word_end(const tok_bpe *b, const char *text, size_t len, size_t from);
 
 status tok_unigram_prepare(tok_unigram *u, const tok_vocab *v);
 void tok_unigram_free(tok_unigram *u);

@@ -313,7 +313,7 @@ static status add_post_processor(shard_tokenizer *t, const char *where, const js
         return add_template(t, where, obj);
     if (strcmp(type, "BertProcessing") != 0 && strcmp(type, "RobertaProcessing") != 0)
         return FAIL(ST_UNSUPPORTED, "%s: type \"%s\" is not known", where, type);
-    int32_t cls, sep;
+    int32_t cls = -1, sep = -1;
     TRY(pair_id(obj, where, "cls", &cls));
     TRY(pair_id(obj, where, "sep", &sep));
     TRY(tok_post_push(t, cls));
@@ -431,7 +431,8 @@ done:
     return st == ST_OK ? tok_vocab_finish(&t->vocab, t->where) : st;
 }
 
-static status add_named_merge(shard_tokenizer *t, const char *left, size_t left_len, const char *right, size_t right_len, uint32_t rank, mem_str *joined)
+static status add_named_merge(shard_tokenizer *t, const char *left, size_t left_len, const char *right, size_t right_len, uint32_t rank,
+                              mem_str *joined)
 {
     size_t skip = t->bpe.prefix.len;
     int32_t l = tok_vocab_find(&t->vocab, left, left_len), r = tok_vocab_find(&t->vocab, right, right_len), m = -1;
@@ -536,7 +537,8 @@ static status unknown_token(const shard_tokenizer *t, const json_t *m, const cha
     if (v != NULL && !json_is_string(v))
         return FAIL(ST_FORMAT, "%s: model.unk_token must be a string", t->where);
     *named = v != NULL || dflt != NULL;
-    *id = v != NULL ? tok_vocab_find(&t->vocab, json_string_value(v), json_string_length(v)) : dflt != NULL ? tok_vocab_find(&t->vocab, dflt, strlen(dflt)) : -1;
+    const char *text = v != NULL ? json_string_value(v) : dflt;
+    *id = text == NULL ? -1 : tok_vocab_find(&t->vocab, text, v != NULL ? json_string_length(v) : strlen(text));
     return ST_OK;
 }
 
@@ -604,7 +606,10 @@ static status read_model(shard_tokenizer *t, const char *text, tok_span span)
         tok_model_kind kind;
         status (*read)(shard_tokenizer *t, const char *text, const tok_span spans[M_COUNT], const json_t *m);
     } models[] = {
-        {"BPE", TOK_BPE, read_bpe}, {"Unigram", TOK_UNIGRAM, read_unigram}, {"WordPiece", TOK_WORDPIECE, read_wordpiece}, {"WordLevel", TOK_WORDLEVEL, read_wordpiece},
+        {"BPE", TOK_BPE, read_bpe},
+        {"Unigram", TOK_UNIGRAM, read_unigram},
+        {"WordPiece", TOK_WORDPIECE, read_wordpiece},
+        {"WordLevel", TOK_WORDLEVEL, read_wordpiece},
     };
     tok_span spans[M_COUNT];
     tok_scan s = tok_scan_start(t->where, text, span);

@@ -5,7 +5,6 @@ Every run answers the same 24 prompts; the running hash over each answer's logit
 import argparse
 import json
 import random
-import re
 
 from run import Failed, Report, generate
 
@@ -34,19 +33,12 @@ def same(report, what, want, got):
     return report.check(not bad, f"{what}: {len(bad)} of {len(want)} answers differ, first {bad[:3]}")
 
 
-def preemptions(said):
-    return int(re.search(r"(\d+) preemptions", said[0]).group(1))
-
-
 def variant(report, what, binary, model, requests, want, tp, pp, args, env=None):
-    said = []
     try:
-        got = generate(binary, model, requests, tp, pp, (*args, "--stats"), env, said=said)
+        got = generate(binary, model, requests, tp, pp, args, env)
     except Failed as e:
         report.check(False, f"{what}: {e}")
         return
-    if what.endswith("preempted"):
-        report.check(preemptions(said) >= 3, f"{what}: only {preemptions(said)} preemptions")
     if same(report, what, want, got):
         print(f"same: {what}", flush=True)
 

@@ -6,9 +6,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+#define TEXT(s) {s, sizeof(s) - 1}
 static const struct { const char *text; size_t len; } texts[] = {
-    {"", 0}, {"the quick brown fox's 12345", 27}, {"  a\t\n <s>b</s>", 14}, {"\xe2\x96\x81x \xc3\xa9 e\xcc\x81 \xe4\xbd\xa0 \xf0\x9f\x98\x80", 22}, {"\xff\xfe\x00z", 4},
-    {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 40},
+    TEXT(""), TEXT("the quick brown fox's 12345"), TEXT("  a\t\n <s>b</s>"), TEXT("\xe2\x96\x81x \xc3\xa9 e\xcc\x81 \xe4\xbd\xa0 \xf0\x9f\x98\x80"),
+    TEXT("\xff\xfe\0z"), TEXT("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
 };
 
 static void decode(const shard_tokenizer *t, const int32_t *ids, size_t n)

@@ -1,4 +1,5 @@
 /* tests/shard_text/test_tokenizer.c - what the vectors do not show: refusals, hostile texts, plain encoding, GGUF vocabularies. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -97,8 +98,10 @@ static void bad_files_are_refused_by_name(void **state)
         {"{" WORDS ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?<=a+)b\"},\"behavior\":\"Isolated\"}}", ST_UNSUPPORTED, "(?<=a+)b"},
         {"{" WORDS ",\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}}", ST_FORMAT, "replacement"},
         {"{" WORDS ",\"pre_tokenizer\":[]}", ST_FORMAT, "object"},
-        {"{" WORDS ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}],\"special_tokens\":{}}}", ST_FORMAT, "special_tokens"},
-        {"{" WORDS ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"B\"}}],\"special_tokens\":{}}}", ST_FORMAT, "sequence A"},
+        {"{" WORDS ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}],\"special_tokens\":{}}}",
+            ST_FORMAT, "special_tokens"},
+        {"{" WORDS ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"B\"}}],\"special_tokens\":{}}}",
+            ST_FORMAT, "sequence A"},
         {"{" WORDS ",\"decoder\":{\"type\":\"Strip\",\"content\":\"\"}}", ST_FORMAT, "content"},
         {"{" WORDS ",\"added_tokens\":[{\"id\":1}]}", ST_FORMAT, "content"},
         {"{" WORDS ",\"added_tokens\":{}}", ST_FORMAT, "list"},
@@ -133,7 +136,8 @@ static void broken_utf8_is_taken_as_replacement_characters(void **state)
     shard_tokenizer *t = load("bpe-bytes");
     static const struct { const char *broken, *repaired; } cases[] = {
         {"a\xff", "a\xef\xbf\xbd"}, {"\xe4\xbd", "\xef\xbf\xbd"}, {"\xe4\xbd" "b", "\xef\xbf\xbd" "b"}, {"\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd"},
-        {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, {"\xf0\x9f\x98", "\xef\xbf\xbd"}, {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, {"\xf0\x9f\x98", "\xef\xbf\xbd"}, {"\xf4\x90\x80\x80",
+            "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         shard_ids a = encode(t, cases[i].broken, strlen(cases[i].broken), 0), b = encode(t, cases[i].repaired, strlen(cases[i].repaired), 0);
@@ -171,8 +175,10 @@ static void plain_text_cannot_smuggle_special_tokens(void **state)
 static void hostile_texts_take_bounded_time(void **state)
 {
     (void)state;
-    static const char *const names[] = {"bpe-bytes", "bpe-sentencepiece", "unigram-t5", "unigram-no-split", "wordpiece", "norm-nfkc", "norm-bert-11None1", "regex-1", "regex-3"};
-    static const char *const units[] = {"a", "ab", " ", "\n", "1", "\xcc\x81", "\xcc\xa3\xcc\x81", "\xe2\x96\x81", "A", "the ", "\xe4\xb8\xad", "\xf0\x9f\x98\x80", "'s", "\xef\xb7\xba"};
+    static const char *const names[] = {"bpe-bytes", "bpe-sentencepiece", "unigram-t5", "unigram-no-split", "wordpiece", "norm-nfkc",
+        "norm-bert-11None1", "regex-1", "regex-3"};
+    static const char *const units[] = {"a", "ab", " ", "\n", "1", "\xcc\x81", "\xcc\xa3\xcc\x81", "\xe2\x96\x81", "A", "the ", "\xe4\xb8\xad",
+        "\xf0\x9f\x98\x80", "'s", "\xef\xb7\xba"};
     const size_t n = (size_t)1 << 20;
     char *text = malloc(n);
     double start = log_clock();
@@ -198,7 +204,8 @@ static void hostile_texts_take_bounded_time(void **state)
 static void a_pattern_that_never_ends_is_stopped(void **state)
 {
     (void)state;
-    static const char json[] = "{" WORDS ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?:a|a|aa)+b\"},\"behavior\":\"Isolated\",\"invert\":false}}";
+
+           static const char json[] = "{" WORDS ",\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?:a|a|aa)+b\"},\"behavior\":\"Isolated\",\"invert\":false}}";
     char text[5000];
     memset(text, 'a', sizeof(text));
     memcpy(text + sizeof(text) - 2, "cb", 2); /* the b that the pattern needs, out of its reach */
@@ -253,6 +260,53 @@ static void a_limit_on_decoded_text_holds(void **state)
     shard_tokenizer_destroy(&t);
 }
 
+/* ---- threads ---- */
+
+typedef struct worker {
+    const shard_tokenizer *t;
+    const shard_ids *want;
+    int failures;
+} worker;
+
+static const char shared_text[] = "the quick brown fox's 12345 na\xc3\xafve <s> lower newest  wider";
+
+static void *encode_often(void *arg)
+{
+    worker *w = arg;
+    for (int i = 0; i < 50; i++) {
+        shard_ids ids = {0};
+        mem_str out = {0};
+        status st = shard_tokenizer_encode(w->t, shared_text, sizeof(shared_text) - 1, 0, &ids);
+        w->failures += st != ST_OK || ids.n != w->want->n || memcmp(ids.data, w->want->data, ids.n * sizeof(*ids.data)) != 0;
+        w->failures += shard_tokenizer_decode(w->t, ids.data, ids.n, false, &out) != ST_OK;
+        shard_ids_free(&ids);
+        mem_str_free(&out);
+    }
+    return NULL;
+}
+
+static void threads_share_a_tokenizer(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"bpe-bytes", "unigram-t5", "wordpiece", "regex-1"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        shard_tokenizer *t = load(names[i]);
+        shard_ids want = encode(t, shared_text, sizeof(shared_text) - 1, 0);
+        pthread_t threads[3];
+        worker workers[3];
+        for (size_t k = 0; k < ARRAY_LEN(threads); k++) {
+            workers[k] = (worker){.t = t, .want = &want};
+            assert_int_equal(pthread_create(&threads[k], NULL, encode_often, &workers[k]), 0);
+        }
+        for (size_t k = 0; k < ARRAY_LEN(threads); k++) {
+            pthread_join(threads[k], NULL);
+            assert_int_equal(workers[k].failures, 0);
+        }
+        shard_ids_free(&want);
+        shard_tokenizer_destroy(&t);
+    }
+}
+
 /* ---- GGUF ---- */
 
 /* A vocabulary as a GGUF file would hold it, out of a tokenizer.json. */
@@ -264,7 +318,7 @@ typedef struct gguf {
     float *scores;
     int32_t *types;
     char **merges;
-    size_t *merge_lens;
+    size_t *merge_lens, n_merges;
 } gguf;
 
 static char *copy_bytes(const char *s, size_t n)
@@ -281,7 +335,8 @@ static void gguf_open(gguf *g, const char *name, const char *model, const char *
     *g = (gguf){0};
     snprintf(path, sizeof(path), DATA "%s.tokenizer.json", name);
     assert_int_equal(json_parse_file(path, 1 << 24, &g->file), ST_OK);
-    json_t *m = json_object_get(g->file, "model"), *vocab = json_object_get(m, "vocab"), *merges = json_object_get(m, "merges"), *added = json_object_get(g->file, "added_tokens");
+    json_t *m = json_object_get(g->file, "model"), *vocab = json_object_get(m, "vocab"), *merges = json_object_get(m, "merges"),
+        *added = json_object_get(g->file, "added_tokens");
     size_t n = json_is_array(vocab) ? json_array_size(vocab) : json_object_size(vocab), i;
     g->tokens = calloc(n, sizeof(char *));
     g->lens = calloc(n, sizeof(size_t));
@@ -316,16 +371,19 @@ static void gguf_open(gguf *g, const char *name, const char *model, const char *
         g->merges[i] = copy_bytes(joined, strlen(joined));
         g->merge_lens[i] = strlen(joined);
     }
+    g->n_merges = json_array_size(merges);
     g->v = (shard_vocab){.model = model, .pre = pre, .n_tokens = (int32_t)n, .tokens = (const char *const *)g->tokens, .token_lens = g->lens, .types = g->types,
-                         .n_merges = (int32_t)json_array_size(merges), .merges = (const char *const *)g->merges, .merge_lens = g->merge_lens, .bos = -1, .eos = -1,
-                         .unk = -1, .sep = -1, .cls = -1, .pad = -1, .mask = -1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1, .remove_extra_whitespaces = -1};
+                         .n_merges = (int32_t)json_array_size(merges), .merges = (const char *const *)g->merges, .merge_lens = g->merge_lens,
+                             .bos = -1, .eos = -1,
+                         .unk = -1, .sep = -1, .cls = -1, .pad = -1, .mask = -1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1,
+                             .remove_extra_whitespaces = -1};
 }
 
 static void gguf_close(gguf *g)
 {
     for (int32_t i = 0; i < g->v.n_tokens; i++)
         free(g->tokens[i]);
-    for (int32_t i = 0; i < g->v.n_merges; i++)
+    for (size_t i = 0; i < g->n_merges; i++)
         free(g->merges[i]);
     free(g->tokens);
     free(g->lens);
@@ -337,7 +395,8 @@ static void gguf_close(gguf *g)
 }
 
 static const char *const sentences[] = {
-    "", "the quick brown fox", "  two  blanks ", "It's 12345!\n\nNew line", "na\xc3\xafve caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80", "lower lowest newer wider then", "HELLO World", "a\tb", "<s> the </s>",
+    "", "the quick brown fox", "  two  blanks ", "It's 12345!\n\nNew line", "na\xc3\xafve caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80",
+        "lower lowest newer wider then", "HELLO World", "a\tb", "<s> the </s>",
 };
 
 static void assert_same(const shard_tokenizer *a, const shard_tokenizer *b, int flags)
@@ -539,6 +598,7 @@ int main(void)
         cmocka_unit_test(a_pattern_that_never_ends_is_stopped),
         cmocka_unit_test(questions_are_answered),
         cmocka_unit_test(a_limit_on_decoded_text_holds),
+        cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(a_byte_level_gguf_equals_its_json),
         cmocka_unit_test(a_sentencepiece_gguf_equals_its_json),
         cmocka_unit_test(a_unigram_gguf_equals_its_json),
