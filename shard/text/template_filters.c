@@ -261,7 +261,7 @@ static void quote(tbuf *b, tv v, bool query)
     for (size_t i = 0; i < s.u.s->len; i++) {
         unsigned char c = (unsigned char)s.u.s->p[i];
         char hex[4];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c != 0 && strchr("_.-~", c) != NULL) || (c == '/' && !query);
+        bool plain = (c < 0x80 && tmpl_cp_word(c)) || (c != 0 && strchr(".-~", c) != NULL) || (c == '/' && !query);
         snprintf(hex, sizeof(hex), "%%%02X", c);
         if (plain)
             tbuf_putc(b, (char)c);

@@ -87,7 +87,8 @@ static void format_int(tbuf *b, const spec *s, int64_t v)
     do
         digits[sizeof(digits) - (size_t)++n] = (s->type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[u % (uint64_t)base];
     while ((u /= (uint64_t)base) > 0);
-    snprintf(prefix, sizeof(prefix), "%s%s", sign_of(s, v < 0), !s->alt || base == 10 ? "" : base == 16 ? (s->type == 'X' ? "0X" : "0x") : base == 8 ? "0o" : "0b");
+    const char *mark = !s->alt || base == 10 ? "" : base == 16 ? (s->type == 'X' ? "0X" : "0x") : base == 8 ? "0o" : "0b";
+    snprintf(prefix, sizeof(prefix), "%s%s", sign_of(s, v < 0), mark);
     const char *p = digits + sizeof(digits) - n;
     if (s->group != 0)
         put_grouped(b, s, prefix, p, (size_t)n, base == 10 ? 3 : 4);
@@ -110,10 +111,7 @@ static void float_digits(tbuf *b, const spec *s, double v)
         int p = precision == 0 ? 1 : precision;
         snprintf(text, sizeof(text), "%.*e", p - 1, v);
         int exponent = atoi(strchr(text, 'e') + 1);
-        if (exponent < -4 || exponent >= p)
-            snprintf(text, sizeof(text), "%.*g", p, v);
-        else
-            snprintf(text, sizeof(text), "%.*g", p, v);
+        snprintf(text, sizeof(text), "%.*g", p, v);
         tbuf_puts(b, text);
         if (strpbrk(text, ".e") == NULL && exponent < p - 1)
             tbuf_puts(b, ".0");
@@ -216,7 +214,7 @@ static void percent_int(percent *f, tbuf *b, spec *s, tv v)
     if (v.type != TV_INT && v.type != TV_BOOL)
         tmpl_fail(f->r, ST_INVALID, "%%%c format: a real number is required, not %s", s->type, tv_type_name(v));
     int64_t i = tv_whole(v);
-    char digits[MAX_WIDTH > 0 ? 80 : 1];
+    char digits[8];
     spec bare = {.type = s->type, .precision = -1};
     tbuf d = {.r = f->r};
     format_int(&d, &bare, i < 0 ? (i == INT64_MIN ? INT64_MAX : -i) : i);
@@ -338,7 +336,8 @@ tv tmpl_percent(tmpl_run *r, tv format, tv args)
             percent_one(&f, &b);
         }
     }
-    bool left = args.type == TV_TUPLE ? f.next < args.u.l->n : f.next == 0 && args.type != TV_DICT && args.type != TV_LIST && args.type != TV_RANGE && args.type != TV_UNDEFINED;
+    bool indexed = args.type == TV_DICT || args.type == TV_LIST || args.type == TV_RANGE || args.type == TV_UNDEFINED; /* Python takes them for mappings */
+    bool left = args.type == TV_TUPLE ? f.next < args.u.l->n : f.next == 0 && !indexed;
     if (left)
         tmpl_fail(r, ST_INVALID, "not all arguments converted during string formatting");
     tv out = tbuf_take(&b);
