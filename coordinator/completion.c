@@ -182,8 +182,10 @@ static status parse_stop_tokens(const parser *p)
     bool ignore_eos = false;
     const shard_generation *g = shard_checkpoint_generation(p->checkpoint);
     TRY(json_get_bool(p->object, p->where, "ignore_eos", false, &ignore_eos));
-    for (int32_t e = 0; !ignore_eos && e < g->n_eos; e++)
-        TRY(stop_token(p, g->eos[e]));
+    for (int32_t e = 0; !ignore_eos && e < g->n_eos; e++) {
+        if (g->eos[e] < shard_checkpoint_arch(p->checkpoint)->vocab) /* else it can never come */
+            TRY(stop_token(p, g->eos[e]));
+    }
     TRY(json_get_arr(p->object, p->where, "stop_token_ids", &list));
     json_array_foreach(list, i, v) {
         int32_t token;

@@ -79,7 +79,9 @@ static status ranks_resolve(coord_replica *r, shard_plan_options *p)
     p->tp = tp;
     p->pp = pp;
     p->n_ranks = n;
-    p->ranks_per_host = comm_world_host_size(r->world);
+    p->ranks_per_host = 0;
+    for (int i = 0; i < n; i++) /* of rank 0's host, on every rank: the plan must come out the same */
+        p->ranks_per_host += comm_world_host(r->world, i) == comm_world_host(r->world, 0);
     return ST_OK;
 }
 
