@@ -25,16 +25,18 @@ static void usage(FILE *out)
 int main(int argc, char **argv)
 {
     int n_ranks, rank;
-    bool silent = comm_launched(&n_ranks, &rank) && rank > 0; /* what all ranks would say rank 0 says */
+    /* What all ranks would say rank 0 says; and the others leave with 0, since a rank that fails ends the job, perhaps before it was said. */
+    bool silent = comm_launched(&n_ranks, &rank) && rank > 0;
+    const int wrong_use = silent ? 0 : 2;
     if (silent && (argc < 2 || argv[1][0] == '-'))
-        return argc < 2 ? 2 : 0;
+        return 0;
     const char *level_name = getenv("TRIREME_LOG");
     log_level level;
     if (level_name != NULL) {
         if (!log_level_parse(level_name, &level)) {
             if (!silent)
                 fprintf(stderr, "trireme: error: TRIREME_LOG=%s: use error, warn, info, debug or trace\n", level_name);
-            return 2;
+            return wrong_use;
         }
         log_level_set(level);
     }
@@ -63,5 +65,5 @@ int main(int argc, char **argv)
     }
     if (!silent)
         fprintf(stderr, "trireme: error: no command \"%s\"; `trireme --help` lists them\n", name);
-    return 2;
+    return wrong_use;
 }

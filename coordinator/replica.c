@@ -48,6 +48,7 @@ struct coord_replica {
     worker *worker;
     int rank, n_ranks, result_rank, n_threads;
     double started, ready_seconds;
+    size_t base_bytes;
 
     outgoing *out;  /* [n_out] messages of steps (rank 0) or results, used in turn */
     int n_out;
@@ -287,6 +288,7 @@ status coord_replica_create(comm_world *world, const coord_replica_options *opti
     r->rank = comm_world_rank(world);
     r->n_ranks = comm_world_size(world);
     r->started = log_clock();
+    r->base_bytes = mem_resident();
     status_mute();
     status st = create_phases(r);
     status_unmute();
@@ -595,6 +597,7 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
         .kv_bytes = m.kv_bytes,
         .scratch_bytes = m.scratch_bytes,
         .predicted_bytes = p->weight_bytes + p->scratch_bytes + m.kv_bytes,
+        .base_bytes = r->base_bytes,
         .resident_bytes = mem_resident(),
         .io_read = io.bytes_read,
         .io_needed = io.bytes_needed,
@@ -610,6 +613,11 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
         memcpy(reports, all, (size_t)r->n_ranks * sizeof(*all));
     free(all);
     return st;
+}
+
+void coord_replica_sched_stats(const coord_replica *r, coord_sched_stats *out)
+{
+    coord_sched_stats_get(r->sched, out);
 }
 
 void coord_replica_times_get(const coord_replica *r, coord_replica_times *out)

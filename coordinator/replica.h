@@ -63,12 +63,15 @@ typedef struct coord_rank_report {
     int32_t rank, stage, tp_index, n_threads;
     size_t weight_bytes, kv_bytes, scratch_bytes; /* as allocated */
     size_t predicted_bytes;                       /* as planned */
-    size_t resident_bytes;                        /* of the process */
+    size_t base_bytes, resident_bytes;            /* of the process: before the checkpoint was opened, and now */
     uint64_t io_read, io_needed;
     double load_seconds, ready_seconds;           /* weights read; from the world's creation to ready */
     char backend[128];
 } coord_rank_report;
 status coord_replica_report(coord_replica *r, coord_rank_report *reports);
+
+/* Rank 0: the scheduler's counters. */
+void coord_replica_sched_stats(const coord_replica *r, coord_sched_stats *out);
 
 /* Time of this rank's steps so far. */
 typedef struct coord_replica_times {

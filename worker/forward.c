@@ -194,8 +194,9 @@ static status qkv_finish(worker *w, int32_t layer)
     return w->ops->qkv(w->ctx, w->batch, &q);
 }
 
-/* q, k, v of h; attention; this rank's partial of the output projection into `slot`. */
-static status attention(worker *w, int32_t layer, const formats *f, const ops_mat *h, ops_mat slot)
+/* q, k, v of h; attention; this rank's partial of the output projection into *slot, an exchange slot begun here: after the squares' own sum,
+ * since a group has one collective at a time. */
+static status attention(worker *w, int32_t layer, const formats *f, const ops_mat *h, ops_mat *slot)
 {
     const shard_arch *a = w->arch;
     const shard_rank_plan *r = w->rank;
@@ -229,8 +230,9 @@ static status attention(worker *w, int32_t layer, const formats *f, const ops_ma
         .y_col = (int32_t)(r->heads.begin * a->head_dim - r->o_cols.begin),
     };
     TRY(w->ops->attention(w->ctx, w->batch, &at));
+    TRY(worker_slot(w, w->n_rows, slot));
     static const ops_vec none;
-    const product po = {o, &none, slot};
+    const product po = {o, &none, *slot};
     return products(w, &of, &att, w->n_rows, &po, 1, false);
 }
 
@@ -309,8 +311,7 @@ static status block_sequential(worker *w, int32_t layer, ops_mat x)
     norm_place at = first_norm(w, layer);
     TRY(norm(w, x, &at, &fa, w->h, false));
     ops_mat slot;
-    TRY(worker_slot(w, w->n_rows, &slot));
-    TRY(attention(w, layer, &fa, w->h, slot));
+    TRY(attention(w, layer, &fa, w->h, &slot));
     TRY(slot_sum(w));
     phase_end(&started, waited, w, &w->times.attention_seconds);
     waited = w->times.exchange_seconds;
@@ -337,8 +338,7 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
     norm_place at = first_norm(w, layer);
     TRY(norm(w, x, &at, &f, w->h, false));
     ops_mat slot;
-    TRY(worker_slot(w, w->n_rows, &slot));
-    TRY(attention(w, layer, &f, w->h, slot));
+    TRY(attention(w, layer, &f, w->h, &slot));
     phase_end(&started, waited, w, &w->times.attention_seconds);
     if (w->arch->mlp_norm) { /* a norm of its own, of the same x */
         at = second_norm(w, layer, false);

@@ -14,8 +14,8 @@
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input)
 {
     int n, rank, kept[2] = {-1, -1};
-    argp_err_exit_status = 2;
     bool silent = comm_launched(&n, &rank) && rank > 0;
+    argp_err_exit_status = silent ? 0 : 2; /* a rank that fails ends the job, perhaps before rank 0 has said why */
     int null = silent ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
     for (int fd = STDOUT_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++) {
         kept[fd - STDOUT_FILENO] = dup(fd);

@@ -33,10 +33,16 @@ static double mib(size_t bytes)
 
 void cli_ranks_show(const cli_replica *r)
 {
-    fprintf(stderr, "rank  stage  tp  weights MiB  KV MiB  buffers MiB  process MiB  loaded in s  backend\n");
+    coord_sched_stats s;
+    coord_replica_sched_stats(r->replica, &s);
+    fprintf(stderr, "%llu steps, %llu tokens computed, %llu preemptions\n", (unsigned long long)s.n_steps, (unsigned long long)s.n_tokens_computed,
+            (unsigned long long)s.n_preemptions);
+    fprintf(stderr, "MiB: weights, KV cache and buffers as allocated, as planned, the process before and now; bytes read and needed\n"
+                    "rank  stage  tp  weights      KV  buffers  planned  before     now    read  needed  loaded s  ready s  backend\n");
     for (int i = 0; i < r->n_ranks; i++) {
         const coord_rank_report *p = &r->reports[i];
-        fprintf(stderr, "%4d  %5d  %2d  %11.1f  %6.1f  %11.1f  %11.1f  %11.2f  %s\n", p->rank, p->stage, p->tp_index, mib(p->weight_bytes),
-                mib(p->kv_bytes), mib(p->scratch_bytes), mib(p->resident_bytes), p->load_seconds, p->backend);
+        fprintf(stderr, "%4d  %5d  %2d  %7.1f  %6.1f  %7.1f  %7.1f  %6.1f  %6.1f  %6.1f  %6.1f  %8.2f  %7.2f  %s\n", p->rank, p->stage, p->tp_index,
+                mib(p->weight_bytes), mib(p->kv_bytes), mib(p->scratch_bytes), mib(p->predicted_bytes), mib(p->base_bytes), mib(p->resident_bytes),
+                mib(p->io_read), mib(p->io_needed), p->load_seconds, p->ready_seconds, p->backend);
     }
 }

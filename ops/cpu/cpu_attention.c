@@ -12,7 +12,7 @@
 #include "base/mem.h"
 #include "ops/cpu/cpu_vec.h"
 
-#define REGION_COST 5000                /* vector operations worth waking the other threads for */
+#define REGION_COST 5000                /* vector operations (some 0.5 ns each) worth waking the other threads for */
 #define PARTIALS_MAX ((size_t)256 << 20) /* bytes of kept chunk results; beyond, tiles are not cut */
 
 typedef struct job {
@@ -297,8 +297,8 @@ static void weigh(job *j, size_t *total, size_t *largest)
         const ops_span *s = &j->batch->spans[i];
         int32_t last = s->position + s->n_rows - 1;
         size_t seen = (size_t)(last - first_seen(j->args, last) + 1), rows = (size_t)(s->n_rows < j->tile_rows ? s->n_rows : j->tile_rows);
-        size_t tile = seen * rows * (size_t)j->run_heads * per_token / 16;
-        *total += seen * (size_t)s->n_rows * (size_t)j->args->n_heads * per_token / 16;
+        size_t tile = seen * rows * (size_t)j->run_heads * per_token;
+        *total += seen * (size_t)s->n_rows * (size_t)j->args->n_heads * per_token;
         *largest = tile > *largest ? tile : *largest;
     }
 }

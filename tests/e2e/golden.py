@@ -103,11 +103,11 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--trireme", required=True)
     p.add_argument("--splits", default=SPLITS, help="tpxpp, comma-separated")
-    p.add_argument("--only", help="checkpoints whose name contains this")
+    p.add_argument("--only", help="checkpoints whose name contains one of these, comma-separated")
     p.add_argument("folders", nargs="+", type=pathlib.Path, help="folders of checkpoint folders")
     a = p.parse_args()
     report = Report()
-    found = sorted(d for f in a.folders for d in f.iterdir() if (d / "golden.json").exists() and (not a.only or a.only in d.name))
+    found = sorted(d for f in a.folders for d in f.iterdir() if (d / "golden.json").exists() and (not a.only or any(o in d.name for o in a.only.split(","))))
     for folder in found:
         config = text_config(json.loads((folder / "config.json").read_text()))
         if any(config.get(k) for k in ("num_local_experts", "num_experts", "n_routed_experts")):

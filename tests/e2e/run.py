@@ -32,13 +32,15 @@ def run(binary, args, ranks=1, stdin="", env=None, timeout=120):
     return p.returncode, out, err
 
 
-def generate(binary, model, requests, tp=1, pp=1, args=(), env=None, timeout=300):
-    """Answers of `trireme generate --json`, in the order of the requests."""
+def generate(binary, model, requests, tp=1, pp=1, args=(), env=None, timeout=300, said=None):
+    """Answers of `trireme generate --json`, in the order of the requests; what it said on standard error is appended to the list `said`."""
     text = "".join(json.dumps(r) + "\n" for r in requests)
     argv = ["generate", "-m", model, "--prompts", "-", "--json", "--tp", tp, "--pp", pp, *args]
     code, out, err = run(binary, argv, tp * pp, text, env, timeout)
     if code != 0:
         raise Failed(f"generate on {model} tp {tp} pp {pp} {args}: exit code {code}\n{err[-2000:]}")
+    if said is not None:
+        said.append(err)
     answers = [json.loads(line) for line in out.splitlines()]
     if [a["id"] for a in answers] != [r["id"] for r in requests]:
         raise Failed(f"generate on {model}: answers out of order or missing")

@@ -5,6 +5,7 @@ Every run answers the same 24 prompts; the running hash over each answer's logit
 import argparse
 import json
 import random
+import re
 
 from run import Failed, Report, generate
 
@@ -33,12 +34,19 @@ def same(report, what, want, got):
     return report.check(not bad, f"{what}: {len(bad)} of {len(want)} answers differ, first {bad[:3]}")
 
 
+def preemptions(said):
+    return int(re.search(r"(\d+) preemptions", said[0]).group(1))
+
+
 def variant(report, what, binary, model, requests, want, tp, pp, args, env=None):
+    said = []
     try:
-        got = generate(binary, model, requests, tp, pp, args, env)
+        got = generate(binary, model, requests, tp, pp, (*args, "--stats"), env, said=said)
     except Failed as e:
         report.check(False, f"{what}: {e}")
         return
+    if what.endswith("preempted"):
+        report.check(preemptions(said) >= 3, f"{what}: only {preemptions(said)} preemptions")
     if same(report, what, want, got):
         print(f"same: {what}", flush=True)
 

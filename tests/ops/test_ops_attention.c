@@ -20,11 +20,11 @@ typedef struct shape {
 } shape;
 
 static const shape SHAPES[] = {
-    {"smollm2 f16", 9, 3, 64, 0, 0, 3, OPS_KV_F16, 0, 0, false, false, 64, false, OPS_QK_NONE, 600},
-    {"f32", 4, 2, 32, 0, 0, 2, OPS_KV_F32, 0, 0, false, false, 32, false, OPS_QK_HEAD_RMS, 300},
+    {"smollm2 f16", 9, 3, 64, 0, 0, 3, OPS_KV_F16, 0, 0, false, false, 64, false, OPS_QK_NONE, 290},
+    {"f32", 4, 2, 32, 0, 0, 2, OPS_KV_F32, 0, 0, false, false, 32, false, OPS_QK_HEAD_RMS, 265},
     {"bf16 window", 4, 4, 80, 0, 0, 1, OPS_KV_BF16, 0, 19, false, false, 32, false, OPS_QK_NONE, 300},
-    {"q8", 8, 2, 48, 0, 0, 4, OPS_KV_Q8, 0, 0, false, false, 48, true, OPS_QK_NONE, 530},
-    {"q8 odd", 7, 1, 40, 0, 0, 7, OPS_KV_Q8, 0, 100, false, false, 40, false, OPS_QK_HEAD_LAYER, 400},
+    {"q8", 8, 2, 48, 0, 0, 4, OPS_KV_Q8, 0, 0, false, false, 48, true, OPS_QK_NONE, 280},
+    {"q8 odd", 7, 1, 40, 0, 0, 7, OPS_KV_Q8, 0, 100, false, false, 40, false, OPS_QK_HEAD_LAYER, 270},
     {"sinks, softcap", 6, 2, 8, 0, 0, 3, OPS_KV_F32, 30.0f, 0, true, false, 8, false, OPS_QK_NONE, 290},
     {"slopes", 5, 5, 12, 0, 0, 1, OPS_KV_F32, 0, 0, false, true, 0, false, OPS_QK_NONE, 270},
     {"part of the heads", 5, 3, 16, 4, 0, 3, OPS_KV_F16, 0, 33, false, false, 16, false, OPS_QK_FULL_RMS, 100},
@@ -310,9 +310,9 @@ static void attention_matches_reference_and_itself(void **state)
             static const struct {
                 int32_t chunk;
                 bool together;
-            } ways[] = {{1, true}, {1, false}, {7, true}, {26, true}, {MAX_ROWS, false}};
+            } ways[] = {{1, true}, {7, true}, {26, true}, {MAX_ROWS, false}};
             for (size_t k = 0; k < ARRAY_LEN(ways); k++) {
-                if (strncmp(contexts[c].name, "c ", 2) == 0 && k % 2 == 1) /* slow */
+                if (strncmp(contexts[c].name, "c ", 2) == 0 && k == 1) /* slow */
                     continue;
                 engine e;
                 engine_make(&e, contexts[c].ctx, &w);

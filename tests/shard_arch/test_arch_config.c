@@ -106,10 +106,18 @@ static void lengths_after_scaling(void **state)
     parse(LLAMA ",'rope_scaling':{'type':'linear','factor':4.0}}");
     assert_int_equal(a.max_positions, 1024);
     parse(LLAMA ",'rope_scaling':{'rope_type':'dynamic','factor':3.0}}");
-    assert_int_equal(a.max_positions, 768);
+    assert_int_equal(a.max_positions, 4 * 768); /* an answer for every length; the bound is ours */
     assert_true(a.ropes[0].n_sets == 2 && a.ropes[0].switch_length == 256);
     assert_int_equal(shard_arch_rope_set(&a, 256), 0);
-    assert_int_equal(shard_arch_rope_set(&a, 257), 1);
+    assert_int_equal(shard_arch_rope_set(&a, 257), 257); /* the prompt's own length */
+    float at_300[SHARD_MAX_ROPE_DIMS / 2], at_768[SHARD_MAX_ROPE_DIMS / 2], plain[SHARD_MAX_ROPE_DIMS / 2];
+    shard_rope_frequencies(&a.ropes[0], 300, at_300);
+    shard_rope_frequencies(&a.ropes[0], 768, at_768);
+    shard_rope_frequencies(&a.ropes[0], 0, plain);
+    assert_memory_equal(at_768, a.ropes[0].inv_freq[1], (size_t)a.ropes[0].dims / 2 * sizeof(float));
+    assert_memory_equal(plain, a.ropes[0].inv_freq[0], (size_t)a.ropes[0].dims / 2 * sizeof(float));
+    int32_t slowest = a.ropes[0].dims / 2 - 1; /* grows with the length, so it turns ever more slowly */
+    assert_true(plain[slowest] > at_300[slowest] && at_300[slowest] > at_768[slowest]);
     parse(LLAMA ",'rope_scaling':{'rope_type':'yarn','factor':4.0,'original_max_position_embeddings':256}}");
     assert_int_equal(a.max_positions, 1024);
 }
