@@ -102,11 +102,11 @@ static status mark_special(shard_tokenizer *t)
 {
     TRY(mem_calloc((size_t)t->n_ids + 1, 1, "tokenizer: special tokens", &t->special));
     for (size_t i = 0; i < t->added.n; i++) {
-        const tok_added_token *k = &t->added.tokens[i];
         size_t len;
-        const char *token = k->special ? tok_decode_token(t, k->id, &len) : NULL;
-        if (token != NULL && len == k->content.len && memcmp(token, k->content.data, len) == 0)
-            t->special[k->id] = 1;
+        const char *token = tok_decode_token(t, t->added.tokens[i].id, &len);
+        int32_t like = token == NULL ? -1 : tok_vocab_find(&t->added.by_content, token, len);
+        if (like >= 0 && t->added.tokens[like].special)
+            t->special[t->added.tokens[i].id] = 1;
     }
     return ST_OK;
 }
