@@ -119,7 +119,8 @@ static void add_newer(const char *name, size_t len, mem_str *inside)
     }
 }
 
-/* Appends to a set the newer characters of the properties that it names. */
+/* Appends to a set the newer characters of the properties that it names: categories, Alphabetic, Uppercase, Lowercase and Han, which are
+ * all that split patterns use; other properties keep to PCRE2's Unicode. */
 static void complete(const parser *p, char_set *s)
 {
     static const char han[] = "sc:han";

@@ -212,7 +212,7 @@ REGEXES = [
     r" ?[^(\s|[.,!?…。，、।۔،])]+", r"\s+$", r"^.", r".$", r"(?=(\d{3})+(?!\d))", r"\d{1,3}(?=(?:\d{3})*\b)", r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
     r"\w+", r"\W", r"\b", r"\B", r"\h+", r"\H", r"[[:alpha:]]+", r"[[:^space:]]", r"[[:punct:]]", r"[[:upper:][:digit:]]", r"[[:word:]]+", r"[[:cntrl:]]", r"[[:graph:]]+", r"[[:print:]]+", r"[[:alnum:]]+", r"[[:xdigit:]]+", r"[[:blank:]]",
     r"[\w&&[^\d_]]+", r"[^\W\d]+", r"[^\s&&[^\n]]+", r"[a-z&&[aeiou]]", r"[^a-z&&[aeiou]]", r"[^[a-m]x]+", r"[a\-z]", r"[]a]+", r"[\]\[]", r"[a-]", r"[\d\-x]",
-    r"\p{Alpha}+", r"\p{^Lu}+", r"\P{Lu}", r"\p{Punct}", r"\p{Greek}+", r"\p{Hiragana}|\p{Katakana}", r"\p{Letter}", r"\p{Lowercase_Letter}+", r"\p{Space}", r"\p{Word}+", r"\p{Any}", r"\p{Emoji}", r"\p{Cyrillic}+",
+    r"\p{Alpha}+", r"\p{^Lu}+", r"\P{Lu}", r"\p{Punct}", r"\p{Greek}+", r"\p{Hiragana}|\p{Katakana}", r"\p{Letter}", r"\p{Lowercase_Letter}+", r"\p{Space}", r"\p{Word}+", r"\p{Any}", r"\p{Cyrillic}+",
     r"a{2}", r"a{,2}b", r"a{1,}?", r"a{2}?b", r"a{1,2}+b", r"(?:ab){2}", r"a**", r"(?>a+)b", r"(a)\1", r"(?<x>a|b)\k<x>", r"(?i)HELLO|w", r"l(?i)O|W", r"(?m).+", r".+", r"(?i-m:A.)", r"(?#note)a",
     r"\x41|\x{4e2d}|\u0062", r"\t|\n|\v|\f|\r", r"\.", r"\/|\-|\_", r"(?<=a)b", r"(?<!a)b", r"(?<=\s)\S", r"a|", r"", r"(?:)", r"x?", r"\R", r"\A.", r".\z", r"\s*\Z", r"(?i:ss|ß)", r"(?i:k)", r"(?i:σ)", r"[^\p{L}\p{N}\s]", r"\S\s", r"[\S]+", r"[^\S]+", r"[\s\S]{1,3}",
     r"[㄰-㆏一-鿿]+", "[!-/:-~！-／：-～‘-‟　-。]+", r"{|}", r"a{x}", r"\Qa", r"\d+(?:\.\d+)?",
