@@ -376,7 +376,7 @@ static void a_large_plan_takes_a_blink(void **state)
     double took = seconds_for(8, 16, &p);
     printf("llama-3.1-405b on 16 x 8: %.1f ms, stage imbalance %.3f, %lld tokens of KV\n", took * 1e3, p->stage_imbalance, (long long)p->kv_tokens);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    assert_true(took < 0.1);
+    assert_true(took < 0.1 || getenv("TRIREME_TEST_SLOW") != NULL); /* set where a processor is emulated */
 #endif
     assert_true(p->stage_imbalance < 1.12); /* 126 layers over 16 stages: 8 on most */
     shard_plan_destroy(&p);
