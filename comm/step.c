@@ -14,7 +14,7 @@
 
 enum { KIND_STEP = 1, KIND_RESULT = 2 };
 enum { FLAG_STOP = 1 };                             /* step */
-enum { FLAG_IGNORE_EOS = 1, FLAG_WANT_HASH = 2 };   /* sampling */
+enum { FLAG_WANT_HASH = 1 };   /* sampling */
 enum { ADMIT_BYTES = 53, SPAN_BYTES = 6, ROW_BYTES = 17 }; /* the least that one takes in a message */
 enum { SEEN_RETIRE = 1, SEEN_ADMIT = 2, SEEN_SPAN = 4 };
 
@@ -83,7 +83,7 @@ static void put_sampling(writer *w, const step_sampling *p)
     put_i32_or_none(w, p->n_prompt_logprobs);
     put_i32(w, p->min_tokens);
     put_i32(w, p->max_tokens);
-    put_u8(w, (uint8_t)((p->ignore_eos ? FLAG_IGNORE_EOS : 0) | (p->want_hash ? FLAG_WANT_HASH : 0)));
+    put_u8(w, p->want_hash ? FLAG_WANT_HASH : 0);
     put_i32(w, p->n_stop);
     for (int32_t i = 0; i < p->n_stop; i++)
         put_i32(w, p->stop[i]);
@@ -325,8 +325,7 @@ static void get_sampling(reader *r, const step_limits *lim, step_sampling *p)
     p->n_prompt_logprobs = get_i32_or_none(r, lim->vocab, "more log-probabilities are asked for than the vocabulary has tokens");
     p->min_tokens = get_i32(r, INT32_MAX, "min_tokens is out of range");
     p->max_tokens = get_i32(r, INT32_MAX, "max_tokens is out of range");
-    uint8_t flags = get_flags(r, FLAG_IGNORE_EOS | FLAG_WANT_HASH, "unknown sampling flags");
-    p->ignore_eos = (flags & FLAG_IGNORE_EOS) != 0;
+    uint8_t flags = get_flags(r, FLAG_WANT_HASH, "unknown sampling flags");
     p->want_hash = (flags & FLAG_WANT_HASH) != 0;
     p->n_stop = get_count(r, 1, STEP_MAX_STOP_IDS, "too many end tokens");
     for (int32_t i = 0; i < p->n_stop; i++)

@@ -41,9 +41,8 @@ typedef struct step_sampling {
     int32_t n_prompt_logprobs; /* -1 = none */
     int32_t min_tokens;   /* end tokens are banned before this many were generated */
     int32_t max_tokens;   /* the last stage ends the sequence there */
-    bool ignore_eos;
     bool want_hash;       /* keep the running hash of this sequence's logits */
-    int32_t n_stop;       /* end tokens (eos and stop_token_ids) */
+    int32_t n_stop;       /* end tokens (eos, unless the request ignores it, and stop_token_ids) */
     int32_t stop[STEP_MAX_STOP_IDS];
     int32_t n_bias;
     const step_bias *bias; /* borrowed: encode reads it; decode points into the step's arena */

@@ -71,7 +71,6 @@ static void random_sampling(rng *r, step_bias *bias, step_sampling *p)
                          .n_prompt_logprobs = below(r, 20) - 1,
                          .min_tokens = below(r, 100),
                          .max_tokens = below(r, INT32_MAX),
-                         .ignore_eos = below(r, 2),
                          .want_hash = below(r, 2),
                          .n_stop = below(r, STEP_MAX_STOP_IDS + 1),
                          .n_bias = below(r, limits.max_bias + 1),
@@ -137,7 +136,7 @@ static void same_sampling(const step_sampling *a, const step_sampling *b)
                 a->frequency_penalty == b->frequency_penalty);
     assert_true(a->seed == b->seed && a->choice == b->choice && a->n_logprobs == b->n_logprobs &&
                 a->n_prompt_logprobs == b->n_prompt_logprobs);
-    assert_true(a->min_tokens == b->min_tokens && a->max_tokens == b->max_tokens && a->ignore_eos == b->ignore_eos &&
+    assert_true(a->min_tokens == b->min_tokens && a->max_tokens == b->max_tokens &&
                 a->want_hash == b->want_hash && a->n_stop == b->n_stop && a->n_bias == b->n_bias);
     same_list(a->stop, b->stop, (size_t)a->n_stop * sizeof(int32_t));
     same_list(a->bias, b->bias, (size_t)a->n_bias * sizeof(step_bias));
