@@ -39,28 +39,37 @@ typedef struct job {
 /* Does item i of a job. */
 typedef status (*job_fn)(const job *j, int32_t i);
 
-/* Seconds of all items of a job, one after the other: the sum of each one's best time over the passes, so that a moment taken by
- * another process spoils one item of one pass and no more. */
-static status best_of(bench *b, job_fn fn, const job *j, int passes, double *seconds)
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Seconds of all items of a job, one after the other: the sum of each one's median over the passes.  A step takes what is usual, not what is
+ * best; and a moment taken by another process spoils one item of one pass and no more. */
+static status usual_of(bench *b, job_fn fn, const job *j, int passes, double *seconds)
 {
     status st = ST_OK;
-    double *best;
-    TRY(mem_calloc((size_t)j->count, sizeof(*best), "measuring", &best));
+    double *taken; /* [count][passes] */
+    TRY(mem_calloc((size_t)j->count * (size_t)passes, sizeof(*taken), "measuring", &taken));
     b->ops->step_begin(b->ctx);
     for (int pass = 0; st == ST_OK && pass < passes; pass++) {
         double last = log_clock();
         for (int32_t i = 0; st == ST_OK && i < j->count; i++) {
             st = fn(j, i);
             double now = log_clock();
-            best[i] = pass == 0 ? now - last : fmin(best[i], now - last);
+            taken[(size_t)i * (size_t)passes + (size_t)pass] = now - last;
             last = now;
         }
     }
     b->ops->step_end(b->ctx);
     *seconds = 0;
-    for (int32_t i = 0; i < j->count; i++)
-        *seconds += best[i];
-    free(best);
+    for (int32_t i = 0; i < j->count; i++) {
+        double *of = taken + (size_t)i * (size_t)passes;
+        qsort(of, (size_t)passes, sizeof(*of), ascending);
+        *seconds += of[passes / 2];
+    }
+    free(taken);
     return st;
 }
 
@@ -132,12 +141,12 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
     double n = (double)j.count * b->out * b->in;
     TRY(batch_fill(b, MANY));
     TRY(run_norm(&j, 0));
-    TRY(best_of(b, run_linear, &j, PASSES, &one));
+    TRY(usual_of(b, run_linear, &j, PASSES, &one));
     j.rows = MANY;
-    TRY(best_of(b, run_linear, &j, PASSES, &many));
+    TRY(usual_of(b, run_linear, &j, PASSES, &many));
     job tiny = job_of(b, type, 1, PACKED_ROWS, 32);
     tiny.count = 1;
-    TRY(best_of(b, run_linear, &tiny, SMALL_PASSES, &overhead));
+    TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, &overhead));
     one -= overhead * j.count;
     many -= overhead * j.count;
     double row = (many - one) / (MANY - 1); /* noise may not make either part vanish */
@@ -149,7 +158,7 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
     /* A matrix as narrow as k and v are takes longer than its share of a wide one's time. */
     int32_t rows = b->a->n_kv_heads * b->a->head_dim;
     job small = job_of(b, type, 1, rows < b->out ? rows : b->out, b->in);
-    TRY(best_of(b, run_linear, &small, PASSES, &narrow));
+    TRY(usual_of(b, run_linear, &small, PASSES, &narrow));
     double extra = narrow / small.count - overhead - (one / n) * small.shape.rows * (double)b->in;
     d->matrix_seconds = fmin(d->matrix_seconds, fmax(extra, 0)); /* the least of the types: noise only adds */
     return ST_OK;
@@ -162,12 +171,12 @@ static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
     wide.count = tiny.count = 1;
     layers.count = b->kv_layers;
     TRY(batch_fill(b, NORM_ROWS));
-    TRY(best_of(b, run_norm, &wide, SMALL_PASSES, &norm));
+    TRY(usual_of(b, run_norm, &wide, SMALL_PASSES, &norm));
     TRY(batch_fill(b, 1));
-    TRY(best_of(b, run_norm, &tiny, SMALL_PASSES, &small));
-    TRY(best_of(b, run_linear, &tiny, SMALL_PASSES, &linear));
-    TRY(best_of(b, run_attention, &layers, PASSES, &attention));
-    TRY(best_of(b, run_qkv, &layers, PASSES, &qkv));
+    TRY(usual_of(b, run_norm, &tiny, SMALL_PASSES, &small));
+    TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, &linear));
+    TRY(usual_of(b, run_attention, &layers, PASSES, &attention));
+    TRY(usual_of(b, run_qkv, &layers, PASSES, &qkv));
     d->elements_per_second = (double)NORM_ROWS * b->in / fmax(norm - small, norm * 0.1);
     d->phase_seconds = 2.25 * (small + linear); /* four or five operations in a phase */
     double heads = b->a->n_heads + 2.0 * b->a->n_kv_heads;

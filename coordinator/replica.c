@@ -20,7 +20,6 @@ enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4 };
 #define FIRST_BYTES ((size_t)16 << 10)
 #define AGREE_TIMEOUT_MS (10 * 60 * 1000) /* the slowest rank's loading */
 #define DEFAULT_SEQS 16
-#define DEFAULT_BATCHED_TOKENS 512
 #define MEMORY_SHARE 0.85 /* of what a host has left: the rest is for the page cache and everybody else */
 
 /* A message while its sends are under way. */
@@ -106,7 +105,7 @@ static status cut_resolve(coord_replica *r, shard_plan_options *p)
 static void defaults_fill(coord_replica_options *o)
 {
     o->max_seqs = o->max_seqs > 0 ? o->max_seqs : DEFAULT_SEQS;
-    o->max_batched_tokens = o->max_batched_tokens > 0 ? o->max_batched_tokens : DEFAULT_BATCHED_TOKENS;
+    o->max_batched_tokens = o->max_batched_tokens > 0 ? o->max_batched_tokens : COORD_BATCHED_TOKENS;
     o->timeout_ms = o->timeout_ms > 0 ? o->timeout_ms : 60000;
 }
 

@@ -16,6 +16,8 @@
 #include "shard/checkpoint.h"
 #include "shard/plan/plan.h"
 
+enum { COORD_BATCHED_TOKENS = 512 }; /* token budget of a step, where none is given */
+
 typedef struct coord_replica coord_replica;
 
 typedef struct coord_replica_options {
@@ -28,7 +30,7 @@ typedef struct coord_replica_options {
     int32_t n_threads;          /* per rank; 0 = the host's cores divided among its ranks */
     const char *isa;            /* NULL = best */
     int32_t max_seqs;           /* 0 = 16 */
-    int32_t max_batched_tokens; /* 0 = 512 */
+    int32_t max_batched_tokens; /* 0 = COORD_BATCHED_TOKENS */
     int32_t max_prefill_chunk;  /* 0 = the budget */
     int32_t max_context;        /* 0 = the checkpoint's, as far as memory goes */
     int64_t kv_blocks;          /* 0 = as memory and the limits above allow; else this many (tests: to force preemption) */

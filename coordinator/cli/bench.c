@@ -2,6 +2,7 @@
  *
  *   prefill  B prompts of P tokens at once, one token each: B * P / (submission to the last first token)
  *   decode   B sequences of D tokens of context generate G tokens each, ends not obeyed: measured from the step after all have their first token
+ *            until B * G tokens later, or one has no room left: all B take part in every step measured
  *
  * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times. */
 #include <argp.h>
@@ -120,11 +121,22 @@ static int32_t largest(const int_list *l)
     return most;
 }
 
+/* Tokens that the first of the sequences may get while the others' prompts are computed: one for each step of theirs. */
+static int32_t waiting_steps(const coord_replica_options *o, int32_t batch, int32_t depth)
+{
+    int32_t budget = o->max_batched_tokens - batch, chunk = o->max_prefill_chunk > 0 && o->max_prefill_chunk < budget ? o->max_prefill_chunk : budget;
+    int64_t steps = (int64_t)(batch - 1) * (depth / (chunk > 0 ? chunk : 1) + 2);
+    return steps < 1 << 24 ? (int32_t)steps : 1 << 24;
+}
+
 /* Room for the largest row, and no more, where the command line does not say. */
 static void size_replica(bench_args *a)
 {
     coord_replica_options *o = &a->replica.options;
-    int32_t prefill = largest(&a->prompt) + 2, decode = largest(&a->depth) + largest(&a->gen) + 2;
+    if (o->max_batched_tokens == 0)
+        o->max_batched_tokens = COORD_BATCHED_TOKENS;
+    int32_t prefill = largest(&a->prompt) + 2;
+    int32_t decode = largest(&a->depth) + largest(&a->gen) + waiting_steps(o, largest(&a->batch), largest(&a->depth)) + 2;
     if (o->max_context == 0)
         o->max_context = prefill > decode ? prefill : decode;
     if (o->max_seqs == 0)
@@ -135,11 +147,12 @@ static void size_replica(bench_args *a)
 
 typedef struct run {
     coord_replica *replica;
+    const coord_replica_options *options;
     uint64_t next_id;
     int32_t batch, started, ended;
-    double first_all;  /* when the last sequence got its first token */
-    uint64_t n_tokens; /* generated since then */
-    coord_replica_times at_first_all;
+    uint64_t wanted, n_tokens;  /* generated since all had their first token */
+    double first_all, all_done; /* when the last sequence got its first token; when the wanted tokens were there */
+    coord_replica_times at_first_all, at_all_done;
 } run;
 
 static void on_event(void *arg, const coord_event *e)
@@ -147,10 +160,15 @@ static void on_event(void *arg, const coord_event *e)
     run *r = arg;
     if (e->prompt)
         return;
-    r->n_tokens += r->started == r->batch;
+    r->n_tokens += r->started == r->batch && r->all_done == 0;
     if (e->index == 0 && ++r->started == r->batch) {
         r->first_all = log_clock();
         coord_replica_times_get(r->replica, &r->at_first_all);
+    }
+    bool full = r->started == r->batch && (r->n_tokens == r->wanted || e->finish != 0);
+    if (full && r->all_done == 0) {
+        r->all_done = log_clock();
+        coord_replica_times_get(r->replica, &r->at_all_done);
     }
     r->ended += e->finish != 0;
 }
@@ -203,19 +221,29 @@ static status run_once(run *r, row *w, int32_t *tokens, double *seconds, coord_r
     r->batch = w->batch;
     r->started = r->ended = 0;
     r->n_tokens = 0;
+    r->wanted = w->decode ? (uint64_t)w->tokens * (uint64_t)w->batch : UINT64_MAX;
+    r->all_done = 0;
     coord_replica_times_get(r->replica, &begin);
     double t0 = log_clock();
     /* One token more than is counted: the first belongs to the prefill. */
-    TRY(submit(r, n_prompt, w->decode ? w->tokens + 1 : 1, tokens));
-    while (r->ended < r->batch) {
+    uint64_t first_id = r->next_id;
+    int32_t n_gen = w->decode ? w->tokens + 1 + waiting_steps(r->options, w->batch, w->depth) : 1, room = coord_replica_max_context(r->replica) - n_prompt;
+    TRY(submit(r, n_prompt, n_gen < room || room < 1 ? n_gen : room, tokens));
+    while (r->ended < r->batch && r->all_done == 0) {
         bool idle;
         TRY(coord_replica_run(r->replica, on_event, r, &idle));
         if (idle)
             return FAIL(ST_INTERNAL, "the benchmark waits for ever");
     }
+    for (uint64_t id = first_id; id < r->next_id; id++)
+        coord_replica_cancel(r->replica, id);
     coord_replica_times_get(r->replica, &end);
-    *seconds = w->decode ? log_clock() - r->first_all : r->first_all - t0;
-    times_add(spent, &end, w->decode ? &r->at_first_all : &begin);
+    for (bool idle = false; !idle;) /* steps still under way */
+        TRY(coord_replica_run(r->replica, on_event, r, &idle));
+    if (w->decode && r->all_done <= r->first_all)
+        return FAIL(ST_INVALID, "the first of %d sequences ends before the last one begins: a longer --ctx or a larger --max-batched-tokens is needed", w->batch);
+    *seconds = w->decode ? r->all_done - r->first_all : r->first_all - t0;
+    times_add(spent, w->decode ? &r->at_all_done : &end, w->decode ? &r->at_first_all : &begin);
     return ST_OK;
 }
 
@@ -325,7 +353,7 @@ static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool d
 
 static status bench(const cli_replica *cr, const bench_args *a)
 {
-    run r = {.replica = cr->replica};
+    run r = {.replica = cr->replica, .options = &a->replica.options};
     if (!a->json)
         print_head(cr, a);
     for (int b = 0; b < a->batch.n; b++) {
