@@ -12,9 +12,22 @@ static void expect_block_end(tmpl_parser *p)
     tmpl_next(p);
 }
 
+/* What Jinja calls an expression that cannot be assigned to. */
+static const char *expression_name(const tmpl_node *n)
+{
+    static const char *const kinds[] = {
+        [N_CONST] = "const", [N_LIST] = "list", [N_DICT] = "dict", [N_COND] = "condexpr", [N_OR] = "or", [N_AND] = "and", [N_NOT] = "not",
+        [N_COMPARE] = "compare", [N_CONCAT] = "concat", [N_NEG] = "neg", [N_POS] = "pos", [N_GETATTR] = "getattr", [N_GETITEM] = "getitem",
+        [N_SLICE] = "getitem", [N_CALL] = "call", [N_FILTER] = "filter", [N_TEST] = "test",
+    };
+    static const char *const ops[] = {"add", "sub", "mul", "div", "floordiv", "mod", "pow"};
+    if (n->kind == N_BINARY)
+        return n->op < ARRAY_LEN(ops) ? ops[n->op] : "compare";
+    return n->kind < ARRAY_LEN(kinds) && kinds[n->kind] != NULL ? kinds[n->kind] : "expression";
+}
+
 static void check_target(tmpl_parser *p, tmpl_node *n)
 {
-    static const char *const kinds[] = {[N_CONST] = "const", [N_LIST] = "list", [N_DICT] = "dict"};
     p->r->line = n->line;
     if (n->kind == N_TUPLE) {
         n->flag = true;
@@ -23,7 +36,7 @@ static void check_target(tmpl_parser *p, tmpl_node *n)
     } else if (n->kind == N_NAME) {
         p->loop_stores += tv_text_is(n->value, "loop");
     } else if (n->kind != N_NSREF) {
-        tmpl_fail(p->r, ST_FORMAT, "can't assign to '%s'", kinds[n->kind]);
+        tmpl_fail(p->r, ST_FORMAT, "can't assign to '%s'", expression_name(n));
     }
 }
 
