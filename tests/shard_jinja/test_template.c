@@ -131,6 +131,9 @@ static void wrong_templates_name_the_line(void **state)
     expect_failure("a\n{% if x %}", ST_FORMAT, "line 2: unexpected end of template; looking for 'endif'");
     expect_failure("{{ a\n", ST_FORMAT, "line 1");
     expect_failure("{{ a }}\n\n{{ (1 }}", ST_FORMAT, "line 3: unexpected '}', expected ')'");
+    expect_failure("{% for (a == 1) in b %}{% endfor %}", ST_FORMAT, "can't assign to 'compare'");
+    expect_failure("{% for (a % 2) in b %}{% endfor %}", ST_FORMAT, "can't assign to 'mod'");
+    expect_failure("{% for (a.b) in c %}{% endfor %}", ST_FORMAT, "can't assign to 'getattr'");
     expect_failure("{% nope %}", ST_FORMAT, "unknown tag 'nope'");
     expect_failure("{{ 1|nope }}", ST_UNSUPPORTED, "no filter named 'nope'");
     expect_failure("{% include 'a' %}", ST_UNSUPPORTED, "'include' is not supported");
