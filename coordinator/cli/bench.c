@@ -151,6 +151,7 @@ typedef struct run {
     uint64_t next_id;
     int32_t batch, started, ended;
     uint64_t wanted, n_tokens;  /* generated since all had their first token */
+    bool cut_short;             /* one had ended by then */
     double first_all, all_done; /* when the last sequence got its first token; when the wanted tokens were there */
     coord_replica_times at_first_all, at_all_done;
 } run;
@@ -163,6 +164,7 @@ static void on_event(void *arg, const coord_event *e)
     r->n_tokens += r->started == r->batch && r->all_done == 0;
     if (e->index == 0 && ++r->started == r->batch) {
         r->first_all = log_clock();
+        r->cut_short = r->ended > 0;
         coord_replica_times_get(r->replica, &r->at_first_all);
     }
     bool full = r->started == r->batch && (r->n_tokens == r->wanted || e->finish != 0);
@@ -240,7 +242,7 @@ static status run_once(run *r, row *w, int32_t *tokens, double *seconds, coord_r
     coord_replica_times_get(r->replica, &end);
     for (bool idle = false; !idle;) /* steps still under way */
         TRY(coord_replica_run(r->replica, on_event, r, &idle));
-    if (w->decode && r->all_done <= r->first_all)
+    if (w->decode && (r->all_done == 0 || r->cut_short))
         return FAIL(ST_INVALID, "the first of %d sequences ends before the last one begins: a longer --ctx or a larger --max-batched-tokens is needed", w->batch);
     *seconds = w->decode ? r->all_done - r->first_all : r->first_all - t0;
     times_add(spent, w->decode ? &r->at_all_done : &end, w->decode ? &r->at_first_all : &begin);
