@@ -15,7 +15,7 @@
 enum { KIND_STEP = 1, KIND_RESULT = 2 };
 enum { FLAG_STOP = 1 };                             /* step */
 enum { FLAG_WANT_HASH = 1 };   /* sampling */
-enum { ADMIT_BYTES = 53, SPAN_BYTES = 6, ROW_BYTES = 17 }; /* the least that one takes in a message */
+enum { ADMIT_BYTES = 54, SPAN_BYTES = 6, ROW_BYTES = 17 }; /* the least that one takes in a message */
 enum { SEEN_RETIRE = 1, SEEN_ADMIT = 2, SEEN_SPAN = 4 };
 
 /* ---- writing: runs on past the end of buf, so that the need is known ---- */
@@ -131,6 +131,9 @@ status step_encode(const step *s, void *buf, size_t cap, size_t *len)
         put_i32(&w, a->n_prompt);
         put_i32(&w, a->n_generated);
         put_fixed(&w, a->hash, 8);
+        put_i32(&w, a->n_prefix);
+        for (int32_t t = 0; t < a->n_prefix; t++)
+            put_i32(&w, a->prefix[t]);
         put_sampling(&w, &a->sampling);
     }
     for (int32_t i = 0; i < s->n_copies; i++) {
@@ -339,6 +342,16 @@ static void get_sampling(reader *r, const step_limits *lim, step_sampling *p)
     p->bias = bias;
 }
 
+static void get_prefix(reader *r, const step_limits *lim, step_admit *a)
+{
+    int32_t known = a->n_prompt + a->n_generated, most = lim->max_prefix < known - 1 ? lim->max_prefix : known - 1;
+    a->n_prefix = get_count(r, 1, most, "a cached prefix leaves nothing to compute, or is longer than a sequence may be");
+    int32_t *prefix = take(r, (size_t)a->n_prefix, sizeof(int32_t));
+    for (int32_t i = 0; i < a->n_prefix; i++)
+        prefix[i] = get_i32(r, lim->vocab - 1, "a token is outside the vocabulary");
+    a->prefix = prefix;
+}
+
 static void get_admit(reader *r, const step_limits *lim, uint8_t *seen, step_admit *a)
 {
     a->slot = get_i32(r, lim->max_seqs - 1, "an admitted slot does not exist");
@@ -347,6 +360,7 @@ static void get_admit(reader *r, const step_limits *lim, uint8_t *seen, step_adm
     a->n_prompt = get_i32(r, INT32_MAX, "a prompt's length is out of range");
     a->n_generated = get_i32(r, INT32_MAX - a->n_prompt, "a sequence's length is out of range");
     a->hash = get_fixed(r, 8);
+    get_prefix(r, lim, a);
     get_sampling(r, lim, &a->sampling);
 }
 
@@ -380,7 +394,7 @@ static void get_span(reader *r, const step_limits *lim, uint8_t *seen, int32_t *
  * four in memory (a bias five and eight), and each list may round up by 15. */
 static size_t arena_need(const step *s, size_t len, const step_limits *lim)
 {
-    size_t lists = 5 + (size_t)s->n_admit + (size_t)s->n_spans * (1 + (size_t)lim->n_kv_groups);
+    size_t lists = 5 + (size_t)s->n_admit * 2 + (size_t)s->n_spans * (1 + (size_t)lim->n_kv_groups);
     return (size_t)s->n_retire * sizeof(int32_t) + (size_t)s->n_admit * sizeof(step_admit) + (size_t)s->n_copies * sizeof(step_copy) +
            (size_t)s->n_spans * sizeof(step_span) + (size_t)lim->max_seqs + len * 4 + lists * 16;
 }

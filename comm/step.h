@@ -5,7 +5,7 @@
  * from `admit` until `retire`.
  *
  *   step     = header, retired slots, admissions, block copies, spans
- *   admit    = slot, sampling parameters, rope set, prompt length (workers keep the sampling state)
+ *   admit    = slot, sampling parameters, rope set, prompt length, tokens of the cached prefix (workers keep the sampling state)
  *   span     = slot, first position, n tokens, new blocks for each KV group, flags
  *   token    = an id, or STEP_TOKEN_LAST: "what this sequence sampled last", which the last stage tells stage 0
  *
@@ -23,7 +23,7 @@
 #define STEP_TOKEN_LAST (-1)
 #define STEP_MAX_KV_GROUPS 8
 #define STEP_MAX_STOP_IDS 16
-#define STEP_VERSION 1
+#define STEP_VERSION 2
 
 typedef struct step_bias {
     int32_t token;
@@ -54,6 +54,10 @@ typedef struct step_admit {
     int32_t n_prompt;     /* tokens of the prompt as the user sees it */
     int32_t n_generated;  /* tokens already generated before (replay or preemption): counted for penalties, lengths and noise positions */
     uint64_t hash;        /* the running hash of its logits so far (0 at first) */
+    /* Tokens [0, n_prefix), whose keys and values lie in shared blocks already: no span computes them, the first one starts at position n_prefix.
+     * Whatever follows a sequence's tokens (penalties, a grammar) takes these as if spans had brought them.  Fewer than n_prompt + n_generated. */
+    int32_t n_prefix;
+    const int32_t *prefix;
     step_sampling sampling;
 } step_admit;
 
@@ -74,8 +78,8 @@ typedef struct step_span {
     int32_t flags;
     const int32_t *tokens; /* [n_tokens] */
     int32_t next_token;    /* the prompt's token after the span (for STEP_SPAN_PROMPT_LOGPROBS); -1 = none */
-    /* Blocks appended to the sequence's table of each group, before this span is computed.  For a sequence whose first span in this slot
-     * starts beyond 0 (prefix cache) these include the shared ones. */
+    /* Blocks appended to the sequence's table of each group, before this span is computed.  For a sequence with a prefix the first span's
+     * include the shared ones; those that the group's window no longer reaches are named by any block, which is not read. */
     int32_t n_new_blocks[STEP_MAX_KV_GROUPS];
     const int32_t *new_blocks[STEP_MAX_KV_GROUPS];
 } step_span;
@@ -96,7 +100,7 @@ typedef struct step {
 
 /* Bounds that decode enforces on outside bytes. */
 typedef struct step_limits {
-    int32_t max_seqs, max_tokens /* of all spans */, max_blocks /* highest block id + 1 */, max_blocks_per_span, max_bias, vocab;
+    int32_t max_seqs, max_tokens /* of all spans */, max_blocks /* highest block id + 1 */, max_blocks_per_span, max_bias, max_prefix, vocab;
     int32_t n_kv_groups;
 } step_limits;
 

@@ -104,6 +104,15 @@ static status seq_ropes(worker *w, worker_seq *q)
     return ST_OK;
 }
 
+/* The tokens that the prefix cache spares this sequence count as if they had been computed. */
+static status seq_prefix(worker *w, worker_seq *q, const step_admit *a)
+{
+    for (int32_t i = 0; w->last_stage && i < a->n_prefix; i++)
+        TRY(worker_seq_count(w, q, a->prefix[i], i < a->n_prompt));
+    q->n_computed = a->n_prefix;
+    return ST_OK;
+}
+
 static status seq_admit(worker *w, const step_admit *a)
 {
     worker_seq *q = &w->seqs[a->slot];
@@ -114,11 +123,11 @@ static status seq_admit(worker *w, const step_admit *a)
     q->n_prompt = a->n_prompt;
     q->n_generated = a->n_generated;
     q->replay_end = a->n_prompt + a->n_generated;
-    q->n_computed = 0;
     q->hash = a->hash;
     q->sampling = a->sampling;
     q->sampling.bias = NULL;
     memset(q->n_table, 0, sizeof(q->n_table));
+    TRY(seq_prefix(w, q, a));
     TRY(seq_ropes(w, q));
     q->n_bias = a->sampling.n_bias;
     q->n_ban = a->sampling.min_tokens > 0 ? a->sampling.n_stop : 0;

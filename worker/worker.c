@@ -235,6 +235,7 @@ void worker_step_limits(const worker *w, step_limits *out)
         .max_blocks = (int32_t)(blocks > INT32_MAX ? INT32_MAX : blocks),
         .max_blocks_per_span = (w->opt.max_context + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK,
         .max_bias = w->arch->vocab,
+        .max_prefix = w->opt.max_context,
         .vocab = w->arch->vocab,
         .n_kv_groups = w->arch->n_kv_groups,
     };

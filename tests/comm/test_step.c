@@ -12,7 +12,7 @@
 #include "base/hash.h"
 
 static const step_limits limits = {
-    .max_seqs = 24, .max_tokens = 300, .max_blocks = 70000, .max_blocks_per_span = 40, .max_bias = 20, .vocab = 151000, .n_kv_groups = 2};
+    .max_seqs = 24, .max_tokens = 300, .max_blocks = 70000, .max_blocks_per_span = 40, .max_bias = 20, .max_prefix = 50, .vocab = 151000, .n_kv_groups = 2};
 
 enum { MAX_STEP = 1 << 20 };
 
@@ -38,7 +38,7 @@ static float any_float(rng *r, float min, float max)
 
 /* Everything a random step points to. */
 typedef struct step_store {
-    int32_t retire[24], tokens[300], blocks[24 * 2 * 40];
+    int32_t retire[24], tokens[300], blocks[24 * 2 * 40], prefix[24 * 50];
     step_admit admits[24];
     step_bias bias[24 * 20];
     step_copy copies[10];
@@ -99,6 +99,12 @@ static void random_step(rng *r, step_store *m, step *s)
     for (int32_t i = 0; i < s->n_admit; i++) {
         m->admits[i] = (step_admit){.slot = slots[i], .rope_set = below(r, 2), .n_prompt = below(r, 5000), .n_generated = below(r, 5000),
                                     .hash = next_u64(r)};
+        step_admit *a = &m->admits[i];
+        int32_t most = a->n_prompt + a->n_generated;
+        a->n_prefix = most == 0 || below(r, 2) ? 0 : below(r, most < limits.max_prefix + 1 ? most : limits.max_prefix + 1);
+        a->prefix = m->prefix + i * limits.max_prefix;
+        for (int32_t t = 0; t < a->n_prefix; t++)
+            m->prefix[i * limits.max_prefix + t] = below(r, limits.vocab);
         random_sampling(r, m->bias + i * limits.max_bias, &m->admits[i].sampling);
     }
     for (int32_t i = 0; i < s->n_copies; i++)
@@ -152,6 +158,8 @@ static void same_step(const step *a, const step *b)
         const step_admit *x = &a->admit[i], *y = &b->admit[i];
         assert_true(x->slot == y->slot && x->rope_set == y->rope_set && x->n_prompt == y->n_prompt && x->n_generated == y->n_generated &&
                     x->hash == y->hash);
+        assert_int_equal(x->n_prefix, y->n_prefix);
+        same_list(x->prefix, y->prefix, (size_t)x->n_prefix * sizeof(int32_t));
         same_sampling(&x->sampling, &y->sampling);
     }
     for (int32_t i = 0; i < a->n_spans; i++) {
@@ -225,7 +233,7 @@ static void every_truncation_is_refused(void **state)
 
 /* A small valid step; each case spoils one thing. */
 typedef struct small_step {
-    int32_t retire[2], tokens[3], blocks[4];
+    int32_t retire[2], tokens[3], blocks[4], prefix[3];
     step_bias bias[2];
     step_admit admit[2];
     step_copy copies[1];
@@ -235,11 +243,11 @@ typedef struct small_step {
 
 static void small_step_make(small_step *m)
 {
-    *m = (small_step){.retire = {3, 4}, .tokens = {5, 6, STEP_TOKEN_LAST}, .blocks = {1, 2, 3, 4}};
+    *m = (small_step){.retire = {3, 4}, .tokens = {5, 6, STEP_TOKEN_LAST}, .blocks = {1, 2, 3, 4}, .prefix = {1, 2, 3}};
     m->bias[0] = (step_bias){7, 1};
     m->bias[1] = (step_bias){8, -1};
     for (int i = 0; i < 2; i++) {
-        m->admit[i] = (step_admit){.slot = 3 + i, .n_prompt = 10};
+        m->admit[i] = (step_admit){.slot = 3 + i, .n_prompt = 10, .n_prefix = 3, .prefix = m->prefix};
         m->admit[i].sampling = (step_sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1, .n_prompt_logprobs = -1, .max_tokens = 5,
                                                .n_stop = 1, .stop = {2}, .n_bias = 2, .bias = m->bias};
         m->spans[i] = (step_span){.slot = 3 + i, .n_tokens = 1, .flags = 1, .tokens = &m->tokens[2 * i], .next_token = -1};
@@ -262,6 +270,9 @@ static void small_step_make(small_step *m)
     X(m->admit[1].slot = m->admit[0].slot)                                     \
     X(m->admit[0].rope_set = -1)                                                \
     X((m->admit[0].n_prompt = INT32_MAX, m->admit[0].n_generated = 1))         \
+    X(m->admit[0].n_prompt = 3)                                                \
+    X(m->prefix[2] = 151000)                                                   \
+    X(m->prefix[2] = -1)                                                       \
     X(m->admit[0].sampling.temperature = NAN)                                  \
     X(m->admit[0].sampling.temperature = -1)                                   \
     X(m->admit[0].sampling.temperature = INFINITY)                             \
@@ -324,7 +335,7 @@ static void every_value_out_of_bounds_is_refused(void **state)
         if (decode_copy(buf, len, &limits, &arena, &got) != ST_FORMAT)
             fail_msg("accepted: %s", what);
     }
-    assert_true(n >= 35);
+    assert_true(n >= 38);
     status_unmute();
     step_arena_free(&arena);
 }
@@ -333,7 +344,7 @@ static void every_limit_is_enforced(void **state)
 {
     (void)state;
     /* The small step needs exactly these. */
-    const step_limits exact = {.max_seqs = 5, .max_tokens = 2, .max_blocks = 5, .max_blocks_per_span = 1, .max_bias = 2, .vocab = 9, .n_kv_groups = 2};
+    const step_limits exact = {.max_seqs = 5, .max_tokens = 2, .max_blocks = 5, .max_blocks_per_span = 1, .max_bias = 2, .max_prefix = 3, .vocab = 9, .n_kv_groups = 2};
     step_arena arena = {0};
     small_step m;
     step got;
@@ -342,7 +353,7 @@ static void every_limit_is_enforced(void **state)
     assert_int_equal(step_encode(&m.s, buf, sizeof(buf), &len), ST_OK);
     assert_int_equal(decode_copy(buf, len, &exact, &arena, &got), ST_OK);
     status_mute();
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 7; i++) {
         step_limits less = exact;
         (&less.max_seqs)[i]--;
         assert_int_equal(decode_copy(buf, len, &less, &arena, &got), ST_FORMAT);

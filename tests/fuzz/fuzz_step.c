@@ -9,7 +9,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const step_limits limits = {
-    .max_seqs = 64, .max_tokens = 512, .max_blocks = 1000, .max_blocks_per_span = 64, .max_bias = 8, .vocab = 32000, .n_kv_groups = 2};
+    .max_seqs = 64, .max_tokens = 512, .max_blocks = 1000, .max_blocks_per_span = 64, .max_bias = 8, .max_prefix = 256, .vocab = 32000, .n_kv_groups = 2};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
