@@ -6,6 +6,7 @@
 #ifndef COORDINATOR_CLI_CLI_H
 #define COORDINATOR_CLI_CLI_H
 
+#include <argp.h>
 #include <stdbool.h>
 
 typedef struct cli_command {
@@ -13,6 +14,7 @@ typedef struct cli_command {
     const char *summary; /* one line for `trireme --help` */
     int (*run)(int argc, char **argv);
     bool on_every_rank; /* under mpirun all ranks run it; else rank 0 alone does, and the others end at once */
+    const struct argp *(*argp)(void); /* its options, where they may stand in a configuration file; else NULL */
 } cli_command;
 
 extern const cli_command cli_commands[]; /* ends with a NULL name */
@@ -27,5 +29,6 @@ int cli_tokenize(int argc, char **argv);
 int cli_template(int argc, char **argv);
 int cli_perplexity(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_config_command(int argc, char **argv);
 
 #endif
