@@ -15,8 +15,7 @@
 #include "base/status.h"
 #include "shard/plan/arch.h"
 #include "shard/plan/plan.h"
-#include "shard/text/template.h"
-#include "shard/text/tokenizer.h"
+#include "shard/text/bundle.h"
 
 typedef struct shard_checkpoint shard_checkpoint;
 
@@ -64,14 +63,12 @@ bool shard_checkpoint_cut_info(const shard_checkpoint *c, shard_cut_info *out);
 /* Checks every byte against the manifest's SHA-256 (a `trireme shard` directory); names the tensor that differs. */
 status shard_checkpoint_verify(shard_checkpoint *c);
 
-/* What the checkpoint says about generating (generation_config.json, tokenizer_config.json, GGUF metadata). */
-typedef struct shard_generation {
-    int32_t bos;               /* -1 none */
-    int32_t n_eos, eos[SHARD_MAX_EOS];
-    float temperature, top_p, min_p, repetition_penalty; /* the checkpoint's defaults; < 0 where it is silent */
-    int32_t top_k;             /* -1 silent */
-} shard_generation;
 const shard_generation *shard_checkpoint_generation(const shard_checkpoint *c);
+
+/* All its text: as assets for a process without the checkpoint (caller frees with shard_text_assets_free), and opened (made on first call, owned by the
+ * checkpoint).  The three functions below ask the latter. */
+status shard_checkpoint_text_assets(shard_checkpoint *c, shard_text_asset **assets, size_t *n);
+status shard_checkpoint_text(shard_checkpoint *c, const shard_text **out);
 
 /* The tokenizer alone of what lies at `path`: a tokenizer.json, a folder with one, or a GGUF file, which need be neither whole nor of a
  * family that we can run (a vocabulary-only GGUF will do).  Anything else is opened as a checkpoint.  Caller owns *out. */

@@ -75,13 +75,7 @@ struct shard_checkpoint {
 
     pthread_mutex_t lock;  /* guards what follows */
     shard_scratch *scratch;
-    shard_tokenizer *tokenizer;
-    struct shard_named_template {
-        char *name;
-        shard_template *template;
-    } *templates;
-    size_t n_templates;
-    json_t *variables;
+    shard_text *text; /* NULL until asked for */
     char digest[80];
 };
 

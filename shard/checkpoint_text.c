@@ -42,7 +42,7 @@ static void add_eos(shard_generation *g, int64_t id)
         if (g->eos[i] == id)
             return;
     }
-    if (id >= 0 && id <= INT32_MAX && g->n_eos < SHARD_MAX_EOS)
+    if (id >= 0 && id <= INT32_MAX && g->n_eos < SHARD_TEXT_MAX_EOS)
         g->eos[g->n_eos++] = (int32_t)id;
 }
 
@@ -146,13 +146,7 @@ status shard_checkpoint_load_text(shard_checkpoint *c)
 
 void shard_checkpoint_close_text(shard_checkpoint *c)
 {
-    for (size_t i = 0; i < c->n_templates; i++) {
-        free(c->templates[i].name);
-        shard_template_destroy(&c->templates[i].template);
-    }
-    free(c->templates);
-    shard_tokenizer_destroy(&c->tokenizer);
-    json_decref(c->variables);
+    shard_text_destroy(&c->text);
     json_decref(c->tokenizer_config);
     json_decref(c->special_tokens);
     json_decref(c->generation_config);
@@ -187,7 +181,8 @@ static status vocab_numbers(shard_gguf *g, int64_t n, float **scores, int32_t **
     return ST_OK;
 }
 
-static status tokenizer_of_gguf(shard_gguf *g, shard_tokenizer **out)
+/* Calls `use` with the file's vocabulary. */
+static status with_vocab(shard_gguf *g, status (*use)(const char *where, const shard_vocab *v, void *arg), void *arg)
 {
     shard_vocab v = {.model = shard_gguf_str(g, "tokenizer.ggml.model"), .pre = shard_gguf_str(g, "tokenizer.ggml.pre")};
     int64_t n = shard_gguf_str_array(g, "tokenizer.ggml.tokens", &v.tokens, &v.token_lens);
@@ -220,33 +215,38 @@ static status tokenizer_of_gguf(shard_gguf *g, shard_tokenizer **out)
     v.scores = scores;
     v.types = types;
     if (st == ST_OK)
-        st = shard_tokenizer_from_vocab(g->where, &v, out);
+        st = use(g->where, &v, arg);
     free(scores);
     free(types);
     return st;
 }
 
-static status tokenizer_of_folder(const shard_checkpoint *c, shard_tokenizer **out)
+static status use_as_tokenizer(const char *where, const shard_vocab *v, void *out)
 {
-    char *path = file_join(c->folder, "tokenizer.json"), *spm = file_join(c->folder, "tokenizer.model"), *vocab = file_join(c->folder, "vocab.json");
-    char *text = NULL;
-    size_t len;
+    return shard_tokenizer_from_vocab(where, v, out);
+}
+
+static status use_as_bytes(const char *where, const shard_vocab *v, void *out)
+{
+    (void)where;
+    return shard_vocab_encode(v, out);
+}
+
+/* A folder has none: what was looked for, and the remedy. */
+static status no_tokenizer(const shard_checkpoint *c)
+{
+    char *spm = file_join(c->folder, "tokenizer.model"), *vocab = file_join(c->folder, "vocab.json");
     status st;
-    if (path == NULL || spm == NULL || vocab == NULL) {
+    if (spm == NULL || vocab == NULL)
         st = FAIL(ST_NO_MEMORY, "%s: out of memory", c->folder);
-    } else if (file_exists(path)) {
-        st = file_read_all(path, MAX_TEXT_FILE, &text, &len);
-        if (st == ST_OK)
-            st = shard_tokenizer_from_json(path, text, len, out);
-    } else if (file_exists(spm) || file_exists(vocab)) {
+    else if (c->gguf == NULL && (file_exists(spm) || file_exists(vocab)))
         st = FAIL(ST_UNSUPPORTED,
                   "%s: has %s but no tokenizer.json; write one once, in Python: AutoTokenizer.from_pretrained(\"%s\").save_pretrained(\"%s\")", c->folder,
                   file_exists(spm) ? "tokenizer.model" : "vocab.json", c->folder, c->folder);
-    } else {
+    else if (c->gguf == NULL)
         st = FAIL(ST_NOT_FOUND, "%s: no tokenizer.json in it: give one with --tokenizer, or prompts as token ids", c->folder);
-    }
-    free(text);
-    free(path);
+    else
+        st = FAIL(ST_NOT_FOUND, "%s: brings no tokenizer (no tokenizer.ggml.model and tokenizer.ggml.tokens in its metadata)", c->path);
     free(spm);
     free(vocab);
     return st;
@@ -254,13 +254,12 @@ static status tokenizer_of_folder(const shard_checkpoint *c, shard_tokenizer **o
 
 status shard_checkpoint_tokenizer(shard_checkpoint *c, const shard_tokenizer **out)
 {
-    status st = ST_OK;
-    pthread_mutex_lock(&c->lock);
-    if (c->tokenizer == NULL)
-        st = c->gguf != NULL ? tokenizer_of_gguf(c->gguf, &c->tokenizer) : tokenizer_of_folder(c, &c->tokenizer);
-    *out = c->tokenizer;
-    pthread_mutex_unlock(&c->lock);
-    return st;
+    const shard_text *t;
+    TRY(shard_checkpoint_text(c, &t));
+    status_mute();
+    status st = shard_text_tokenizer_get(t, out);
+    status_unmute();
+    return st == ST_OK ? ST_OK : st == ST_NOT_FOUND ? no_tokenizer(c) : FAIL(st, "%s", status_message());
 }
 
 static status tokenizer_of_file(const char *path, shard_tokenizer **out)
@@ -282,7 +281,7 @@ static status tokenizer_of_file(const char *path, shard_tokenizer **out)
         if (st == ST_OK)
             st = shard_gguf_read(path, fd, (uint64_t)sb.st_size, 0, &tensors, &g);
         if (st == ST_OK)
-            st = tokenizer_of_gguf(g, out);
+            st = with_vocab(g, use_as_tokenizer, out);
         shard_gguf_destroy(&g);
         shard_tensors_free(&tensors);
     } else {
@@ -314,10 +313,8 @@ status shard_tokenizer_open(const char *path, shard_tokenizer **out)
         st = shard_checkpoint_open(path, &(shard_open_options){.config_only = true}, &c);
         if (st == ST_OK) {
             st = shard_checkpoint_tokenizer(c, &t);
-            if (st == ST_OK) {
-                *out = c->tokenizer;
-                c->tokenizer = NULL;
-            }
+            if (st == ST_OK)
+                st = shard_text_tokenizer_take(c->text, out);
             shard_checkpoint_close(&c);
         }
     }
@@ -464,22 +461,47 @@ status shard_checkpoint_template_source(shard_checkpoint *c, const char *name, c
     return source == NULL ? ST_OK : copy_text(source, strlen(source), c->path, key, text, len, where);
 }
 
-static void names_of_folder(const shard_checkpoint *c, json_t *out)
+/* Names are of files and keys: what names no file cannot be asked for. */
+static void add_name(json_t *names, const char *name, size_t len)
+{
+    size_t i;
+    json_t *v;
+    char *copy = strndup(name, len);
+    bool known = copy == NULL || is_default(copy) || !plain_name(copy);
+    json_array_foreach(names, i, v)
+        known = known || strcmp(json_string_value(v), copy) == 0;
+    if (!known)
+        json_array_append_new(names, json_string(copy));
+    free(copy);
+}
+
+static void add_listed_names(json_t *names, const json_t *config)
 {
     size_t i;
     json_t *e;
-    json_array_foreach(json_object_get(c->tokenizer_config, "chat_template"), i, e)
+    json_array_foreach(json_object_get(config, "chat_template"), i, e)
     {
         const char *name = json_string_value(json_object_get(e, "name"));
-        if (name != NULL && !is_default(name))
-            json_array_append_new(out, json_string(name));
+        if (name != NULL)
+            add_name(names, name, strlen(name));
     }
+}
+
+static void names_of_folder(const shard_checkpoint *c, json_t *out)
+{
+    json_t *legacy = NULL;
+    status_mute();
+    if (load_optional(c, "chat_template.json", &legacy) == ST_OK)
+        add_listed_names(out, legacy);
+    status_unmute();
+    json_decref(legacy);
+    add_listed_names(out, c->tokenizer_config);
     char *path = file_join(c->folder, "additional_chat_templates");
     DIR *d = path == NULL ? NULL : opendir(path);
     for (struct dirent *f; d != NULL && (f = readdir(d)) != NULL;) {
         size_t n = strlen(f->d_name);
-        if (f->d_name[0] != '.' && n > 6 && strcmp(f->d_name + n - 6, ".jinja") == 0)
-            json_array_append_new(out, json_stringn(f->d_name, n - 6));
+        if (n > 6 && strcmp(f->d_name + n - 6, ".jinja") == 0)
+            add_name(out, f->d_name, n - 6);
     }
     if (d != NULL)
         closedir(d);
@@ -505,79 +527,166 @@ json_t *shard_checkpoint_template_names(shard_checkpoint *c)
     static const char prefix[] = "tokenizer.chat_template.";
     for (size_t i = 0; i < c->gguf->n_values; i++) {
         if (strncmp(c->gguf->values[i].key, prefix, sizeof(prefix) - 1) == 0)
-            json_array_append_new(out, json_string(c->gguf->values[i].key + sizeof(prefix) - 1));
+            add_name(out, c->gguf->values[i].key + sizeof(prefix) - 1, strlen(c->gguf->values[i].key + sizeof(prefix) - 1));
     }
     return out;
 }
 
-static status make_variables(shard_checkpoint *c)
+/* ---- the assets ---- */
+
+typedef struct asset_list {
+    shard_text_asset *items;
+    size_t n;
+} asset_list;
+
+/* Takes data (malloc'ed) over, whatever comes of it. */
+static status add_asset(asset_list *l, const char *name, const char *where, void *data, size_t len)
 {
-    if (c->variables != NULL)
+    shard_text_asset *grown = realloc(l->items, (l->n + 1) * sizeof(*grown));
+    if (grown == NULL) {
+        free(data);
+        return FAIL(ST_NO_MEMORY, "%s: out of memory", name);
+    }
+    l->items = grown;
+    l->items[l->n++] = (shard_text_asset){strdup(name), data, len, strdup(where)};
+    return l->items[l->n - 1].name == NULL || l->items[l->n - 1].where == NULL || data == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", name) : ST_OK;
+}
+
+static status add_vocab(shard_gguf *g, asset_list *l)
+{
+    mem_str bytes = {0};
+    if (shard_gguf_find(g, "tokenizer.ggml.tokens") == NULL)
         return ST_OK;
-    c->variables = json_object();
-    if (c->variables == NULL)
-        return FAIL(ST_NO_MEMORY, "%s: out of memory", c->path);
-    if (c->gguf != NULL)
-        variables_of_gguf(c->gguf, c->variables);
-    else
-        variables_of_folder(c, c->variables);
+    TRY(with_vocab(g, use_as_bytes, &bytes));
+    size_t len = bytes.len;
+    return add_asset(l, "vocab.bin", g->where, mem_str_take(&bytes), len);
+}
+
+static status add_tokenizer_json(const shard_checkpoint *c, asset_list *l)
+{
+    char *path = file_join(c->folder, "tokenizer.json"), *text = NULL;
+    size_t len;
+    status st = path == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", c->folder) : ST_OK;
+    if (st == ST_OK && file_exists(path)) {
+        st = file_read_all(path, MAX_TEXT_FILE, &text, &len);
+        if (st == ST_OK)
+            st = add_asset(l, "tokenizer.json", path, text, len);
+    }
+    free(path);
+    return st;
+}
+
+static status add_templates(shard_checkpoint *c, asset_list *l)
+{
+    json_t *names = shard_checkpoint_template_names(c), *v;
+    size_t i;
+    status st = ST_OK;
+    json_array_foreach(names, i, v)
+    {
+        char asset[192], *text, *where;
+        size_t len;
+        st = shard_checkpoint_template_source(c, json_string_value(v), &text, &len, &where);
+        if (st != ST_OK || text == NULL)
+            break;
+        snprintf(asset, sizeof(asset), "template/%s.jinja", json_string_value(v));
+        st = add_asset(l, asset, where, text, len);
+        free(where);
+        if (st != ST_OK)
+            break;
+    }
+    json_decref(names);
+    return st;
+}
+
+/* sentence-transformers keeps it beside the model; GGUF has a key of the family's. */
+static status pooling_of(const shard_checkpoint *c, shard_pooling *out)
+{
+    int64_t type;
+    char key[64];
+    *out = SHARD_POOL_LAST;
+    if (c->gguf != NULL) {
+        const char *family = shard_gguf_str(c->gguf, "general.architecture");
+        snprintf(key, sizeof(key), "%.32s.pooling_type", family == NULL ? "" : family);
+        if (shard_gguf_int(c->gguf, key, &type) && type == 1)
+            *out = SHARD_POOL_MEAN;
+        return ST_OK;
+    }
+    json_t *config = NULL;
+    bool mean = false;
+    status st = load_optional(c, "1_Pooling/config.json", &config);
+    if (st == ST_OK)
+        st = json_get_bool(config, "1_Pooling/config.json", "pooling_mode_mean_tokens", false, &mean);
+    *out = mean ? SHARD_POOL_MEAN : SHARD_POOL_LAST;
+    json_decref(config);
+    return st;
+}
+
+static status add_description(shard_checkpoint *c, asset_list *l)
+{
+    shard_text_info info = {.fim_prefix = -1, .fim_suffix = -1, .fim_middle = -1, .vocab = c->arch.vocab, .max_positions = c->arch.max_positions};
+    char *text;
+    json_t *variables = json_object();
+    snprintf(info.family, sizeof(info.family), "%s", c->arch.family);
+    if (c->gguf != NULL) {
+        static const char *const keys[][2] = {{"tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"},
+                                              {"tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"},
+                                              {"tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"}};
+        int32_t *const ids[] = {&info.fim_prefix, &info.fim_suffix, &info.fim_middle};
+        for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+            *ids[i] = gguf_id(c->gguf, keys[i][0]) >= 0 ? gguf_id(c->gguf, keys[i][0]) : gguf_id(c->gguf, keys[i][1]);
+        variables_of_gguf(c->gguf, variables);
+    } else {
+        variables_of_folder(c, variables);
+    }
+    status st = pooling_of(c, &info.pooling);
+    if (st == ST_OK)
+        st = shard_text_describe(&info, &c->generation, variables, &text);
+    if (st == ST_OK)
+        st = add_asset(l, "text.json", "text.json", text, strlen(text));
+    json_decref(variables);
+    return st;
+}
+
+status shard_checkpoint_text_assets(shard_checkpoint *c, shard_text_asset **assets, size_t *n)
+{
+    asset_list l = {0};
+    status st = c->gguf != NULL ? add_vocab(c->gguf, &l) : add_tokenizer_json(c, &l);
+    if (st == ST_OK)
+        st = add_templates(c, &l);
+    if (st == ST_OK)
+        st = add_description(c, &l);
+    if (st != ST_OK) {
+        shard_text_assets_free(l.items, l.n);
+        return st;
+    }
+    *assets = l.items;
+    *n = l.n;
     return ST_OK;
 }
 
-static status fail_no_template(const shard_checkpoint *c, const char *name)
+status shard_checkpoint_text(shard_checkpoint *c, const shard_text **out)
 {
-    if (!is_default(name))
-        return FAIL(ST_NOT_FOUND, "%s: brings no chat template named %s", c->path, name);
-    return FAIL(ST_NOT_FOUND,
-                "%s: brings no chat template (%s): it is a base model; give plain prompts, or a template with --template", c->path,
-                c->gguf != NULL ? "no tokenizer.chat_template in its metadata" : "no chat_template.jinja, none in tokenizer_config.json");
-}
-
-/* Called with the lock held. */
-static status load_template(shard_checkpoint *c, const char *name, const shard_template **out)
-{
-    const char *label = is_default(name) ? "default" : name;
-    for (size_t i = 0; i < c->n_templates; i++) {
-        if (strcmp(c->templates[i].name, label) == 0) {
-            *out = c->templates[i].template;
-            return ST_OK;
-        }
-    }
-    char *text, *where;
-    size_t len;
-    TRY(shard_checkpoint_template_source(c, name, &text, &len, &where));
-    if (text == NULL)
-        return fail_no_template(c, name);
-    struct shard_named_template *grown = realloc(c->templates, (c->n_templates + 1) * sizeof(*grown)), *t;
-    if (grown != NULL)
-        c->templates = grown;
-    char *copy = strdup(label);
-    status st = grown == NULL || copy == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", where) : ST_OK;
-    if (st == ST_OK) {
-        t = &c->templates[c->n_templates];
-        st = shard_template_parse(where, text, len, &t->template);
+    status st = ST_OK;
+    pthread_mutex_lock(&c->lock);
+    if (c->text == NULL) {
+        shard_text_asset *assets;
+        size_t n;
+        st = shard_checkpoint_text_assets(c, &assets, &n);
         if (st == ST_OK) {
-            t->name = copy;
-            *out = t->template;
-            c->n_templates++;
+            st = shard_text_create_lazy(c->path, assets, n, &c->text);
+            shard_text_assets_free(assets, n);
         }
     }
-    if (st != ST_OK)
-        free(copy);
-    free(text);
-    free(where);
+    *out = c->text;
+    pthread_mutex_unlock(&c->lock);
     return st;
 }
 
 status shard_checkpoint_template_named(shard_checkpoint *c, const char *name, const shard_template **out, const json_t **variables)
 {
-    pthread_mutex_lock(&c->lock);
-    status st = make_variables(c);
-    if (st == ST_OK)
-        st = load_template(c, name, out);
-    *variables = c->variables;
-    pthread_mutex_unlock(&c->lock);
-    return st;
+    const shard_text *t;
+    TRY(shard_checkpoint_text(c, &t));
+    return shard_text_template(t, name, out, variables);
 }
 
 status shard_checkpoint_template(shard_checkpoint *c, const shard_template **out, const json_t **variables)

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "shard/text/bundle.h"
 
 enum { SHOWN = 5 };
 
@@ -108,9 +109,13 @@ status vectors_load(const char *path, shard_tokenizer **out)
 {
     char *text;
     size_t len;
+    shard_text *bundle; /* as a gateway opens it */
     TRY(file_read_all(path, (size_t)256 << 20, &text, &len));
-    status st = shard_tokenizer_from_json(path, text, len, out);
+    status st = shard_text_create(&(shard_text_asset){(char *)"tokenizer.json", text, len, (char *)path}, 1, &bundle);
     free(text);
+    TRY(st);
+    st = shard_text_tokenizer_take(bundle, out);
+    shard_text_destroy(&bundle);
     return st;
 }
 
