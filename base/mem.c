@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,15 +21,78 @@ status mem_calloc(size_t n, size_t size, const char *what, void *out)
     return ST_OK;
 }
 
+/* Every live huge block: few, large and long-lived. */
+typedef struct huge_block {
+    char *data;
+    size_t size;
+    struct huge_block *next;
+} huge_block;
+static huge_block *huge_blocks;
+static pthread_mutex_t huge_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void huge_note(huge_block *entry, char *data, size_t size)
+{
+    *entry = (huge_block){data, size, NULL};
+    pthread_mutex_lock(&huge_lock);
+    entry->next = huge_blocks;
+    huge_blocks = entry;
+    pthread_mutex_unlock(&huge_lock);
+}
+
+static void huge_forget(const void *data)
+{
+    huge_block *found = NULL;
+    pthread_mutex_lock(&huge_lock);
+    for (huge_block **at = &huge_blocks; *at != NULL; at = &(*at)->next) {
+        if ((*at)->data == data) {
+            found = *at;
+            *at = found->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&huge_lock);
+    free(found);
+}
+
+/* Pages of [data, data + size) that are in memory, piece by piece: mincore writes a byte for each. */
+static size_t resident_pages(char *data, size_t size, size_t page)
+{
+    enum { PAGES = 16384 };
+    unsigned char present[PAGES];
+    size_t n = 0;
+    for (size_t at = 0; at < size; at += PAGES * page) {
+        size_t len = size - at < PAGES * page ? size - at : PAGES * page;
+        if (mincore(data + at, len, (void *)present) != 0) /* the type of the last argument differs between systems */
+            continue;
+        for (size_t i = 0; i < (len + page - 1) / page; i++)
+            n += present[i] & 1;
+    }
+    return n;
+}
+
+size_t mem_huge_resident(void)
+{
+    size_t pages = 0, page = (size_t)sysconf(_SC_PAGESIZE);
+    pthread_mutex_lock(&huge_lock);
+    for (const huge_block *b = huge_blocks; b != NULL; b = b->next)
+        pages += resident_pages(b->data, b->size, page);
+    pthread_mutex_unlock(&huge_lock);
+    return pages * page;
+}
+
 status mem_huge_alloc(size_t bytes, const char *what, void **out)
 {
     size_t size = mem_align(bytes == 0 ? 1 : bytes, HUGE_BYTES);
     size_t total;
     if (size < bytes || !mem_add(size, HUGE_BYTES, &total))
         return FAIL(ST_NO_MEMORY, "%s: %zu bytes is more than an address space holds", what, bytes);
+    huge_block *entry;
+    TRY(mem_calloc(1, sizeof(*entry), what, &entry));
     char *p = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
+    if (p == MAP_FAILED) {
+        free(entry);
         return FAIL(ST_NO_MEMORY, "%s: cannot get %zu bytes of memory: %s", what, bytes, strerror(errno));
+    }
     char *aligned = (char *)mem_align((size_t)p, HUGE_BYTES);
     if (aligned > p)
         munmap(p, (size_t)(aligned - p));
@@ -37,14 +101,17 @@ status mem_huge_alloc(size_t bytes, const char *what, void **out)
 #ifdef MADV_HUGEPAGE
     madvise(aligned, size, MADV_HUGEPAGE);
 #endif
+    huge_note(entry, aligned, size);
     *out = aligned;
     return ST_OK;
 }
 
 void mem_huge_free(void *block, size_t bytes)
 {
-    if (block != NULL)
-        munmap(block, mem_align(bytes == 0 ? 1 : bytes, HUGE_BYTES));
+    if (block == NULL)
+        return;
+    huge_forget(block);
+    munmap(block, mem_align(bytes == 0 ? 1 : bytes, HUGE_BYTES));
 }
 
 /* The number after `key` in a /proc or /sys file (key "" = the file's first number); -1 if absent. */

@@ -30,6 +30,8 @@ status mem_calloc(size_t n, size_t size, const char *what, void *out /* T ** */)
  * Pages are committed on first touch.  Release with mem_huge_free and the same size. */
 status mem_huge_alloc(size_t bytes, const char *what, void **out);
 void mem_huge_free(void *block, size_t bytes);
+/* Bytes of all such blocks of this process whose pages have been touched, and so are in its resident memory.  Any thread; takes time (a walk over all pages). */
+size_t mem_huge_resident(void);
 
 /* Bytes this process may still take: the smaller of MemAvailable and what its cgroup (v1 or v2) leaves. */
 size_t mem_available(void);

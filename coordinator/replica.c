@@ -260,6 +260,7 @@ static status create_phases(coord_replica *r)
 {
     TRY(agree(r, open_checkpoint(r)));
     TRY(join_everyone(r));
+    r->base_bytes = mem_resident();
     size_t *memory;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &memory));
     status st = gather_memory(r, memory);
@@ -287,7 +288,6 @@ status coord_replica_create(comm_world *world, const coord_replica_options *opti
     r->rank = comm_world_rank(world);
     r->n_ranks = comm_world_size(world);
     r->started = log_clock();
-    r->base_bytes = mem_resident();
     status_mute();
     status st = create_phases(r);
     status_unmute();
@@ -597,6 +597,7 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
         .scratch_bytes = m.scratch_bytes,
         .predicted_bytes = p->weight_bytes + p->scratch_bytes + m.kv_bytes,
         .base_bytes = r->base_bytes,
+        .touched_bytes = mem_huge_resident(),
         .resident_bytes = mem_resident(),
         .io_read = io.bytes_read,
         .io_needed = io.bytes_needed,

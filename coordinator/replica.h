@@ -65,7 +65,9 @@ typedef struct coord_rank_report {
     int32_t rank, stage, tp_index, n_threads;
     size_t weight_bytes, kv_bytes, scratch_bytes; /* as allocated */
     size_t predicted_bytes;                       /* as planned */
-    size_t base_bytes, resident_bytes;            /* of the process: before the checkpoint was opened, and now */
+    /* Resident memory of the process: before anything was allocated (program, libraries, MPI, the checkpoint's opened files), what has been touched so far of the
+     * allocations above (a KV cache fills with use), and all of it now.  The first two explain the third. */
+    size_t base_bytes, touched_bytes, resident_bytes;
     uint64_t io_read, io_needed;
     double load_seconds, ready_seconds;           /* weights read; from the world's creation to ready */
     char backend[128];

@@ -37,12 +37,12 @@ void cli_ranks_show(const cli_replica *r)
     coord_replica_sched_stats(r->replica, &s);
     fprintf(stderr, "%llu steps, %llu tokens computed, %llu preemptions\n", (unsigned long long)s.n_steps, (unsigned long long)s.n_tokens_computed,
             (unsigned long long)s.n_preemptions);
-    fprintf(stderr, "MiB: weights, KV cache and buffers as allocated, as planned, the process before and now; bytes read and needed\n"
-                    "rank  stage  tp  weights      KV  buffers  planned  before     now    read  needed  loaded s  ready s  backend\n");
+    fprintf(stderr, "MiB: weights, KV cache and buffers as allocated, as planned; resident: the process before them, touched of them, now; bytes read and needed\n"
+                    "rank  stage  tp  weights      KV  buffers  planned  before  touched     now    read  needed  loaded s  ready s  backend\n");
     for (int i = 0; i < r->n_ranks; i++) {
         const coord_rank_report *p = &r->reports[i];
-        fprintf(stderr, "%4d  %5d  %2d  %7.1f  %6.1f  %7.1f  %7.1f  %6.1f  %6.1f  %6.1f  %6.1f  %8.2f  %7.2f  %s\n", p->rank, p->stage, p->tp_index,
-                mib(p->weight_bytes), mib(p->kv_bytes), mib(p->scratch_bytes), mib(p->predicted_bytes), mib(p->base_bytes), mib(p->resident_bytes),
+        fprintf(stderr, "%4d  %5d  %2d  %7.1f  %6.1f  %7.1f  %7.1f  %6.1f  %7.1f  %6.1f  %6.1f  %6.1f  %8.2f  %7.2f  %s\n", p->rank, p->stage, p->tp_index,
+                mib(p->weight_bytes), mib(p->kv_bytes), mib(p->scratch_bytes), mib(p->predicted_bytes), mib(p->base_bytes), mib(p->touched_bytes), mib(p->resident_bytes),
                 mib(p->io_read), mib(p->io_needed), p->load_seconds, p->ready_seconds, p->backend);
     }
 }

@@ -164,6 +164,21 @@ def check_interrupt(a, report):
         p.kill()
 
 
+def check_memory(a, report):
+    """What the plan says is what is allocated; and a process's resident memory is what it was before, and what has been touched of that."""
+    for ranks in (1, 4):
+        split = ["--tp", "2", "--pp", "2"] if ranks == 4 else []
+        code, _, err = run(a.trireme, ["generate", "-m", a.model, "-p", "a", "--max-tokens", "2", "--stats", *split], ranks)
+        lines = err.splitlines()
+        head = next((i for i, line in enumerate(lines) if line.startswith("rank ")), None)
+        if not report.check(code == 0 and head is not None and len(lines) >= head + 1 + ranks, f"--stats: {code} {err}"):
+            continue
+        for line in lines[head + 1:head + 1 + ranks]:
+            weights, kv, buffers, planned, before, touched, now = map(float, line.split()[3:10])
+            report.check(abs(weights + kv + buffers - planned) <= 0.02 * planned + 0.2, f"planned {planned} MiB, allocated {weights} + {kv} + {buffers}")
+            report.check(0 < touched and abs(before + touched - now) <= 0.1 * now, f"resident {now} MiB, before {before}, touched {touched}")
+
+
 def check_usage(a, report):
     """Wrong use is told once, whatever the number of ranks."""
     for ranks in (1, 3):
@@ -184,7 +199,7 @@ def main():
     p.add_argument("model", type=pathlib.Path)
     a = p.parse_args()
     report = Report()
-    for check in (check_lines, check_stops, check_sampling, check_perplexity, check_bench, check_chat, check_usage):
+    for check in (check_lines, check_stops, check_sampling, check_perplexity, check_bench, check_chat, check_memory, check_usage):
         check(a, report)
     if a.slow:
         check_interrupt(a, report)
