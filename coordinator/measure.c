@@ -123,15 +123,29 @@ static job job_of(bench *b, packed_type type, int32_t rows, int32_t out, int32_t
     return j;
 }
 
-/* The batch: `rows` rows of one sequence, the last at position kv_tokens - 1. */
-static status batch_fill(bench *b, int32_t rows)
+static status batch_of(bench *b, int32_t rows, int32_t n_spans, const ops_span *spans)
 {
     int32_t tokens[NORM_ROWS] = {0}, table[MAX_KV_TOKENS / OPS_KV_BLOCK];
     for (int32_t i = 0; i < MAX_KV_TOKENS / OPS_KV_BLOCK; i++)
         table[i] = i;
-    ops_span span = {.row = 0, .n_rows = rows, .position = b->kv_tokens - rows};
-    ops_batch_desc d = {.n_rows = rows, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {b->kv_tokens / OPS_KV_BLOCK}};
+    ops_batch_desc d = {.n_rows = rows, .tokens = tokens, .n_spans = n_spans, .spans = spans, .tables = {table}, .n_table = {b->kv_tokens / OPS_KV_BLOCK}};
     return b->ops->batch_set(b->ctx, b->batch, &d);
+}
+
+/* `rows` rows of one sequence, the last at position kv_tokens - 1. */
+static status batch_fill(bench *b, int32_t rows)
+{
+    ops_span span = {.row = 0, .n_rows = rows, .position = b->kv_tokens - rows};
+    return batch_of(b, rows, 1, &span);
+}
+
+/* n sequences that decode, each with one block of keys and values. */
+static status batch_fill_short(bench *b, int32_t n)
+{
+    ops_span spans[MANY];
+    for (int32_t i = 0; i < n; i++)
+        spans[i] = (ops_span){.row = i, .n_rows = 1, .position = OPS_KV_BLOCK - 1, .table = {i}};
+    return batch_of(b, n, n, spans);
 }
 
 static status measure_weights(bench *b, packed_type type, shard_device *d)
@@ -166,7 +180,7 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
 
 static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
 {
-    double norm, small, linear, attention, qkv;
+    double norm, small, linear, attention, short_one, short_many, qkv;
     job wide = job_of(b, PACKED_F32, 1, PACKED_ROWS, b->in), tiny = job_of(b, PACKED_F32, 1, PACKED_ROWS, 32), layers = wide;
     wide.count = tiny.count = 1;
     layers.count = b->kv_layers;
@@ -177,6 +191,10 @@ static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
     TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, &linear));
     TRY(usual_of(b, run_attention, &layers, PASSES, &attention));
     TRY(usual_of(b, run_qkv, &layers, PASSES, &qkv));
+    TRY(batch_fill_short(b, 1));
+    TRY(usual_of(b, run_attention, &layers, PASSES, &short_one));
+    TRY(batch_fill_short(b, MANY));
+    TRY(usual_of(b, run_attention, &layers, PASSES, &short_many));
     d->elements_per_second = (double)NORM_ROWS * b->in / fmax(norm - small, norm * 0.1);
     d->phase_seconds = 2.25 * (small + linear); /* four or five operations in a phase */
     double heads = b->a->n_heads + 2.0 * b->a->n_kv_heads;
@@ -190,6 +208,9 @@ static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
         d->bytes_per_second = bytes / (attention - b->kv_layers * linear - work);
     }
     d->attention_macs_per_second = macs / work;
+    /* What a sequence takes even where it has hardly any keys. */
+    double share = OPS_KV_BLOCK / ((double)b->kv_tokens * b->kv_layers), keys = share * (work + bytes / d->bytes_per_second);
+    d->attention_head_seconds = fmax((short_many - short_one) / (MANY - 1) / b->kv_layers - keys, 0) / b->a->n_heads;
     return ST_OK;
 }
 
@@ -240,7 +261,7 @@ static status bench_make(bench *b, int n_threads, shard_kv_type kv_type)
     size_t bytes = b->working_set > matrix ? b->working_set : matrix;
     TRY(b->ops->buf_create(b->ctx, bytes, "measuring", &b->weights));
     TRY(fill(b, b->weights, bytes));
-    ops_batch_limits l = {.max_rows = NORM_ROWS, .max_spans = 1, .max_out = 1, .max_blocks = MAX_KV_TOKENS / OPS_KV_BLOCK, .n_kv_groups = 1};
+    ops_batch_limits l = {.max_rows = NORM_ROWS, .max_spans = MANY, .max_out = 1, .max_blocks = MAX_KV_TOKENS / OPS_KV_BLOCK, .n_kv_groups = 1};
     float freq[SHARD_MAX_ROPE_DIMS / 2] = {0};
     if (b->a->n_ropes > 0) {
         l.n_ropes = 1;

@@ -1,7 +1,7 @@
 /* shard/plan/cost.c - the cost model: what a phase of a decode step takes on a rank.
  *
  *   seconds = weights / weights_per_second + rows x weights / macs_per_second + KV bytes / bytes_per_second
- *           + elements / elements_per_second + phase_seconds + matrices x matrix_seconds
+ *           + elements / elements_per_second + phase_seconds + matrices x matrix_seconds + sequences x heads x attention_head_seconds
  *
  * for `seqs` sequences (rows) with `context` tokens behind each.  The parts are added, not overlapped: on a CPU unpacking, products and misses share
  * the same cores, and at the small batches that splits are judged by one part dominates anyway. */
@@ -29,6 +29,7 @@ static const shard_device devices[] = {
         .macs_per_second = TYPES(5.1e9, 7.3e9, 7.5e9, 34e9, 65e9, 50e9, 41e9, 52e9, 74e9, 53e9, 29e9),
         .bytes_per_second = 13e9,
         .attention_macs_per_second = 45e9,
+        .attention_head_seconds = 0.1e-6,
         .elements_per_second = 3.5e9,
         .rotated_per_second = 4e9,
         .phase_seconds = 0.6e-6,
@@ -93,6 +94,7 @@ shard_device shard_device_scale(const shard_device *device, double n)
     d.attention_macs_per_second *= n;
     d.elements_per_second *= n;
     d.rotated_per_second *= n;
+    d.attention_head_seconds /= n; /* heads are shared out among the threads */
     return d;
 }
 
@@ -130,7 +132,7 @@ layer_cost cost_of_layer(const cost_model *m, int32_t layer)
     double keys = window > 0 && window < m->context ? window : m->context;
     layer_cost c = {0};
     c.head = role_seconds(m, SHARD_Q, layer, hd * hidden) + m->seqs * keys * 2 * hd / m->device.attention_macs_per_second +
-             m->seqs * hd / m->device.rotated_per_second;
+             m->seqs * (hd / m->device.rotated_per_second + m->device.attention_head_seconds);
     c.kv_head = role_seconds(m, SHARD_K, layer, hd * hidden) + role_seconds(m, SHARD_V, layer, hd * hidden) +
                 m->seqs * keys * 2 * hd * (double)kv_element_bytes(m->kv_type) / m->device.bytes_per_second +
                 m->seqs * 2 * hd / m->device.rotated_per_second;

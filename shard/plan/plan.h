@@ -67,6 +67,7 @@ typedef struct shard_device {
     double macs_per_second[PACKED_TYPES];
     double bytes_per_second;              /* of KV cache */
     double attention_macs_per_second;     /* q.k and p.v, softmax included */
+    double attention_head_seconds;        /* the start of one query head's attention for one sequence */
     double elements_per_second;           /* of norms and gates */
     double rotated_per_second;            /* elements of q, k and v rotated and put into the cache */
     double phase_seconds;
