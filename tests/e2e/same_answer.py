@@ -4,9 +4,14 @@ Every run answers the same 24 prompts; the running hash over each answer's logit
 """
 import argparse
 import json
+import math
+import os
 import random
 import re
+import sys
+import tempfile
 
+import formats
 from run import Failed, Report, generate
 
 WORDS = "the a of to and in is it you that he was for on are with as his they be at one have this from def return class import self".split()
@@ -69,8 +74,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--trireme", required=True)
     p.add_argument("--emulated", help="the binary whose missing instruction sets are emulated")
-    p.add_argument("--model", required=True)
-    p.add_argument("--vocab", type=int, required=True)
+    p.add_argument("--model")
+    p.add_argument("--formats", help="instead of --model: one file of each of these types (comma-separated, or all) is made and run")
+    p.add_argument("--vocab", type=int, default=formats.VOCAB)
     p.add_argument("--compute", default="auto")
     p.add_argument("--kv-types", default="auto")
     p.add_argument("--isas", default="", help="levels to compare, comma-separated")
@@ -78,25 +84,45 @@ def main():
     p.add_argument("--longest", type=int, default=90)
     a = p.parse_args()
     report = Report()
+    if a.model:
+        one_model(report, a, a.model, filter(None, a.isas.split(",")))
+        report.end()
+    try:
+        import gguf # noqa: F401
+    except ImportError:
+        print("skipped: the Python package gguf is not installed")
+        sys.exit(77)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in formats.TYPES if a.formats == "all" else a.formats.split(","):
+            path = os.path.join(folder, f"{name}.gguf")
+            formats.write(path, name)
+            # a level with products of bf16 pairs adds them in an order of its own
+            one_model(report, a, path, [] if name == "BF16" else filter(None, a.isas.split(",")))
+            os.remove(path)
+    report.end()
+
+
+def one_model(report, a, model, isas):
     requests = [dict(r, logprobs=0) for r in prompts(24, 7, a.vocab, a.longest)]
     for kv in a.kv_types.split(","):
         base = ["--compute", a.compute, "--kv-type", kv, "--ctx", "256"]
         alone = {}
         for split in a.splits.split(","):
             tp, pp = map(int, split.split("x"))
-            what = f"{a.model} {a.compute} kv {kv} tp {tp} pp {pp}"
+            what = f"{model} {a.compute} kv {kv} tp {tp} pp {pp}"
             if tp not in alone: # one at a time, on the fewest stages: what everything else must equal
-                alone[tp] = generate(a.trireme, a.model, requests, tp, 1, (*base, "--max-seqs", "1"))
+                alone[tp] = generate(a.trireme, model, requests, tp, 1, (*base, "--max-seqs", "1"))
+                known = [t["logprob"] for answer in alone[tp] for t in answer["logprobs"]]
+                report.check(all(map(math.isfinite, known)) and len(set(known)) > len(known) // 2, f"{what}: log-probabilities are no numbers, or all the same")
             want = alone[tp]
             for label, args in (("all together", ["--max-seqs", "24"]), ("chunks of 1", ["--max-seqs", "24", "--prefill-chunk", "1"]),
                                 ("chunks of 7", ["--max-seqs", "24", "--prefill-chunk", "7"]), ("chunks of 512", ["--max-seqs", "24", "--prefill-chunk", "512"]),
                                 ("preempted", ["--max-seqs", "24", "--kv-blocks", "20"])):
-                variant(report, f"{what}, {label}", a.trireme, a.model, requests, want, tp, pp, (*base, *args))
-            replay(report, f"{what}, replayed", a.trireme, a.model, requests, want, tp, pp, (*base, "--max-seqs", "8"))
-        for isa in filter(None, a.isas.split(",")):
-            variant(report, f"{a.model} {a.compute} kv {kv}, {isa}", a.emulated or a.trireme, a.model, requests, alone[1], 1, 1, (*base, "--max-seqs", "24"),
+                variant(report, f"{what}, {label}", a.trireme, model, requests, want, tp, pp, (*base, *args))
+            replay(report, f"{what}, replayed", a.trireme, model, requests, want, tp, pp, (*base, "--max-seqs", "8"))
+        for isa in isas:
+            variant(report, f"{model} {a.compute} kv {kv}, {isa}", a.emulated or a.trireme, model, requests, alone[1], 1, 1, (*base, "--max-seqs", "24"),
                     {"TRIREME_ISA": isa})
-    report.end()
 
 
 if __name__ == "__main__":
