@@ -27,13 +27,13 @@ MAY_INCLUDE = {
 # A file belongs to the target of the first pattern its path matches.
 TARGETS = [
     (r"base/", "base"), (r"ops/", "ops"), (r"shard/plan/", "shard_plan"), (r"shard/text/", "shard_text"), (r"shard/", "shard"),
-    (r"comm/step", "comm_step"), (r"comm/(message|zmq)", "comm_wire"), (r"comm/", "comm_data"), (r"worker/", "worker"),
+    (r"comm/step", "comm_step"), (r"comm/wire/", "comm_wire"), (r"comm/", "comm_data"), (r"worker/", "worker"),
     (r"coordinator/sched", "coord_sched"), (r"coordinator/gateway", "coord_gateway"), (r"coordinator/", "coordinator"), (r"tests/", "tests"),
 ]
 # Foreign headers that stay inside one folder.
-ONLY_IN = [(r"mpi\.h", r"comm/|tests/"), (r"(cuda|cublas|nccl).*", r"ops/cuda|comm/|tests/"), (r"(zmq|czmq)\.h", r"comm/(message|zmq)|coordinator/gateway|tests/"),
+ONLY_IN = [(r"mpi\.h", r"comm/|tests/"), (r"(cuda|cublas|nccl).*", r"ops/cuda|comm/|tests/"), (r"(zmq|czmq)\.h", r"comm/wire/|tests/"),
            (r"curl/.*", r"shard/hub|coordinator/|tests/"), (r"utf8proc\.h|pcre2\.h", r"shard/text/|tests/")]
-GENERATED = {"trireme_version.h"}
+GENERATED = {"trireme_version.h", "comm/wire/wire.pb-c.h"}
 SOURCE = (".c", ".h", ".cu", ".cuh")
 
 
