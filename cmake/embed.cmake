@@ -1,0 +1,18 @@
+# Writes a C source with the bytes of files: cmake -DOUT=x.c -DNAME=symbol -DFOLDER=dir "-DFILES=a;b" -P embed.cmake
+#   const struct NAME_file { const char *name; const unsigned char *data; unsigned long len; const char *sha256; } NAME_files[];   NULL name at the end
+set(TEXT "/* Made by cmake/embed.cmake. */\n#include \"coordinator/gateway/page.h\"\n\n")
+set(TABLE "")
+set(N 0)
+foreach(FILE ${FILES})
+  file(READ "${FOLDER}/${FILE}" HEX HEX)
+  file(SHA256 "${FOLDER}/${FILE}" DIGEST)
+  string(LENGTH "${HEX}" DIGITS)
+  math(EXPR LEN "${DIGITS} / 2")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," BYTES "${HEX}")
+  string(REGEX REPLACE "(................................................................................)" "\\1\n" BYTES "${BYTES}")
+  string(APPEND TEXT "static const unsigned char file_${N}[] = {\n${BYTES}\n};\n")
+  string(APPEND TABLE "    {\"${FILE}\", file_${N}, ${LEN}, \"${DIGEST}\"},\n")
+  math(EXPR N "${N} + 1")
+endforeach()
+string(APPEND TEXT "\nconst ${NAME}_file ${NAME}_files[] = {\n${TABLE}    {0, 0, 0, 0},\n};\n")
+file(WRITE "${OUT}" "${TEXT}")
