@@ -15,7 +15,8 @@
 enum { KIND_STEP = 1, KIND_RESULT = 2 };
 enum { FLAG_STOP = 1 };                             /* step */
 enum { FLAG_WANT_HASH = 1 };   /* sampling */
-enum { ADMIT_BYTES = 54, SPAN_BYTES = 6, ROW_BYTES = 17 }; /* the least that one takes in a message */
+enum { FLAG_NORMALIZE = 4, POOLING_BITS = 3 }; /* admission: two bits of step_pooling */
+enum { ADMIT_BYTES = 59, SPAN_BYTES = 6, ROW_BYTES = 19 }; /* the least that one takes in a message */
 enum { SEEN_RETIRE = 1, SEEN_ADMIT = 2, SEEN_SPAN = 4 };
 
 /* ---- writing: runs on past the end of buf, so that the need is known ---- */
@@ -68,6 +69,20 @@ static status writer_end(const writer *w, size_t *len)
     return w->len <= w->cap ? ST_OK : ST_LIMIT; /* a question for the size is no error to log */
 }
 
+static void put_tokens(writer *w, const step_tokens *t)
+{
+    put_i32(w, t->n);
+    for (int32_t i = 0; i < t->n; i++)
+        put_i32(w, t->tokens[i]);
+}
+
+static void put_bytes(writer *w, const void *data, size_t n)
+{
+    if (n > 0 && w->len < w->cap)
+        memcpy(w->buf + w->len, data, n < w->cap - w->len ? n : w->cap - w->len);
+    w->len += n;
+}
+
 static void put_sampling(writer *w, const step_sampling *p)
 {
     put_f32(w, p->temperature);
@@ -92,6 +107,13 @@ static void put_sampling(writer *w, const step_sampling *p)
         put_i32(w, p->bias[i].token);
         put_f32(w, p->bias[i].bias);
     }
+    put_tokens(w, &p->allowed);
+    put_i32(w, p->n_bad_words);
+    for (int32_t i = 0; i < p->n_bad_words; i++)
+        put_tokens(w, &p->bad_words[i]);
+    put_tokens(w, &p->logprob_tokens);
+    put_uint(w, p->n_grammar);
+    put_bytes(w, p->grammar, p->n_grammar);
 }
 
 static void put_span(writer *w, const step_span *sp, int32_t n_kv_groups)
@@ -134,6 +156,7 @@ status step_encode(const step *s, void *buf, size_t cap, size_t *len)
         put_i32(&w, a->n_prefix);
         for (int32_t t = 0; t < a->n_prefix; t++)
             put_i32(&w, a->prefix[t]);
+        put_u8(&w, (uint8_t)((unsigned)a->pooling | (a->normalize ? FLAG_NORMALIZE : 0)));
         put_sampling(&w, &a->sampling);
     }
     for (int32_t i = 0; i < s->n_copies; i++) {
@@ -312,6 +335,29 @@ static void see_slot(reader *r, uint8_t *seen, int32_t slot, uint8_t as, const c
     seen[slot] |= as;
 }
 
+static void get_tokens(reader *r, const step_limits *lim, step_tokens *t)
+{
+    t->n = get_count(r, 1, lim->max_bias, "a list of tokens is longer than allowed");
+    int32_t *tokens = take(r, (size_t)t->n, sizeof(int32_t));
+    for (int32_t i = 0; i < t->n; i++)
+        tokens[i] = get_i32(r, lim->vocab - 1, "a listed token is outside the vocabulary");
+    t->tokens = tokens;
+}
+
+static void get_bytes(reader *r, const void **data, size_t *n)
+{
+    *n = (size_t)get_uint(r, STEP_MAX_GRAMMAR, "a grammar is longer than allowed");
+    if (*n > reader_left(r)) {
+        reader_fault(r, "it ends early");
+        *n = 0;
+    }
+    char *to = take(r, *n, 1);
+    if (*n > 0)
+        memcpy(to, r->at, *n);
+    r->at += *n;
+    *data = to;
+}
+
 static void get_sampling(reader *r, const step_limits *lim, step_sampling *p)
 {
     const float most = 3.4028235e38f;
@@ -340,6 +386,17 @@ static void get_sampling(reader *r, const step_limits *lim, step_sampling *p)
         bias[i].bias = get_f32(r, -INFINITY, most, "a bias is out of range");
     }
     p->bias = bias;
+    get_tokens(r, lim, &p->allowed);
+    p->n_bad_words = get_count(r, 2, lim->max_bias, "more bad words than allowed");
+    step_tokens *words = take(r, (size_t)p->n_bad_words, sizeof(*words));
+    for (int32_t i = 0; i < p->n_bad_words; i++) {
+        get_tokens(r, lim, &words[i]);
+        if (words[i].n == 0)
+            reader_fault(r, "a bad word has no tokens");
+    }
+    p->bad_words = words;
+    get_tokens(r, lim, &p->logprob_tokens);
+    get_bytes(r, &p->grammar, &p->n_grammar);
 }
 
 static void get_prefix(reader *r, const step_limits *lim, step_admit *a)
@@ -361,6 +418,11 @@ static void get_admit(reader *r, const step_limits *lim, uint8_t *seen, step_adm
     a->n_generated = get_i32(r, INT32_MAX - a->n_prompt, "a sequence's length is out of range");
     a->hash = get_fixed(r, 8);
     get_prefix(r, lim, a);
+    uint8_t flags = get_flags(r, FLAG_NORMALIZE | POOLING_BITS, "unknown admission flags");
+    if ((flags & POOLING_BITS) > STEP_POOL_MEAN)
+        reader_fault(r, "an unknown kind of pooling");
+    a->pooling = (step_pooling)(flags & POOLING_BITS);
+    a->normalize = (flags & FLAG_NORMALIZE) != 0;
     get_sampling(r, lim, &a->sampling);
 }
 
@@ -391,12 +453,13 @@ static void get_span(reader *r, const step_limits *lim, uint8_t *seen, int32_t *
 }
 
 /* The most that a step of `len` bytes with these counts unpacks to: the numbers of lists take at least one byte each in the message and
- * four in memory (a bias five and eight), and each list may round up by 15. */
+ * four in memory (a bias five and eight, a grammar's bytes one and one), and each list may round up by 15.  A bad word takes at least two bytes, and
+ * in memory, beside its tokens, a step_tokens and the rounding: sixteen a byte hold all of that. */
 static size_t arena_need(const step *s, size_t len, const step_limits *lim)
 {
-    size_t lists = 5 + (size_t)s->n_admit * 2 + (size_t)s->n_spans * (1 + (size_t)lim->n_kv_groups);
+    size_t lists = 5 + (size_t)s->n_admit * 6 + (size_t)s->n_spans * (1 + (size_t)lim->n_kv_groups);
     return (size_t)s->n_retire * sizeof(int32_t) + (size_t)s->n_admit * sizeof(step_admit) + (size_t)s->n_copies * sizeof(step_copy) +
-           (size_t)s->n_spans * sizeof(step_span) + (size_t)lim->max_seqs + len * 4 + lists * 16;
+           (size_t)s->n_spans * sizeof(step_span) + (size_t)lim->max_seqs + len * 16 + lists * 16;
 }
 
 status step_decode(const void *buf, size_t len, const step_limits *lim, step_arena *arena, step *out)
@@ -452,6 +515,48 @@ status step_decode(const void *buf, size_t len, const step_limits *lim, step_are
     return reader_end(&r, "step");
 }
 
+/* ---- copies ---- */
+
+static const int32_t *tokens_copy(char **at, const int32_t *tokens, int32_t n)
+{
+    int32_t *to = (int32_t *)(void *)*at;
+    if (n > 0)
+        memcpy(to, tokens, (size_t)n * sizeof(*to));
+    *at += (size_t)n * sizeof(*to);
+    return to;
+}
+
+status step_sampling_copy(const step_sampling *from, step_sampling *out, void **memory)
+{
+    /* Lists by alignment: pointers, then words of four bytes, then bytes. */
+    size_t words = (size_t)from->n_bad_words * sizeof(step_tokens), n = (size_t)from->allowed.n + (size_t)from->logprob_tokens.n;
+    for (int32_t i = 0; i < from->n_bad_words; i++)
+        n += (size_t)from->bad_words[i].n;
+    size_t bytes = words + (size_t)from->n_bias * sizeof(step_bias) + n * sizeof(int32_t) + from->n_grammar;
+    *out = *from;
+    *memory = NULL;
+    if (bytes == 0)
+        return ST_OK;
+    char *at = *memory = malloc(bytes);
+    if (at == NULL)
+        return FAIL(ST_NO_MEMORY, "step: %zu bytes for the lists of a request", bytes);
+    step_tokens *bad = (step_tokens *)(void *)at;
+    step_bias *bias = (step_bias *)(void *)(at + words);
+    if (from->n_bias > 0)
+        memcpy(bias, from->bias, (size_t)from->n_bias * sizeof(*bias));
+    at += words + (size_t)from->n_bias * sizeof(*bias);
+    out->bias = bias;
+    for (int32_t i = 0; i < from->n_bad_words; i++)
+        bad[i] = (step_tokens){from->bad_words[i].n, tokens_copy(&at, from->bad_words[i].tokens, from->bad_words[i].n)};
+    out->bad_words = bad;
+    out->allowed.tokens = tokens_copy(&at, from->allowed.tokens, from->allowed.n);
+    out->logprob_tokens.tokens = tokens_copy(&at, from->logprob_tokens.tokens, from->logprob_tokens.n);
+    if (from->n_grammar > 0)
+        memcpy(at, from->grammar, from->n_grammar);
+    out->grammar = at;
+    return ST_OK;
+}
+
 /* ---- results ---- */
 
 status step_result_encode(const step_result *res, void *buf, size_t cap, size_t *len)
@@ -469,48 +574,60 @@ status step_result_encode(const step_result *res, void *buf, size_t cap, size_t 
         put_u8(&w, row->finish);
         put_fixed(&w, row->hash, 8);
         put_f32(&w, row->logprob);
+        put_i32(&w, row->rank);
         put_i32(&w, row->n_top);
         for (int32_t j = 0; j < row->n_top; j++) {
             put_i32(&w, row->top[j].token);
             put_f32(&w, row->top[j].logprob);
+            put_i32(&w, row->top[j].rank);
         }
+        put_i32(&w, row->n_embedding);
+        for (int32_t j = 0; j < row->n_embedding; j++)
+            put_f32(&w, row->embedding[j]);
     }
     return writer_end(&w, len);
 }
 
-static void get_row(reader *r, int32_t max_top, int32_t vocab, step_result_row *row)
+static void get_row(reader *r, const step_result_limits *lim, step_result_row *row)
 {
     row->slot = get_i32(r, INT32_MAX, "a slot is out of range");
     row->position = get_i32(r, INT32_MAX, "a position is out of range");
-    row->token = get_i32_or_none(r, vocab - 1, "a token is outside the vocabulary");
+    row->token = get_i32_or_none(r, lim->vocab - 1, "a token is outside the vocabulary");
     row->finish = get_u8(r);
-    if (row->finish > 2)
+    if (row->finish >= STEP_FINISHES)
         reader_fault(r, "an unknown finish reason");
     row->hash = get_fixed(r, 8);
     row->logprob = get_any_f32(r);
-    row->n_top = get_count(r, 5, max_top, "more log-probabilities than were asked for");
+    row->rank = get_i32(r, lim->vocab, "a rank is beyond the vocabulary");
+    row->n_top = get_count(r, 6, lim->max_top, "more log-probabilities than were asked for");
     step_logprob *top = take(r, (size_t)row->n_top, sizeof(*top));
     for (int32_t j = 0; j < row->n_top; j++) {
-        top[j].token = get_i32(r, vocab - 1, "a token is outside the vocabulary");
+        top[j].token = get_i32(r, lim->vocab - 1, "a token is outside the vocabulary");
         top[j].logprob = get_any_f32(r);
+        top[j].rank = get_i32(r, lim->vocab, "a rank is beyond the vocabulary");
     }
     row->top = top;
+    row->n_embedding = get_count(r, 4, lim->max_embedding, "a vector longer than the hidden state");
+    float *v = take(r, (size_t)row->n_embedding, sizeof(*v));
+    for (int32_t j = 0; j < row->n_embedding; j++)
+        v[j] = get_any_f32(r);
+    row->embedding = v;
 }
 
-status step_result_decode(const void *buf, size_t len, int32_t max_rows, int32_t max_top, int32_t vocab, step_arena *arena, step_result *out)
+status step_result_decode(const void *buf, size_t len, const step_result_limits *lim, step_arena *arena, step_result *out)
 {
     reader r = {.start = buf, .at = buf, .end = (const uint8_t *)buf + len};
     *out = (step_result){0};
     get_head(&r, KIND_RESULT);
     out->number = get_uint(&r, UINT64_MAX, "the step's number is out of range");
-    out->n_rows = get_count(&r, ROW_BYTES, max_rows, "more rows than the step has");
+    out->n_rows = get_count(&r, ROW_BYTES, lim->max_rows, "more rows than the step has");
     if (r.fault != NULL)
         return reader_end(&r, "step result");
-    TRY(arena_reserve(arena, (size_t)out->n_rows * (sizeof(step_result_row) + 16) + 16 + len * 2));
+    TRY(arena_reserve(arena, (size_t)out->n_rows * (sizeof(step_result_row) + 32) + 16 + len * 2));
     r.free = arena->data;
     step_result_row *rows = take(&r, (size_t)out->n_rows, sizeof(*rows));
     for (int32_t i = 0; i < out->n_rows && r.fault == NULL; i++)
-        get_row(&r, max_top, vocab, &rows[i]);
+        get_row(&r, lim, &rows[i]);
     out->rows = rows;
     return reader_end(&r, "step result");
 }

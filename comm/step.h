@@ -5,7 +5,7 @@
  * from `admit` until `retire`.
  *
  *   step     = header, retired slots, admissions, block copies, spans
- *   admit    = slot, sampling parameters, rope set, prompt length, tokens of the cached prefix (workers keep the sampling state)
+ *   admit    = slot, rope set, prompt length, tokens of the cached prefix, pooling, sampling parameters (workers keep the sampling state)
  *   span     = slot, first position, n tokens, new blocks for each KV group, flags
  *   token    = an id, or STEP_TOKEN_LAST: "what this sequence sampled last", which the last stage tells stage 0
  *
@@ -23,12 +23,25 @@
 #define STEP_TOKEN_LAST (-1)
 #define STEP_MAX_KV_GROUPS 8
 #define STEP_MAX_STOP_IDS 16
-#define STEP_VERSION 2
+#define STEP_MAX_GRAMMAR ((size_t)16 << 20) /* bytes of a compiled grammar */
+#define STEP_VERSION 3
 
 typedef struct step_bias {
     int32_t token;
     float bias; /* -INFINITY bans */
 } step_bias;
+
+typedef struct step_tokens {
+    int32_t n;
+    const int32_t *tokens;
+} step_tokens;
+
+/* What a sequence is computed for. */
+typedef enum step_pooling {
+    STEP_GENERATE,
+    STEP_POOL_LAST, /* the hidden state of the prompt's last token, after the final norm */
+    STEP_POOL_MEAN, /* the mean over all tokens: every one of them is computed */
+} step_pooling;
 
 typedef struct step_sampling {
     float temperature; /* 0 = greedy */
@@ -44,8 +57,15 @@ typedef struct step_sampling {
     bool want_hash;       /* keep the running hash of this sequence's logits */
     int32_t n_stop;       /* end tokens (eos, unless the request ignores it, and stop_token_ids) */
     int32_t stop[STEP_MAX_STOP_IDS];
+    /* The lists are borrowed: encode reads them; decode points into the step's arena. */
     int32_t n_bias;
-    const step_bias *bias; /* borrowed: encode reads it; decode points into the step's arena */
+    const step_bias *bias;
+    step_tokens allowed;        /* none: every token may come; else only these */
+    int32_t n_bad_words;
+    const step_tokens *bad_words; /* a word's last token is banned where the tokens generated before it are the word's others */
+    step_tokens logprob_tokens; /* also reported with each token: their log-probabilities */
+    size_t n_grammar;           /* bytes of shard_grammar_compile; 0 = none */
+    const void *grammar;
 } step_sampling;
 
 typedef struct step_admit {
@@ -58,6 +78,8 @@ typedef struct step_admit {
      * Whatever follows a sequence's tokens (penalties, a grammar) takes these as if spans had brought them.  Fewer than n_prompt + n_generated. */
     int32_t n_prefix;
     const int32_t *prefix;
+    step_pooling pooling; /* not STEP_GENERATE: instead of a token, the span with STEP_SPAN_SAMPLE gives a vector, and `sampling` is not looked at */
+    bool normalize;       /* the vector to length 1 */
     step_sampling sampling;
 } step_admit;
 
@@ -100,7 +122,9 @@ typedef struct step {
 
 /* Bounds that decode enforces on outside bytes. */
 typedef struct step_limits {
-    int32_t max_seqs, max_tokens /* of all spans */, max_blocks /* highest block id + 1 */, max_blocks_per_span, max_bias, max_prefix, vocab;
+    int32_t max_seqs, max_tokens /* of all spans */, max_blocks /* highest block id + 1 */, max_blocks_per_span;
+    int32_t max_bias; /* biases, allowed tokens, log-probability tokens, bad words, tokens of a bad word: each at most this many */
+    int32_t max_prefix, vocab;
     int32_t n_kv_groups;
 } step_limits;
 
@@ -115,21 +139,38 @@ typedef struct step_arena {
 status step_decode(const void *buf, size_t len, const step_limits *limits, step_arena *arena, step *out);
 void step_arena_free(step_arena *arena);
 
+/* A copy that borrows nothing: its lists lie in *memory (one block, NULL if there are none), which the caller frees. */
+status step_sampling_copy(const step_sampling *from, step_sampling *out, void **memory);
+
 /* What the last stage answers for a step, to rank 0. */
 typedef struct step_logprob {
     int32_t token;
     float logprob;
+    int32_t rank; /* 1 = the likeliest; of equal ones the lower token comes first */
 } step_logprob;
+
+/* How a token leaves its sequence.  The last two are no token: the sequence ends there by the request's own fault. */
+enum {
+    STEP_GOES_ON,
+    STEP_END_TOKEN,
+    STEP_LENGTH,
+    STEP_NO_TOKEN,    /* bans, masks and grammar leave no token that could come */
+    STEP_NOT_NUMBERS, /* the logits are no numbers */
+    STEP_FINISHES
+};
 
 typedef struct step_result_row {
     int32_t slot;
     int32_t position;     /* of the token the logits came from */
-    int32_t token;        /* sampled; -1 for a prompt_logprobs row */
-    uint8_t finish;       /* 0 goes on, 1 stop (an end token), 2 length */
+    int32_t token;        /* sampled; -1 for a row of prompt_logprobs, a vector, or a sequence that ends without one */
+    uint8_t finish;       /* STEP_GOES_ON ... ; of a vector STEP_END_TOKEN */
     uint64_t hash;        /* running hash of the sequence's logits, 0 if not wanted */
     float logprob;        /* of the token (sampled or the prompt's next one) */
+    int32_t rank;         /* of the token, as in step_logprob; 0: log-probabilities are not wanted */
     int32_t n_top;
-    const step_logprob *top;
+    const step_logprob *top; /* the likeliest, in order, then logprob_tokens, in theirs */
+    int32_t n_embedding;
+    const float *embedding; /* a pooled vector */
 } step_result_row;
 
 typedef struct step_result {
@@ -139,6 +180,9 @@ typedef struct step_result {
 } step_result;
 
 status step_result_encode(const step_result *r, void *buf, size_t cap, size_t *len);
-status step_result_decode(const void *buf, size_t len, int32_t max_rows, int32_t max_top, int32_t vocab, step_arena *arena, step_result *out);
+typedef struct step_result_limits {
+    int32_t max_rows, max_top, max_embedding, vocab;
+} step_result_limits;
+status step_result_decode(const void *buf, size_t len, const step_result_limits *limits, step_arena *arena, step_result *out);
 
 #endif

@@ -18,6 +18,9 @@ struct coord_completion {
     coord_request request;
     shard_ids prompt, generated;
     step_bias *bias;
+    step_tokens *bad_words;
+    float *embedding;
+    int32_t n_embedding;
     char *stop[MAX_STOP_STRINGS];
     int n_stop;
     size_t longest_stop;
@@ -47,7 +50,7 @@ static status fields_known(const parser *p)
     static const char *const known[] = {"id", "prompt", "prompt_ids", "messages", "tools", "documents", "add_generation_prompt", "continue_final_message",
         "chat_template_kwargs", "max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
         "frequency_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
-        "add_special_tokens", "logprobs", "prompt_logprobs", "priority"};
+        "add_special_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids", "allowed_token_ids", "bad_words_ids", "pooling", "normalize", "priority"};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)p->object, key, value) {
@@ -247,6 +250,60 @@ static status parse_bias(const parser *p)
     return ST_OK;
 }
 
+/* A list of token ids; empty if absent. */
+static status parse_tokens(const parser *p, const char *key, const json_t *list, step_tokens *out)
+{
+    int32_t *tokens;
+    json_t *v;
+    size_t i;
+    if (list == NULL || json_array_size(list) == 0)
+        return ST_OK;
+    TRY(mem_calloc(json_array_size(list), sizeof(*tokens), key, &tokens));
+    out->tokens = tokens;
+    json_array_foreach((json_t *)list, i, v)
+        TRY(token_of(p, key, v, &tokens[i]));
+    out->n = (int32_t)json_array_size(list);
+    return ST_OK;
+}
+
+static status parse_lists(const parser *p)
+{
+    step_sampling *s = &p->c->request.sampling;
+    json_t *list, *word;
+    size_t i;
+    TRY(json_get_arr(p->object, p->where, "allowed_token_ids", &list));
+    TRY(parse_tokens(p, "allowed_token_ids", list, &s->allowed));
+    TRY(json_get_arr(p->object, p->where, "logprob_token_ids", &list));
+    TRY(parse_tokens(p, "logprob_token_ids", list, &s->logprob_tokens));
+    TRY(json_get_arr(p->object, p->where, "bad_words_ids", &list));
+    if (list == NULL || json_array_size(list) == 0)
+        return ST_OK;
+    TRY(mem_calloc(json_array_size(list), sizeof(step_tokens), "bad_words_ids", &p->c->bad_words));
+    s->bad_words = p->c->bad_words;
+    s->n_bad_words = (int32_t)json_array_size(list);
+    json_array_foreach(list, i, word) {
+        if (!json_is_array(word) || json_array_size(word) == 0)
+            return FAIL(ST_INVALID, "%s: bad_words_ids is a list of lists of token ids, none of them empty", p->where);
+        TRY(parse_tokens(p, "bad_words_ids", word, &p->c->bad_words[i]));
+    }
+    return ST_OK;
+}
+
+static status parse_pooling(const parser *p)
+{
+    coord_request *r = &p->c->request;
+    const char *kind = NULL;
+    TRY(json_get_str(p->object, p->where, "pooling", NULL, &kind));
+    TRY(json_get_bool(p->object, p->where, "normalize", false, &r->normalize));
+    if (kind == NULL)
+        return ST_OK;
+    if (strcmp(kind, "last") != 0 && strcmp(kind, "mean") != 0)
+        return FAIL(ST_INVALID, "%s: pooling is \"last\" or \"mean\", not \"%.20s\"", p->where, kind);
+    r->pooling = strcmp(kind, "last") == 0 ? STEP_POOL_LAST : STEP_POOL_MEAN;
+    r->sampling.max_tokens = 1;
+    return ST_OK;
+}
+
 static status parse_logprobs(const parser *p, const char *key, int32_t *out)
 {
     const json_t *v = json_object_get(p->object, key);
@@ -303,6 +360,8 @@ static status parse_sampling(const parser *p)
     TRY(parse_logprobs(p, "prompt_logprobs", &s->n_prompt_logprobs));
     TRY(parse_seed(p));
     TRY(parse_bias(p));
+    TRY(parse_lists(p));
+    TRY(parse_pooling(p));
     TRY(parse_stop_tokens(p));
     s->want_hash = p->c->want_hash = p->defaults->want_hash;
     return ST_OK;
@@ -340,7 +399,7 @@ static status parse_all(const parser *p)
     c->request.tokens = c->prompt.data;
     c->request.n_tokens = c->request.n_prompt = (int32_t)c->prompt.n;
     c->request.rope_set = shard_arch_rope_set(shard_checkpoint_arch(p->checkpoint), (int64_t)c->prompt.n);
-    if (c->request.sampling.n_logprobs >= 0)
+    if (c->request.sampling.n_logprobs >= 0 || c->request.sampling.logprob_tokens.n > 0)
         c->logprobs = json_array();
     if (c->request.sampling.n_prompt_logprobs >= 0) {
         c->prompt_logprobs = json_array();
@@ -377,6 +436,12 @@ void coord_completion_destroy(coord_completion **completion)
     shard_stream_destroy(&c->stream);
     mem_str_free(&c->text);
     free(c->bias);
+    free(c->embedding);
+    free((void *)c->request.sampling.allowed.tokens);
+    free((void *)c->request.sampling.logprob_tokens.tokens);
+    for (int32_t i = 0; i < c->request.sampling.n_bad_words; i++)
+        free((void *)c->bad_words[i].tokens);
+    free(c->bad_words);
     json_decref(c->id);
     json_decref(c->logprobs);
     json_decref(c->prompt_logprobs);
@@ -391,12 +456,23 @@ const coord_request *coord_completion_request(const coord_completion *c)
 
 /* ---- the answer ---- */
 
-static json_t *logprob_json(const coord_event *e)
+/* The last n_named of the list are those that the request named. */
+static json_t *logprob_json(const coord_event *e, int32_t n_named)
 {
-    json_t *top = json_array();
-    for (int32_t i = 0; i < e->n_top; i++)
+    json_t *top = json_array(), *named = n_named > 0 ? json_array() : NULL;
+    for (int32_t i = 0; i < e->n_top - n_named; i++)
         json_array_append_new(top, json_pack("[if]", e->top[i].token, (double)e->top[i].logprob));
-    return json_pack("{si sf so}", "id", e->token, "logprob", (double)e->logprob, "top", top);
+    for (int32_t i = e->n_top - n_named; i < e->n_top; i++)
+        json_array_append_new(named, json_pack("[ifi]", e->top[i].token, (double)e->top[i].logprob, e->top[i].rank));
+    return json_pack("{si sf si so so*}", "id", e->token, "logprob", (double)e->logprob, "rank", e->rank, "top", top, "named", named);
+}
+
+static status take_embedding(coord_completion *c, const coord_event *e)
+{
+    TRY(mem_calloc((size_t)e->n_embedding, sizeof(float), "a vector", &c->embedding));
+    memcpy(c->embedding, e->embedding, (size_t)e->n_embedding * sizeof(float));
+    c->n_embedding = e->n_embedding;
+    return ST_OK;
 }
 
 /* Ends the text at the first stop string that begins at `from` or later; true if there is one. */
@@ -441,13 +517,20 @@ status coord_completion_event(coord_completion *c, const coord_event *e, bool *e
     if (c->ended)
         return ST_OK;
     if (e->prompt) {
-        json_array_append_new(c->prompt_logprobs, logprob_json(e));
+        json_array_append_new(c->prompt_logprobs, logprob_json(e, 0));
         return ST_OK;
     }
     bool stopped;
+    if (e->token < 0) { /* a vector, or no token could come */
+        c->ended = *ended = true;
+        c->finish = e->n_embedding > 0 ? "stop" : "error";
+        if (e->n_embedding > 0)
+            TRY(take_embedding(c, e));
+        return c->stream == NULL ? ST_OK : shard_stream_flush(c->stream, &c->text);
+    }
     TRY(ids_append(&c->generated, e->token));
     if (c->logprobs != NULL)
-        json_array_append_new(c->logprobs, logprob_json(e));
+        json_array_append_new(c->logprobs, logprob_json(e, c->request.sampling.logprob_tokens.n));
     c->hash = e->hash;
     TRY(token_text(c, e, &stopped));
     if (stopped || e->finish != 0) {
@@ -516,6 +599,12 @@ json_t *coord_completion_answer(const coord_completion *c)
     if (c->want_hash) {
         snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)c->hash);
         json_object_set_new(a, "logits_hash", json_string(hash));
+    }
+    if (c->embedding != NULL) {
+        json_t *v = json_array();
+        for (int32_t i = 0; i < c->n_embedding; i++)
+            json_array_append_new(v, json_real((double)c->embedding[i]));
+        json_object_set_new(a, "embedding", v);
     }
     if (c->logprobs != NULL)
         json_object_set(a, "logprobs", c->logprobs);

@@ -23,7 +23,8 @@ typedef struct coord_completion_defaults {
 
 /* `object`: prompt (text) | prompt_ids | messages (+ tools, documents, add_generation_prompt, continue_final_message, chat_template_kwargs);
  * max_tokens, min_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, stop,
- * stop_token_ids, ignore_eos, include_stop_str_in_output, skip_special_tokens, add_special_tokens, logprobs, prompt_logprobs, priority, id.
+ * stop_token_ids, ignore_eos, include_stop_str_in_output, skip_special_tokens, add_special_tokens, logprobs, prompt_logprobs, logprob_token_ids,
+ * allowed_token_ids, bad_words_ids (lists of ids), pooling ("last" or "mean": a vector instead of tokens), normalize, priority, id.
  * `number` becomes the scheduler's id; `where` starts messages.  ST_INVALID names the field; an unknown field is refused; ST_LIMIT: the prompt leaves
  * no room in the context.  Caller destroys *out. */
 status coord_completion_parse(const char *where, const json_t *object, uint64_t number, const coord_completion_defaults *defaults,
@@ -40,7 +41,8 @@ const char *coord_completion_take_text(coord_completion *c, size_t *len);
 int32_t coord_completion_n_tokens(const coord_completion *c);
 bool coord_completion_ended(const coord_completion *c);
 
-/* {"id", "prompt_ids", "token_ids", "text", "finish_reason", "seed", "logits_hash", "logprobs", "prompt_logprobs"}: the whole answer; NULL: out of memory. */
+/* {"id", "prompt_ids", "token_ids", "text", "finish_reason", "seed", "logits_hash", "logprobs", "prompt_logprobs", "embedding"}: the whole answer; NULL: out of
+ * memory.  finish_reason "error": the request's own bans left no token that could come. */
 json_t *coord_completion_answer(const coord_completion *c);
 
 #endif

@@ -503,7 +503,13 @@ static status take_result(coord_replica *r, coord_event_fn fn, void *arg)
     incoming *in = &r->in[r->results_taken % (uint64_t)r->n_in];
     int32_t vocab = shard_checkpoint_arch(r->checkpoint)->vocab;
     TRY(incoming_wait(r, in, r->result_rank, r->opt.timeout_ms, &len));
-    TRY(step_result_decode(in->bytes, len, r->opt.max_batched_tokens, vocab, vocab, &r->arena, &result));
+    step_result_limits limits = {
+        .max_rows = r->opt.max_batched_tokens,
+        .max_top = vocab <= INT32_MAX / 2 ? 2 * vocab : INT32_MAX, /* the likeliest, and those named */
+        .max_embedding = shard_checkpoint_arch(r->checkpoint)->hidden,
+        .vocab = vocab,
+    };
+    TRY(step_result_decode(in->bytes, len, &limits, &r->arena, &result));
     r->results_taken++;
     r->n_in_flight--;
     return coord_sched_apply(r->sched, &result, fn, arg);

@@ -169,8 +169,8 @@ status coord_sched_submit(coord_sched *s, const coord_request *r)
     seq *q;
     TRY(mem_calloc(1, sizeof(*q), "request", &q));
     q->request = *r;
-    q->request.sampling.bias = NULL;
     q->request.tokens = NULL;
+    TRY_GOTO(step_sampling_copy(&r->sampling, &q->request.sampling, &q->lists), err);
     int64_t most = (int64_t)r->n_prompt + r->sampling.max_tokens;
     if (most > s->opt.max_context) {
         most = s->opt.max_context;
@@ -180,12 +180,6 @@ status coord_sched_submit(coord_sched *s, const coord_request *r)
     TRY_GOTO(mem_calloc((size_t)q->cap, sizeof(int32_t), "request", &q->tokens), err);
     memcpy(q->tokens, r->tokens, (size_t)r->n_tokens * sizeof(int32_t));
     q->n_tokens = r->n_tokens;
-    if (r->sampling.n_bias > 0) {
-        step_bias *copy;
-        TRY_GOTO(mem_calloc((size_t)r->sampling.n_bias, sizeof(step_bias), "request", &copy), err);
-        memcpy(copy, r->sampling.bias, (size_t)r->sampling.n_bias * sizeof(step_bias));
-        q->request.sampling.bias = copy;
-    }
     q->state = SEQ_WAITING;
     q->slot = -1;
     q->arrival = ++s->arrivals;
@@ -403,6 +397,8 @@ static void seq_admit(builder *b, seq *q)
         .n_prompt = q->request.n_prompt,
         .n_generated = q->n_tokens - q->request.n_prompt,
         .hash = q->request.hash,
+        .pooling = q->request.pooling,
+        .normalize = q->request.normalize,
         .sampling = q->request.sampling,
     };
 }
@@ -545,8 +541,9 @@ static bool token_append(seq *q, int32_t token)
 
 static status row_apply(seq *q, const step_result_row *row, coord_event_fn fn, void *arg, bool *ended)
 {
-    coord_event e = {.id = q->request.id, .logprob = row->logprob, .n_top = row->n_top, .top = row->top};
-    if (row->token < 0) { /* a prompt token's log-probabilities; a replay repeats some */
+    coord_event e = {.id = q->request.id, .token = row->token, .finish = row->finish, .hash = row->hash, .logprob = row->logprob,
+                     .rank = row->rank, .n_top = row->n_top, .top = row->top, .n_embedding = row->n_embedding, .embedding = row->embedding};
+    if (row->token < 0 && row->finish == STEP_GOES_ON) { /* a prompt token's log-probabilities; a replay repeats some */
         if (row->position + 1 <= q->prompt_logprobs_done || row->position + 1 >= q->request.n_prompt)
             return ST_OK;
         e.prompt = true;
@@ -560,14 +557,11 @@ static status row_apply(seq *q, const step_result_row *row, coord_event_fn fn, v
         q->awaiting_sample = false;
         q->request.hash = row->hash;
         e.index = q->n_tokens - q->request.n_prompt;
-        e.token = row->token;
-        e.finish = row->finish;
-        e.hash = row->hash;
-        if (row->finish == 0 && e.index + 1 >= q->request.sampling.max_tokens)
+        if (row->finish == STEP_GOES_ON && e.index + 1 >= q->request.sampling.max_tokens)
             return FAIL(ST_FORMAT, "request %llu goes on after its last token (%d)", (unsigned long long)q->request.id, e.index + 1);
-        if (!token_append(q, row->token))
+        if (row->token >= 0 && !token_append(q, row->token))
             return FAIL(ST_NO_MEMORY, "no memory for the tokens of request %llu", (unsigned long long)q->request.id);
-        *ended = row->finish != 0;
+        *ended = row->finish != STEP_GOES_ON;
     }
     if (!q->cancelled && fn != NULL)
         fn(arg, &e);

@@ -50,10 +50,13 @@ typedef struct coord_request {
     int32_t priority;        /* lower runs first */
     int32_t rope_set;
     uint64_t hash;           /* running logits hash of what was generated */
-    step_sampling sampling;  /* bias copied */
+    step_pooling pooling;    /* not STEP_GENERATE: one event with a vector; sampling.max_tokens is 1 */
+    bool normalize;
+    step_sampling sampling;  /* lists copied */
 } coord_request;
 
-/* One token, or one prompt token's log-probabilities (prompt = true), of one request. */
+/* One token, one prompt token's log-probabilities (prompt = true), or the vector of one request.  finish STEP_NO_TOKEN and STEP_NOT_NUMBERS end a
+ * request without a token (-1). */
 typedef struct coord_event {
     uint64_t id;
     bool prompt;
@@ -62,8 +65,11 @@ typedef struct coord_event {
     uint8_t finish;          /* as in step_result_row */
     uint64_t hash;
     float logprob;
+    int32_t rank;            /* as in step_result_row */
     int32_t n_top;
     const step_logprob *top;
+    int32_t n_embedding;
+    const float *embedding;
 } coord_event;
 typedef void (*coord_event_fn)(void *arg, const coord_event *event);
 

@@ -19,7 +19,8 @@ typedef struct block_table {
 } block_table;
 
 typedef struct seq {
-    coord_request request; /* tokens and bias owned */
+    coord_request request; /* its lists lie in `lists` */
+    void *lists;
     int32_t *tokens;
     int32_t n_tokens, cap;
     seq_state state;

@@ -122,7 +122,7 @@ void sched_seq_free(seq *q)
 {
     for (int g = 0; g < STEP_MAX_KV_GROUPS; g++)
         free(q->tables[g].blocks);
-    free((void *)q->request.sampling.bias);
+    free(q->lists);
     free(q->tokens);
     free(q);
 }

@@ -405,7 +405,12 @@ static status finish(worker *w, ops_mat x)
     at.weight = &w->outside.vector[SHARD_FINAL_NORM];
     at.bias = &w->outside.vector[SHARD_FINAL_NORM_B];
     formats_want(w, &f, &w->outside.matrix[SHARD_HEAD]);
-    TRY(norm(w, x, &at, &f, &w->y, true));
+    ops_mat y[2] = {w->y, w->h[0]};
+    if (w->n_out > w->n_sampled && f.type[0] != OPS_F32)
+        f.type[f.n++] = OPS_F32;
+    TRY(norm(w, x, &at, &f, y, true));
+    w->y = y[0];
+    w->pooled = y[f.n - 1];
     phase_end(&started, w->times.exchange_seconds, w, &w->times.head_seconds);
     return ST_OK;
 }

@@ -5,7 +5,8 @@
  * adjusted logit + noise, the noise a pure function of (seed, choice, position, token), so without truncation one candidate a rank is exact
  * and nothing else travels.  Truncation (top-k, then top-p, then min-p, as transformers orders them, after temperature) is decided on the merged
  * candidates; where these cannot prove the cut, the row's slices are gathered whole: the second round.  So are rows of which more
- * log-probabilities are wanted than candidates travel. */
+ * log-probabilities are wanted than candidates travel.  Ranks of tokens, and log-probabilities of tokens named by a request, are summed up
+ * over the slices afterwards (lookups). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,10 @@ void worker_sample_destroy(worker *w)
     free(w->full_sort);
     free(w->result_rows);
     free(w->result_tops);
+    free(w->lookups);
+    free(w->lookup_sums);
+    free(w->embeddings);
+    free(w->pool_row);
 }
 
 static bool truncates(const step_sampling *s)
@@ -81,8 +86,7 @@ static void row_describe(worker *w, const worker_out *o, int32_t row, ops_sample
     r->frequency_penalty = s->frequency_penalty;
     r->n_counts = q->n_counts;
     r->counts = q->counts;
-    r->n_bias = q->n_bias + (q->n_generated < s->min_tokens ? q->n_ban : 0);
-    r->bias = q->bias;
+    worker_constrain_row(q, r);
     r->seed = s->seed;
     r->choice = s->choice;
     r->position = o->position + 1;
@@ -218,15 +222,22 @@ static ops_candidate choose(const step_sampling *s, const ops_candidate *c, int3
     return best;
 }
 
+static status full_row_create(worker *w)
+{
+    size_t vocab = (size_t)w->arch->vocab;
+    if (w->full_row == NULL)
+        TRY(mem_calloc(vocab * 2, sizeof(float), "sampling", &w->full_row));
+    if (w->full_sort == NULL)
+        TRY(mem_calloc(vocab, sizeof(ops_candidate), "sampling", &w->full_sort));
+    return ST_OK;
+}
+
 /* Every rank's slice of one row of `from` (raw or adjusted logits): *n candidates in by_logit order, in w->full_sort. */
 static status gather_row(worker *w, ops_mat from, int32_t row, int32_t *n)
 {
     const shard_plan *plan = w->opt.plan;
     int32_t vocab = w->arch->vocab, first = w->rank->rank - w->rank->tp_index;
-    if (w->full_row == NULL) {
-        TRY(mem_calloc((size_t)vocab * 2, sizeof(float), "sampling", &w->full_row));
-        TRY(mem_calloc((size_t)vocab, sizeof(ops_candidate), "sampling", &w->full_sort));
-    }
+    TRY(full_row_create(w));
     size_t *bytes;
     TRY(mem_calloc((size_t)plan->tp, sizeof(size_t), "sampling", &bytes));
     for (int32_t i = 0; i < plan->tp; i++)
@@ -292,9 +303,9 @@ static uint8_t finish_of(const worker_seq *q, int32_t token)
     const step_sampling *s = &q->sampling;
     for (int32_t i = 0; i < s->n_stop; i++) {
         if (s->stop[i] == token)
-            return 1;
+            return STEP_END_TOKEN;
     }
-    return q->n_generated >= s->max_tokens ? 2 : 0;
+    return q->n_generated >= s->max_tokens ? STEP_LENGTH : STEP_GOES_ON;
 }
 
 /* The raw logit of a token that the second round chose: its rank tells the others. */
@@ -310,8 +321,28 @@ static status raw_of(worker *w, int32_t row, int32_t token, float *raw)
     return ST_OK;
 }
 
-/* The `want` highest log-probabilities of a row. */
-static status row_tops(worker *w, int32_t want, int32_t row, const merged *m, double norm, step_result_row *out, int32_t *n_tops)
+/* To be found by lookups_find, once all rows at hand have their tokens. */
+static status lookup_add(worker *w, worker_lookup l)
+{
+    if (w->n_lookups == w->max_lookups) {
+        int32_t cap = w->max_lookups * 2 + 64;
+        worker_lookup *p = realloc(w->lookups, (size_t)cap * sizeof(*p));
+        if (p == NULL)
+            return FAIL(ST_NO_MEMORY, "no memory for %d log-probabilities", cap);
+        w->lookups = p;
+        float *sums = realloc(w->lookup_sums, (size_t)cap * sizeof(*sums));
+        if (sums == NULL)
+            return FAIL(ST_NO_MEMORY, "no memory for %d log-probabilities", cap);
+        w->lookup_sums = sums;
+        w->max_lookups = cap;
+    }
+    w->lookups[w->n_lookups++] = l;
+    return ST_OK;
+}
+
+/* The `want` highest log-probabilities of a row, then places for `more` tokens. */
+static status row_tops(worker *w, int32_t want, const step_tokens *more, int32_t row, const merged *m, double norm, step_result_row *out,
+                       int32_t *n_tops)
 {
     const ops_candidate *c = m->raw;
     int32_t n = m->n_raw;
@@ -320,39 +351,157 @@ static status row_tops(worker *w, int32_t want, int32_t row, const merged *m, do
         c = w->full_sort;
         n = n > want ? want : n;
     }
-    TRY(tops_reserve(w, *n_tops, n));
-    out->n_top = n;
-    for (int32_t i = 0; i < n; i++)
-        w->result_tops[(*n_tops)++] = (step_logprob){c[i].token, (float)(c[i].logit - norm)};
+    TRY(tops_reserve(w, *n_tops, n + more->n));
+    out->n_top = n + more->n;
+    for (int32_t i = 0; i < n; i++) {
+        w->result_tops[(*n_tops)++] = (step_logprob){c[i].token, (float)(c[i].logit - norm), i + 1};
+        if (c[i].token == out->token)
+            out->rank = i + 1;
+    }
+    for (int32_t i = 0; i < more->n; i++) {
+        TRY(lookup_add(w, (worker_lookup){.row = row, .token = more->tokens[i], .result = w->result.n_rows, .top = *n_tops, .norm = norm}));
+        w->result_tops[(*n_tops)++] = (step_logprob){.token = more->tokens[i]};
+    }
+    return ST_OK;
+}
+
+/* The token of a sampling row into *out: chosen, counted, hashed; or why there is none. */
+static status row_token(worker *w, const worker_out *o, const ops_sample_row *r, const merged *m, double norm, step_result_row *out)
+{
+    worker_seq *q = &w->seqs[o->slot];
+    ops_candidate c;
+    TRY(sample_token(w, r, &q->sampling, m, &c));
+    if (c.token < 0) {
+        out->finish = isfinite(m->h.raw_max) ? STEP_NO_TOKEN : STEP_NOT_NUMBERS;
+        return ST_OK;
+    }
+    if (isnan(c.raw))
+        TRY(raw_of(w, r->row, c.token, &c.raw));
+    out->token = c.token;
+    out->logprob = (float)(c.raw - norm);
+    q->n_generated++;
+    TRY(worker_seq_saw(w, q, c.token, false));
+    if (q->sampling.want_hash)
+        q->hash = hash_mix(q->hash + m->h.hash + 0x9e3779b97f4a7c15u);
+    out->hash = q->hash;
+    out->finish = finish_of(q, c.token);
     return ST_OK;
 }
 
 static status row_result(worker *w, const worker_out *o, const ops_sample_row *r, const merged *m, int32_t *n_tops)
 {
-    worker_seq *q = &w->seqs[o->slot];
+    static const step_tokens none;
+    const worker_seq *q = &w->seqs[o->slot];
     step_result_row *out = &w->result_rows[w->result.n_rows];
     double norm = (double)m->h.raw_max + log((double)m->h.raw_sum);
-    *out = (step_result_row){.slot = o->slot, .position = o->position, .token = -1};
-    if (o->target >= 0) {
+    bool prompt = o->target >= 0;
+    int32_t want = prompt ? q->sampling.n_prompt_logprobs : q->sampling.n_logprobs;
+    *out = (step_result_row){.slot = o->slot, .position = o->position, .token = o->target};
+    if (prompt)
         out->logprob = (float)(m->h.target_logit - norm);
-    } else {
-        ops_candidate c;
-        TRY(sample_token(w, r, &q->sampling, m, &c));
-        if (c.token < 0)
-            return FAIL(ST_INTERNAL, "slot %d, position %d: no token can be chosen: the logits are not numbers", o->slot, o->position);
-        if (isnan(c.raw))
-            TRY(raw_of(w, r->row, c.token, &c.raw));
-        out->token = c.token;
-        out->logprob = (float)(c.raw - norm);
-        q->n_generated++;
-        TRY(worker_seq_count(w, q, c.token, false));
-        if (q->sampling.want_hash)
-            q->hash = hash_mix(q->hash + m->h.hash + 0x9e3779b97f4a7c15u);
-        out->hash = q->hash;
-        out->finish = finish_of(q, c.token);
-    }
-    TRY(row_tops(w, o->target >= 0 ? q->sampling.n_prompt_logprobs : q->sampling.n_logprobs, r->row, m, norm, out, n_tops));
+    else
+        TRY(row_token(w, o, r, m, norm, out));
+    if (out->token >= 0)
+        TRY(row_tops(w, want, prompt ? &none : &q->sampling.logprob_tokens, r->row, m, norm, out, n_tops));
+    if (out->token >= 0 && want >= 0 && out->rank == 0)
+        TRY(lookup_add(w, (worker_lookup){.row = r->row, .token = out->token, .result = w->result.n_rows, .top = -1, .norm = norm}));
+    if (prompt)
+        out->token = -1;
     w->result.n_rows++;
+    return ST_OK;
+}
+
+/* ---- log-probabilities and ranks of named tokens ---- */
+
+enum { LOOKUPS_SORTED = 16 }; /* from so many of one row on the row is sorted once */
+
+/* This rank's slice of a row, as candidates in w->full_sort. */
+static status slice_read(worker *w, int32_t row, int32_t *n)
+{
+    shard_slice own = w->rank->head_rows;
+    *n = (int32_t)(own.end - own.begin);
+    TRY(full_row_create(w));
+    TRY(w->ops->buf_read(w->ctx, w->logits.buf, w->logits.offset + (size_t)row * w->logits.stride, w->full_row, (size_t)*n * sizeof(float)));
+    for (int32_t i = 0; i < *n; i++)
+        w->full_sort[i] = (ops_candidate){(int32_t)own.begin + i, w->full_row[i], 0};
+    return ST_OK;
+}
+
+static int32_t better_in_sorted(const ops_candidate *sorted, int32_t n, const ops_candidate *than)
+{
+    int32_t low = 0, high = n;
+    while (low < high) {
+        int32_t mid = low + (high - low) / 2;
+        if (better(&sorted[mid], than))
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+/* l[0 .. n): lookups of one row. */
+static status lookups_count(worker *w, worker_lookup *l, int32_t n)
+{
+    int32_t cols;
+    TRY(slice_read(w, l->row, &cols));
+    if (n >= LOOKUPS_SORTED)
+        qsort(w->full_sort, (size_t)cols, sizeof(ops_candidate), by_logit);
+    for (int32_t i = 0; i < n; i++) {
+        ops_candidate c = {l[i].token, l[i].raw, 0};
+        if (n >= LOOKUPS_SORTED) {
+            l[i].before = better_in_sorted(w->full_sort, cols, &c);
+            continue;
+        }
+        for (int32_t j = 0; j < cols; j++)
+            l[i].before += better(&w->full_sort[j], &c);
+    }
+    return ST_OK;
+}
+
+/* One number for each lookup, added over the ranks: exact, since all but one are zero, or all are small whole numbers. */
+static status lookups_sum(worker *w)
+{
+    double started = log_clock();
+    status st = comm_all_reduce(w->group, w->lookup_sums, (size_t)w->n_lookups);
+    w->times.exchange_seconds += log_clock() - started;
+    return st;
+}
+
+/* Every rank has the same list: two sums over the ranks, of the tokens' logits and of the numbers of likelier tokens. */
+static status lookups_find(worker *w)
+{
+    shard_slice own = w->rank->head_rows;
+    if (w->n_lookups == 0)
+        return ST_OK;
+    for (int32_t i = 0; i < w->n_lookups; i++) {
+        const worker_lookup *l = &w->lookups[i];
+        w->lookup_sums[i] = 0;
+        if (l->token >= own.begin && l->token < own.end)
+            TRY(w->ops->buf_read(w->ctx, w->logits.buf,
+                                 w->logits.offset + (size_t)l->row * w->logits.stride + (size_t)(l->token - own.begin) * sizeof(float),
+                                 &w->lookup_sums[i], sizeof(float)));
+    }
+    TRY(lookups_sum(w));
+    for (int32_t i = 0; i < w->n_lookups; i++)
+        w->lookups[i].raw = w->lookup_sums[i];
+    for (int32_t i = 0, n; i < w->n_lookups; i += n) {
+        for (n = 1; i + n < w->n_lookups && w->lookups[i + n].row == w->lookups[i].row;)
+            n++;
+        TRY(lookups_count(w, &w->lookups[i], n));
+    }
+    for (int32_t i = 0; i < w->n_lookups; i++)
+        w->lookup_sums[i] = (float)w->lookups[i].before;
+    TRY(lookups_sum(w));
+    for (int32_t i = 0; i < w->n_lookups; i++) {
+        const worker_lookup *l = &w->lookups[i];
+        int32_t rank = 1 + (int32_t)w->lookup_sums[i];
+        if (l->top < 0)
+            w->result_rows[l->result].rank = rank;
+        else
+            w->result_tops[l->top] = (step_logprob){l->token, (float)(l->raw - l->norm), rank};
+    }
+    w->n_lookups = 0;
     return ST_OK;
 }
 
@@ -416,7 +565,7 @@ static status sample_rows(worker *w, int32_t begin, int32_t n, int32_t *n_tops)
         offset += (size_t)row_bytes(&w->sample_rows[i]);
         TRY(row_result(w, &w->outs[begin + i], &w->sample_rows[i], &m, n_tops));
     }
-    return ST_OK;
+    return lookups_find(w);
 }
 
 status worker_sample(worker *w, uint64_t step_number)
@@ -424,8 +573,9 @@ status worker_sample(worker *w, uint64_t step_number)
     double started = log_clock(), waited = w->times.exchange_seconds;
     int32_t n_tops = 0;
     w->result = (step_result){.number = step_number, .rows = w->result_rows};
-    for (int32_t begin = 0; begin < w->n_out; begin += w->logits_rows) {
-        int32_t n = w->n_out - begin < w->logits_rows ? w->n_out - begin : w->logits_rows;
+    w->n_lookups = 0;
+    for (int32_t begin = 0; begin < w->n_sampled; begin += w->logits_rows) {
+        int32_t n = w->n_sampled - begin < w->logits_rows ? w->n_sampled - begin : w->logits_rows;
         TRY(sample_rows(w, begin, n, &n_tops));
     }
     const step_logprob *top = w->result_tops; /* it may have moved while it grew */

@@ -35,7 +35,8 @@ void worker_seqs_destroy(worker *w)
             free(w->seqs[i].table[g]);
         for (int r = 0; r < OPS_MAX_ROPES; r++)
             free(w->seqs[i].inv_freq[r]);
-        free(w->seqs[i].bias);
+        worker_constrain_free(&w->seqs[i]);
+        free(w->seqs[i].pool);
         free(w->seqs[i].counts);
         free(w->seqs[i].count_of);
     }
@@ -48,15 +49,15 @@ void worker_seqs_destroy(worker *w)
     free(w->outs);
 }
 
-bool worker_seq_penalised(const worker_seq *q)
+static bool penalised(const worker_seq *q)
 {
     const step_sampling *s = &q->sampling;
     return s->repetition_penalty != 1.0f || s->presence_penalty != 0.0f || s->frequency_penalty != 0.0f;
 }
 
-status worker_seq_count(worker *w, worker_seq *q, int32_t token, bool in_prompt)
+static status count(worker *w, worker_seq *q, int32_t token, bool in_prompt)
 {
-    if (!worker_seq_penalised(q))
+    if (!penalised(q))
         return ST_OK;
     if (q->count_of == NULL)
         TRY(mem_calloc((size_t)w->arch->vocab, sizeof(int32_t), "token counts", &q->count_of));
@@ -77,6 +78,13 @@ status worker_seq_count(worker *w, worker_seq *q, int32_t token, bool in_prompt)
     c->in_prompt |= in_prompt;
     c->generated += !in_prompt;
     return ST_OK;
+}
+
+status worker_seq_saw(worker *w, worker_seq *q, int32_t token, bool in_prompt)
+{
+    if (!in_prompt)
+        worker_constrain_saw(q, token);
+    return count(w, q, token, in_prompt);
 }
 
 static void seq_retire(worker_seq *q)
@@ -108,7 +116,7 @@ static status seq_ropes(worker *w, worker_seq *q)
 static status seq_prefix(worker *w, worker_seq *q, const step_admit *a)
 {
     for (int32_t i = 0; w->last_stage && i < a->n_prefix; i++)
-        TRY(worker_seq_count(w, q, a->prefix[i], i < a->n_prompt));
+        TRY(worker_seq_saw(w, q, a->prefix[i], i < a->n_prompt));
     q->n_computed = a->n_prefix;
     return ST_OK;
 }
@@ -124,24 +132,14 @@ static status seq_admit(worker *w, const step_admit *a)
     q->n_generated = a->n_generated;
     q->replay_end = a->n_prompt + a->n_generated;
     q->hash = a->hash;
-    q->sampling = a->sampling;
-    q->sampling.bias = NULL;
+    q->pooling = a->pooling;
+    q->normalize = a->normalize;
+    q->n_pooled = 0;
     memset(q->n_table, 0, sizeof(q->n_table));
-    TRY(seq_prefix(w, q, a));
     TRY(seq_ropes(w, q));
-    q->n_bias = a->sampling.n_bias;
-    q->n_ban = a->sampling.min_tokens > 0 ? a->sampling.n_stop : 0;
-    if (!w->last_stage || q->n_bias + q->n_ban == 0)
-        return ST_OK;
-    ops_token_bias *p = realloc(q->bias, (size_t)(q->n_bias + q->n_ban) * sizeof(*p));
-    if (p == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for %d token biases", q->n_bias + q->n_ban);
-    q->bias = p;
-    for (int32_t i = 0; i < q->n_bias; i++)
-        p[i] = (ops_token_bias){a->sampling.bias[i].token, a->sampling.bias[i].bias};
-    for (int32_t i = 0; i < q->n_ban; i++)
-        p[q->n_bias + i] = (ops_token_bias){a->sampling.stop[i], -__builtin_inff()};
-    return ST_OK;
+    if (w->last_stage)
+        TRY(worker_constrain_admit(w, q, &a->sampling));
+    return seq_prefix(w, q, a);
 }
 
 static status span_blocks(worker *w, worker_seq *q, const step_span *sp)
@@ -157,10 +155,10 @@ static status span_blocks(worker *w, worker_seq *q, const step_span *sp)
     return ST_OK;
 }
 
-static void out_add(worker *w, int32_t row, const step_span *sp, int32_t i, int32_t target)
+static void out_add(worker *w, int32_t row, worker_out out)
 {
     w->out_rows[w->n_out] = row;
-    w->outs[w->n_out++] = (worker_out){sp->slot, sp->position + i, target};
+    w->outs[w->n_out++] = out;
 }
 
 static status span_tokens(worker *w, worker_seq *q, const step_span *sp)
@@ -173,13 +171,15 @@ static status span_tokens(worker *w, worker_seq *q, const step_span *sp)
         if (!w->last_stage)
             continue;
         if (position < q->replay_end)
-            TRY(worker_seq_count(w, q, token, position < q->n_prompt));
-        bool last = i == sp->n_tokens - 1;
+            TRY(worker_seq_saw(w, q, token, position < q->n_prompt));
+        bool last = i == sp->n_tokens - 1, ends = last && (sp->flags & STEP_SPAN_SAMPLE) != 0;
         int32_t next = last ? sp->next_token : sp->tokens[i + 1];
-        if (last && (sp->flags & STEP_SPAN_SAMPLE))
-            out_add(w, row, sp, i, -1);
+        if (q->pooling == STEP_POOL_MEAN || (q->pooling == STEP_POOL_LAST && ends))
+            out_add(w, row, (worker_out){.slot = sp->slot, .position = position, .target = -1, .pool = true, .ends = ends});
+        else if (ends)
+            out_add(w, row, (worker_out){.slot = sp->slot, .position = position, .target = -1});
         else if ((sp->flags & STEP_SPAN_PROMPT_LOGPROBS) && next >= 0 && position + 1 < q->n_prompt)
-            out_add(w, row, sp, i, next);
+            out_add(w, row, (worker_out){.slot = sp->slot, .position = position, .target = next});
     }
     return ST_OK;
 }
@@ -199,6 +199,24 @@ static status span_apply(worker *w, const step_span *sp, ops_span *out)
     return ST_OK;
 }
 
+/* The step's spans that are pooled, or those that are not, appended to the batch; *n, used: spans and table entries so far. */
+static status spans_apply(worker *w, const step *s, bool pooled, int32_t *n, int32_t *used)
+{
+    for (int32_t i = 0; i < s->n_spans; i++) {
+        const worker_seq *q = &w->seqs[s->spans[i].slot];
+        if ((q->pooling != STEP_GENERATE) != pooled)
+            continue;
+        ops_span *out = &w->spans[(*n)++];
+        TRY(span_apply(w, &s->spans[i], out));
+        for (int g = 0; g < w->arch->n_kv_groups; g++) {
+            out->table[g] = used[g];
+            memcpy(w->tables[g] + used[g], q->table[g], (size_t)q->n_table[g] * sizeof(int32_t));
+            used[g] += q->n_table[g];
+        }
+    }
+    return ST_OK;
+}
+
 status worker_seqs_apply(worker *w, const step *s)
 {
     w->n_rows = w->n_out = 0;
@@ -211,17 +229,12 @@ status worker_seqs_apply(worker *w, const step *s)
         if (w->kv[c->group] != NULL)
             TRY(w->ops->kv_copy_block(w->ctx, w->kv[c->group], c->from, c->to));
     }
-    int32_t used[STEP_MAX_KV_GROUPS] = {0};
-    for (int32_t i = 0; i < s->n_spans; i++) {
-        TRY(span_apply(w, &s->spans[i], &w->spans[i]));
-        const worker_seq *q = &w->seqs[s->spans[i].slot];
-        for (int g = 0; g < w->arch->n_kv_groups; g++) {
-            w->spans[i].table[g] = used[g];
-            memcpy(w->tables[g] + used[g], q->table[g], (size_t)q->n_table[g] * sizeof(int32_t));
-            used[g] += q->n_table[g];
-        }
-    }
-    ops_batch_desc d = {.n_rows = w->n_rows, .tokens = w->tokens, .n_spans = s->n_spans, .spans = w->spans, .n_out = w->n_out, .out_rows = w->out_rows};
+    /* Pooled spans come last, on every stage, so that the rows whose logits are wanted lie together. */
+    int32_t used[STEP_MAX_KV_GROUPS] = {0}, n_spans = 0;
+    TRY(spans_apply(w, s, false, &n_spans, used));
+    w->n_sampled = w->n_out;
+    TRY(spans_apply(w, s, true, &n_spans, used));
+    ops_batch_desc d = {.n_rows = w->n_rows, .tokens = w->tokens, .n_spans = n_spans, .spans = w->spans, .n_out = w->n_out, .out_rows = w->out_rows};
     for (int g = 0; g < w->arch->n_kv_groups; g++) {
         d.tables[g] = w->tables[g];
         d.n_table[g] = used[g];

@@ -214,6 +214,8 @@ status worker_step(worker *w, const step *s, const step_result **result)
     status st = worker_forward(w, s->number);
     if (st == ST_OK && w->last_stage)
         st = worker_sample(w, s->number);
+    if (st == ST_OK && w->last_stage)
+        st = worker_pool(w);
     w->ops->step_end(w->ctx);
     TRY(st);
     w->times.steps++;

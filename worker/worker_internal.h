@@ -3,8 +3,10 @@
  *   worker.c    life of a worker, and a step from message to result
  *   weights.c   weights read in parallel into one block
  *   sequence.c  the state of each slot: block tables, sampling parameters, token counts
+ *   constrain.c which tokens a sequence lets come: bans, allowed tokens, bad words, grammar
  *   forward.c   the forward pass: one for all families
- *   sample.c    choosing tokens from every rank's candidates */
+ *   sample.c    choosing tokens from every rank's candidates
+ *   pool.c      hidden states instead of tokens */
 #ifndef WORKER_WORKER_INTERNAL_H
 #define WORKER_WORKER_INTERNAL_H
 
@@ -20,10 +22,19 @@ typedef struct worker_seq {
     bool live;
     int32_t rope_set, n_prompt, n_generated, n_computed, replay_end; /* generated tokens before replay_end were counted at admission's word */
     uint64_t hash;
-    step_sampling sampling; /* bias NULL: see below */
+    step_pooling pooling;
+    bool normalize;
+    step_sampling sampling; /* its lists lie in `lists`; no grammar: see below */
+    void *lists;
     float *inv_freq[OPS_MAX_ROPES]; /* frequencies of its own (dynamic rope scaling), else NULL */
-    ops_token_bias *bias;   /* n_bias asked for, then n_stop bans used while fewer than min_tokens were generated */
-    int32_t n_bias, n_ban;
+    /* Constraints: biases asked for, then the bans of the moment; the allowed tokens; the last tokens generated, as many as the longest bad word
+     * looks back. */
+    ops_token_bias *bias;
+    uint32_t *allow; /* [vocab / 32] */
+    bool allows;     /* allow counts */
+    int32_t *tail, n_tail, cap_tail;
+    double *pool;    /* [hidden] sum of the hidden states so far */
+    int32_t n_pooled;
     int32_t *table[STEP_MAX_KV_GROUPS];
     int32_t n_table[STEP_MAX_KV_GROUPS];
     /* Only with penalties: counts of tokens, and where each token's count is (index + 1). */
@@ -37,7 +48,18 @@ typedef struct worker_out {
     int32_t slot;
     int32_t position; /* of the token the logits come from */
     int32_t target;   /* prompt token whose log-probability is wanted; -1: sample */
+    bool pool, ends;  /* instead, the hidden state joins the sequence's vector, which is whole then */
 } worker_out;
+
+/* A token whose log-probability and rank among all are still to be found. */
+typedef struct worker_lookup {
+    int32_t row, token; /* of the logits at hand */
+    int32_t result;     /* result row */
+    int32_t top;        /* in result_tops; -1: the result row's own token */
+    float raw;
+    double norm;
+    int32_t before;     /* tokens of this rank's slice that are likelier */
+} worker_lookup;
 
 typedef struct worker_wrap { /* an exchange slot seen as a buffer */
     void *memory;
@@ -82,6 +104,8 @@ struct worker {
     int32_t *tokens, *tables[STEP_MAX_KV_GROUPS], *out_rows;
     worker_out *outs;
     int32_t n_rows, n_out;
+    int32_t n_sampled; /* outs before this one need logits; the others are pooled */
+    ops_mat pooled;    /* [n_out, hidden] f32: the final norm's output, where something is pooled */
     const float *const *parts; /* partial sums waiting for the next norm */
     int32_t n_parts;
 
@@ -96,6 +120,10 @@ struct worker {
     step_result_row *result_rows;
     step_logprob *result_tops;
     int32_t max_tops;
+    worker_lookup *lookups;
+    float *lookup_sums;
+    int32_t n_lookups, max_lookups;
+    float *embeddings, *pool_row; /* [max_seqs, hidden], [hidden] */
 
     worker_memory memory;
     worker_times times;
@@ -109,9 +137,14 @@ status worker_seqs_create(worker *w);
 void worker_seqs_destroy(worker *w);
 /* Applies retirements, admissions and spans; fills spans, tokens, tables, outs, n_rows, n_out. */
 status worker_seqs_apply(worker *w, const step *s);
-/* Counts a sampled or replayed token for penalties. */
-status worker_seq_count(worker *w, worker_seq *q, int32_t token, bool in_prompt);
-bool worker_seq_penalised(const worker_seq *q);
+/* A token of the sequence, in order: of the prompt, sampled, or sampled before and replayed.  Last stage only. */
+status worker_seq_saw(worker *w, worker_seq *q, int32_t token, bool in_prompt);
+
+/* constrain.c */
+status worker_constrain_admit(worker *w, worker_seq *q, const step_sampling *s);
+void worker_constrain_saw(worker_seq *q, int32_t token); /* generated */
+void worker_constrain_row(worker_seq *q, ops_sample_row *r);
+void worker_constrain_free(worker_seq *q);
 
 /* forward.c */
 status worker_forward(worker *w, uint64_t step_number);
@@ -123,6 +156,9 @@ status worker_sample_create(worker *w);
 void worker_sample_destroy(worker *w);
 /* All n_out rows: logits, candidates, the choice, the result. */
 status worker_sample(worker *w, uint64_t step_number);
+
+/* pool.c: outs n_sampled .. n_out, after the sampled ones' results. */
+status worker_pool(worker *w);
 
 /* The exchange slot of this stage's group as a matrix [rows, hidden] f32. */
 status worker_slot(worker *w, int32_t rows, ops_mat *out);

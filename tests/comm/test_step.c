@@ -41,9 +41,19 @@ typedef struct step_store {
     int32_t retire[24], tokens[300], blocks[24 * 2 * 40], prefix[24 * 50];
     step_admit admits[24];
     step_bias bias[24 * 20];
+    int32_t listed[24 * 200];
+    step_tokens words[24 * 20];
+    char grammar[4000];
     step_copy copies[10];
     step_span spans[24];
 } step_store;
+
+/* Lists of an admission come from here. */
+typedef struct list_store {
+    int32_t *tokens; /* 200 */
+    step_tokens *words; /* 20 */
+    int32_t n;
+} list_store;
 
 static void slots_shuffled(rng *r, int32_t *slots)
 {
@@ -54,6 +64,26 @@ static void slots_shuffled(rng *r, int32_t *slots)
         slots[i] = slots[j];
         slots[j] = t;
     }
+}
+
+static step_tokens random_tokens(rng *r, list_store *l, int32_t min, int32_t max)
+{
+    step_tokens t = {min + below(r, max - min + 1), l->tokens + l->n};
+    for (int32_t i = 0; i < t.n; i++)
+        l->tokens[l->n++] = below(r, limits.vocab);
+    return t;
+}
+
+static void random_lists(rng *r, list_store *l, const char *grammar, step_sampling *p)
+{
+    p->allowed = random_tokens(r, l, 0, limits.max_bias);
+    p->logprob_tokens = random_tokens(r, l, 0, limits.max_bias);
+    p->n_bad_words = below(r, limits.max_bias + 1);
+    p->bad_words = l->words;
+    for (int32_t i = 0; i < p->n_bad_words; i++)
+        l->words[i] = random_tokens(r, l, 1, 8);
+    p->n_grammar = (size_t)below(r, 4000);
+    p->grammar = grammar;
 }
 
 static void random_sampling(rng *r, step_bias *bias, step_sampling *p)
@@ -96,9 +126,11 @@ static void random_step(rng *r, step_store *m, step *s)
                 .spans = m->spans};
     slots_shuffled(r, m->retire);
     slots_shuffled(r, slots);
+    for (size_t i = 0; i < sizeof(m->grammar); i++)
+        m->grammar[i] = (char)next_u64(r);
     for (int32_t i = 0; i < s->n_admit; i++) {
         m->admits[i] = (step_admit){.slot = slots[i], .rope_set = below(r, 2), .n_prompt = below(r, 5000), .n_generated = below(r, 5000),
-                                    .hash = next_u64(r)};
+                                    .hash = next_u64(r), .pooling = (step_pooling)below(r, 3), .normalize = below(r, 2)};
         step_admit *a = &m->admits[i];
         int32_t most = a->n_prompt + a->n_generated;
         a->n_prefix = most == 0 || below(r, 2) ? 0 : below(r, most < limits.max_prefix + 1 ? most : limits.max_prefix + 1);
@@ -106,6 +138,8 @@ static void random_step(rng *r, step_store *m, step *s)
         for (int32_t t = 0; t < a->n_prefix; t++)
             m->prefix[i * limits.max_prefix + t] = below(r, limits.vocab);
         random_sampling(r, m->bias + i * limits.max_bias, &m->admits[i].sampling);
+        list_store l = {m->listed + i * 200, m->words + i * 20, 0};
+        random_lists(r, &l, m->grammar, &m->admits[i].sampling);
     }
     for (int32_t i = 0; i < s->n_copies; i++)
         m->copies[i] = (step_copy){below(r, limits.n_kv_groups), below(r, limits.max_blocks), below(r, limits.max_blocks)};
@@ -135,6 +169,12 @@ static void same_list(const void *a, const void *b, size_t bytes)
         assert_memory_equal(a, b, bytes);
 }
 
+static void same_tokens(const step_tokens *a, const step_tokens *b)
+{
+    assert_int_equal(a->n, b->n);
+    same_list(a->tokens, b->tokens, (size_t)a->n * sizeof(int32_t));
+}
+
 static void same_sampling(const step_sampling *a, const step_sampling *b)
 {
     assert_true(a->temperature == b->temperature && a->top_k == b->top_k && a->top_p == b->top_p && a->min_p == b->min_p);
@@ -146,6 +186,13 @@ static void same_sampling(const step_sampling *a, const step_sampling *b)
                 a->want_hash == b->want_hash && a->n_stop == b->n_stop && a->n_bias == b->n_bias);
     same_list(a->stop, b->stop, (size_t)a->n_stop * sizeof(int32_t));
     same_list(a->bias, b->bias, (size_t)a->n_bias * sizeof(step_bias));
+    same_tokens(&a->allowed, &b->allowed);
+    same_tokens(&a->logprob_tokens, &b->logprob_tokens);
+    assert_int_equal(a->n_bad_words, b->n_bad_words);
+    for (int32_t i = 0; i < a->n_bad_words; i++)
+        same_tokens(&a->bad_words[i], &b->bad_words[i]);
+    assert_int_equal(a->n_grammar, b->n_grammar);
+    same_list(a->grammar, b->grammar, a->n_grammar);
 }
 
 static void same_step(const step *a, const step *b)
@@ -157,7 +204,7 @@ static void same_step(const step *a, const step *b)
     for (int32_t i = 0; i < a->n_admit; i++) {
         const step_admit *x = &a->admit[i], *y = &b->admit[i];
         assert_true(x->slot == y->slot && x->rope_set == y->rope_set && x->n_prompt == y->n_prompt && x->n_generated == y->n_generated &&
-                    x->hash == y->hash);
+                    x->hash == y->hash && x->pooling == y->pooling && x->normalize == y->normalize);
         assert_int_equal(x->n_prefix, y->n_prefix);
         same_list(x->prefix, y->prefix, (size_t)x->n_prefix * sizeof(int32_t));
         same_sampling(&x->sampling, &y->sampling);
@@ -235,6 +282,8 @@ static void every_truncation_is_refused(void **state)
 typedef struct small_step {
     int32_t retire[2], tokens[3], blocks[4], prefix[3];
     step_bias bias[2];
+    int32_t listed[4];
+    step_tokens words[1];
     step_admit admit[2];
     step_copy copies[1];
     step_span spans[2];
@@ -246,10 +295,15 @@ static void small_step_make(small_step *m)
     *m = (small_step){.retire = {3, 4}, .tokens = {5, 6, STEP_TOKEN_LAST}, .blocks = {1, 2, 3, 4}, .prefix = {1, 2, 3}};
     m->bias[0] = (step_bias){7, 1};
     m->bias[1] = (step_bias){8, -1};
+    for (int i = 0; i < 4; i++)
+        m->listed[i] = i;
+    m->words[0] = (step_tokens){1, &m->listed[2]};
     for (int i = 0; i < 2; i++) {
         m->admit[i] = (step_admit){.slot = 3 + i, .n_prompt = 10, .n_prefix = 3, .prefix = m->prefix};
         m->admit[i].sampling = (step_sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1, .n_prompt_logprobs = -1, .max_tokens = 5,
-                                               .n_stop = 1, .stop = {2}, .n_bias = 2, .bias = m->bias};
+                                               .n_stop = 1, .stop = {2}, .n_bias = 2, .bias = m->bias,
+                                               .allowed = {1, &m->listed[0]}, .logprob_tokens = {1, &m->listed[1]}, .n_bad_words = 1,
+                                               .bad_words = m->words, .n_grammar = 3, .grammar = "abc"};
         m->spans[i] = (step_span){.slot = 3 + i, .n_tokens = 1, .flags = 1, .tokens = &m->tokens[2 * i], .next_token = -1};
         for (int g = 0; g < 2; g++) {
             m->spans[i].n_new_blocks[g] = 1;
@@ -288,6 +342,11 @@ static void small_step_make(small_step *m)
     X(m->bias[1].token = 151000)                                               \
     X(m->bias[1].bias = INFINITY)                                              \
     X(m->bias[1].bias = NAN)                                                   \
+    X(m->admit[1].pooling = 3)                                                 \
+    X(m->listed[0] = 151000)                                                   \
+    X(m->listed[1] = 151000)                                                   \
+    X(m->listed[2] = 151000)                                                   \
+    X(m->words[0].n = 0)                                                       \
     X(m->copies[0].group = 2)                                                  \
     X(m->copies[0].from = 70000)                                               \
     X(m->copies[0].to = 70000)                                                 \
@@ -335,7 +394,7 @@ static void every_value_out_of_bounds_is_refused(void **state)
         if (decode_copy(buf, len, &limits, &arena, &got) != ST_FORMAT)
             fail_msg("accepted: %s", what);
     }
-    assert_true(n >= 38);
+    assert_true(n >= 43);
     status_unmute();
     step_arena_free(&arena);
 }
@@ -391,6 +450,8 @@ static void results_come_back(void **state)
     enum { ROWS = 30, TOP = 20, VOCAB = 50000 };
     static step_result_row rows[ROWS];
     static step_logprob top[ROWS][TOP];
+    static float vector[ROWS][TOP];
+    const step_result_limits limits_of = {ROWS, TOP, TOP, VOCAB};
     rng r = {3};
     step_arena arena = {0};
     status_mute();
@@ -398,44 +459,84 @@ static void results_come_back(void **state)
         step_result res = {.number = next_u64(&r), .n_rows = below(&r, ROWS + 1), .rows = rows}, got;
         for (int32_t k = 0; k < res.n_rows; k++) {
             rows[k] = (step_result_row){.slot = below(&r, 1000), .position = below(&r, 1 << 20), .token = below(&r, VOCAB + 1) - 1,
-                                        .finish = (uint8_t)below(&r, 3), .hash = next_u64(&r), .logprob = any_float(&r, -20, 0),
-                                        .n_top = below(&r, TOP + 1), .top = top[k]};
+                                        .finish = (uint8_t)below(&r, STEP_FINISHES), .hash = next_u64(&r), .logprob = any_float(&r, -20, 0),
+                                        .rank = below(&r, VOCAB + 1), .n_top = below(&r, TOP + 1), .top = top[k],
+                                        .n_embedding = below(&r, TOP + 1), .embedding = vector[k]};
             for (int32_t t = 0; t < rows[k].n_top; t++)
-                top[k][t] = (step_logprob){below(&r, VOCAB), t == 0 ? -INFINITY : any_float(&r, -20, 0)};
+                top[k][t] = (step_logprob){below(&r, VOCAB), t == 0 ? -INFINITY : any_float(&r, -20, 0), below(&r, VOCAB + 1)};
+            for (int32_t t = 0; t < rows[k].n_embedding; t++)
+                vector[k][t] = any_float(&r, -1, 1);
         }
         size_t len;
         assert_int_equal(step_result_encode(&res, buf, sizeof(buf), &len), ST_OK);
-        assert_int_equal(step_result_decode(buf, len, ROWS, TOP, VOCAB, &arena, &got), ST_OK);
+        assert_int_equal(step_result_decode(buf, len, &limits_of, &arena, &got), ST_OK);
         assert_true(got.number == res.number && got.n_rows == res.n_rows);
         for (int32_t k = 0; k < res.n_rows; k++) {
             const step_result_row *a = &rows[k], *b = &got.rows[k];
             assert_true(a->slot == b->slot && a->position == b->position && a->token == b->token && a->finish == b->finish);
-            assert_true(a->hash == b->hash && a->logprob == b->logprob && a->n_top == b->n_top);
+            assert_true(a->hash == b->hash && a->logprob == b->logprob && a->rank == b->rank && a->n_top == b->n_top);
             same_list(a->top, b->top, (size_t)a->n_top * sizeof(step_logprob));
+            assert_int_equal(a->n_embedding, b->n_embedding);
+            same_list(a->embedding, b->embedding, (size_t)a->n_embedding * sizeof(float));
         }
         for (size_t cut = 0; i < 10 && cut < len; cut++) {
             uint8_t *copy = malloc(cut == 0 ? 1 : cut);
             memcpy(copy, buf, cut);
-            assert_int_equal(step_result_decode(copy, cut, ROWS, TOP, VOCAB, &arena, &got), ST_FORMAT);
+            assert_int_equal(step_result_decode(copy, cut, &limits_of, &arena, &got), ST_FORMAT);
             free(copy);
         }
         if (res.n_rows == 0)
             continue;
-        rows[0].n_top = TOP;
+        rows[0].n_top = rows[0].n_embedding = TOP;
+        for (int32_t t = 0; t < TOP; t++) {
+            top[0][t] = (step_logprob){t, -1, 1};
+            vector[0][t] = 1;
+        }
         assert_int_equal(step_result_encode(&res, buf, sizeof(buf), &len), ST_OK);
-        assert_int_equal(step_result_decode(buf, len, res.n_rows, TOP, VOCAB, &arena, &got), ST_OK);
-        assert_int_equal(step_result_decode(buf, len, res.n_rows - 1, TOP, VOCAB, &arena, &got), ST_FORMAT);
-        assert_int_equal(step_result_decode(buf, len, res.n_rows, TOP - 1, VOCAB, &arena, &got), ST_FORMAT);
-        rows[0].finish = 3;
+        for (int less = 0; less < 4; less++) { /* each limit in turn is one too low */
+            step_result_limits lim = {res.n_rows, TOP, TOP, VOCAB};
+            assert_int_equal(step_result_decode(buf, len, &lim, &arena, &got), ST_OK);
+            (&lim.max_rows)[less]--;
+            rows[0].rank = less == 3 ? VOCAB : rows[0].rank;
+            assert_int_equal(step_result_encode(&res, buf, sizeof(buf), &len), ST_OK);
+            assert_int_equal(step_result_decode(buf, len, &lim, &arena, &got), ST_FORMAT);
+        }
+        rows[0].finish = STEP_FINISHES;
         assert_int_equal(step_result_encode(&res, buf, sizeof(buf), &len), ST_OK);
-        assert_int_equal(step_result_decode(buf, len, res.n_rows, TOP, VOCAB, &arena, &got), ST_FORMAT);
+        assert_int_equal(step_result_decode(buf, len, &limits_of, &arena, &got), ST_FORMAT);
         rows[0].finish = 0;
         rows[0].token = VOCAB;
         assert_int_equal(step_result_encode(&res, buf, sizeof(buf), &len), ST_OK);
-        assert_int_equal(step_result_decode(buf, len, res.n_rows, TOP, VOCAB, &arena, &got), ST_FORMAT);
+        assert_int_equal(step_result_decode(buf, len, &limits_of, &arena, &got), ST_FORMAT);
     }
     status_unmute();
     step_arena_free(&arena);
+}
+
+static void a_copy_borrows_nothing(void **state)
+{
+    (void)state;
+    rng r = {4};
+    for (int i = 0; i < 200; i++) {
+        step_sampling from, to;
+        void *memory;
+        random_sampling(&r, store.bias, &from);
+        list_store l = {store.listed, store.words, 0};
+        random_lists(&r, &l, store.grammar, &from);
+        if (i == 0)
+            from = (step_sampling){0};
+        assert_int_equal(step_sampling_copy(&from, &to, &memory), ST_OK);
+        assert_true((memory == NULL) == (from.n_bias + from.allowed.n + from.logprob_tokens.n + from.n_bad_words == 0 && from.n_grammar == 0));
+        same_sampling(&from, &to);
+        /* The same again once what was borrowed has gone. */
+        step_sampling second;
+        void *memory2;
+        assert_int_equal(step_sampling_copy(&to, &second, &memory2), ST_OK);
+        memset(&store, 0x55, sizeof(store));
+        same_sampling(&second, &to);
+        free(memory);
+        free(memory2);
+    }
 }
 
 static void a_decoding_sequence_takes_few_bytes(void **state)
@@ -460,6 +561,7 @@ int main(void)
         cmocka_unit_test(every_limit_is_enforced),
         cmocka_unit_test(a_longer_form_of_a_number_is_refused),
         cmocka_unit_test(results_come_back),
+        cmocka_unit_test(a_copy_borrows_nothing),
         cmocka_unit_test(a_decoding_sequence_takes_few_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

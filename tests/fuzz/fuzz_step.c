@@ -10,6 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const step_limits limits = {
     .max_seqs = 64, .max_tokens = 512, .max_blocks = 1000, .max_blocks_per_span = 64, .max_bias = 8, .max_prefix = 256, .vocab = 32000, .n_kv_groups = 2};
+static const step_result_limits result_limits = {.max_rows = 64, .max_top = 20, .max_embedding = 64, .vocab = 32000};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -28,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
     } else {
         step_result r;
-        if (step_result_decode(data + 1, n, 64, 20, 32000, &arena, &r) == ST_OK &&
+        if (step_result_decode(data + 1, n, &result_limits, &arena, &r) == ST_OK &&
             (step_result_encode(&r, again, n, &len) != ST_OK || len != n || memcmp(again, data + 1, n) != 0))
             abort();
     }
