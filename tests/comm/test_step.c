@@ -43,7 +43,7 @@ typedef struct step_store {
     step_bias bias[24 * 20];
     int32_t listed[24 * 200];
     step_tokens words[24 * 20];
-    char grammar[4000];
+    char grammar[300];
     step_copy copies[10];
     step_span spans[24];
 } step_store;
@@ -82,7 +82,7 @@ static void random_lists(rng *r, list_store *l, const char *grammar, step_sampli
     p->bad_words = l->words;
     for (int32_t i = 0; i < p->n_bad_words; i++)
         l->words[i] = random_tokens(r, l, 1, 8);
-    p->n_grammar = (size_t)below(r, 4000);
+    p->n_grammar = (size_t)below(r, 300);
     p->grammar = grammar;
 }
 
