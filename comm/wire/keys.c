@@ -190,11 +190,18 @@ static char *key_path(const char *dir, const char *between, const char *name, co
     return asprintf(&path, "%s/%s%s%s", dir, between, name, end) < 0 ? NULL : path;
 }
 
+/* Made with mode 0700.  One that is there keeps its mode, unless others could put keys of theirs into it. */
 static status make_private_dir(const char *dir)
 {
+    struct stat sb;
+    bool made = !file_exists(dir);
     TRY(file_make_dirs(dir));
-    if (chmod(dir, 0700) != 0)
+    if (stat(dir, &sb) != 0 || (made && chmod(dir, 0700) != 0))
         return FAIL(ST_IO, "%s: %s", dir, strerror(errno));
+    if (!S_ISDIR(sb.st_mode))
+        return FAIL(ST_INVALID, "%s: not a folder", dir);
+    if (!made && (sb.st_mode & 022) != 0)
+        return FAIL(ST_INVALID, "%s: others may write into this folder, which is no place for keys: name another, or chmod go-w %s", dir, dir);
     return ST_OK;
 }
 
@@ -254,9 +261,10 @@ status wire_keys_dir_create(const char *dir)
 
 static status check_name(const char *name)
 {
-    if (!wire_name_valid(name) || strcmp(name, GATEWAY) == 0 || strcmp(name, "allow") == 0)
-        return FAIL(ST_INVALID, "\"%s\" does not name a replica's key: letters, digits, '.', '_' and '-', at most %d; not \"gateway\" or \"allow\"", name,
-                    WIRE_NAME - 1);
+    size_t n = strlen(name);
+    if (!wire_name_valid(name) || strcmp(name, GATEWAY) == 0 || strcmp(name, "allow") == 0 || (n > 4 && strcmp(name + n - 4, ".pub") == 0))
+        return FAIL(ST_INVALID, "\"%s\" cannot name a replica's key: letters, digits, '.', '_' and '-', at most %d, not ending in .pub; \"gateway\" and \"allow\" are taken",
+                    name, WIRE_NAME - 1);
     return ST_OK;
 }
 

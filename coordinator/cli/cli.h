@@ -29,6 +29,7 @@ int cli_tokenize(int argc, char **argv);
 int cli_template(int argc, char **argv);
 int cli_perplexity(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+int cli_keygen(int argc, char **argv);
 int cli_config_command(int argc, char **argv);
 
 #endif
