@@ -1,7 +1,9 @@
 /* coordinator/measure.c - how fast this machine is.
  *
- * Weights are timed as a decode step reads them: matrix after matrix of a working set as large as the checkpoint (at most WORKING_SET, more than
- * caches hold), with one row and with MANY rows; the difference tells a row's part from the part paid once. */
+ * Everything is timed as a decode step meets it.  Weights: matrix after matrix of a working set as large as all that a step reads (at most WORKING_SET), so that
+ * between two reads of one as much else has gone through the caches; with one row and with a row for each sequence, the difference telling a row's part from
+ * the part paid once.  Keys and values: layer after layer of a cache filled by those sequences, the weights having been read in between.  Last, whole layers
+ * are run, since operations that follow one another take longer than each repeated: the sums are scaled to that. */
 #include "coordinator/measure.h"
 
 #include <math.h>
@@ -10,22 +12,9 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/measure_internal.h"
 
-enum { MANY = 8, PASSES = 8, SMALL_PASSES = 100, MAX_KV_TOKENS = 4096, KV_LAYERS = 32, MAX_SHAPE = 8192, NORM_ROWS = 16 };
-static const size_t WORKING_SET = (size_t)96 << 20;
-
-typedef struct bench {
-    const ops_backend *ops;
-    const shard_arch *a;
-    ops_ctx *ctx;
-    ops_buf *weights, *rows;     /* rows: x, h, y, q, att */
-    ops_mat x, h, y;
-    ops_batch *batch;
-    ops_kv *kv;
-    size_t working_set;
-    int32_t out, in;             /* shape of a matrix */
-    int32_t kv_layers, kv_tokens; /* a cache that fills the working set too: between two reads of it a step reads all weights */
-} bench;
+static const size_t WORKING_SET = (size_t)512 << 20, KV_BYTES = (size_t)512 << 20;
 
 typedef struct job {
     bench *b;
@@ -39,21 +28,38 @@ typedef struct job {
 /* Does item i of a job. */
 typedef status (*job_fn)(const job *j, int32_t i);
 
+static status run_linear(const job *j, int32_t i);
+
+static status read_weights(const job *all)
+{
+    status st = ST_OK;
+    for (int32_t i = 0; all != NULL && st == ST_OK && i < all->count; i++)
+        st = run_linear(all, i);
+    return st;
+}
+
 static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
+static double median(double *seconds, int n)
+{
+    qsort(seconds, (size_t)n, sizeof(*seconds), ascending);
+    return seconds[n / 2];
+}
+
 /* Seconds of all items of a job, one after the other: the sum of each one's median over the passes.  A step takes what is usual, not what is
- * best; and a moment taken by another process spoils one item of one pass and no more. */
-static status usual_of(bench *b, job_fn fn, const job *j, int passes, double *seconds)
+ * best; and a moment taken by another process spoils one item of one pass and no more.  `between`: weights to read before each pass, or NULL. */
+static status usual_of(bench *b, job_fn fn, const job *j, int passes, const job *between, double *seconds)
 {
     status st = ST_OK;
     double *taken; /* [count][passes] */
     TRY(mem_calloc((size_t)j->count * (size_t)passes, sizeof(*taken), "measuring", &taken));
     b->ops->step_begin(b->ctx);
     for (int pass = 0; st == ST_OK && pass < passes; pass++) {
+        st = read_weights(between);
         double last = log_clock();
         for (int32_t i = 0; st == ST_OK && i < j->count; i++) {
             st = fn(j, i);
@@ -64,11 +70,8 @@ static status usual_of(bench *b, job_fn fn, const job *j, int passes, double *se
     }
     b->ops->step_end(b->ctx);
     *seconds = 0;
-    for (int32_t i = 0; i < j->count; i++) {
-        double *of = taken + (size_t)i * (size_t)passes;
-        qsort(of, (size_t)passes, sizeof(*of), ascending);
-        *seconds += of[passes / 2];
-    }
+    for (int32_t i = 0; i < j->count; i++)
+        *seconds += median(taken + (size_t)i * (size_t)passes, passes);
     free(taken);
     return st;
 }
@@ -123,29 +126,20 @@ static job job_of(bench *b, packed_type type, int32_t rows, int32_t out, int32_t
     return j;
 }
 
-static status batch_of(bench *b, int32_t rows, int32_t n_spans, const ops_span *spans)
+/* A row for each of n sequences, the last of the tokens whose keys and values fill `blocks` blocks. */
+static status batch_fill(bench *b, int32_t n, int32_t blocks)
 {
-    int32_t tokens[NORM_ROWS] = {0}, table[MAX_KV_TOKENS / OPS_KV_BLOCK];
-    for (int32_t i = 0; i < MAX_KV_TOKENS / OPS_KV_BLOCK; i++)
-        table[i] = i;
-    ops_batch_desc d = {.n_rows = rows, .tokens = tokens, .n_spans = n_spans, .spans = spans, .tables = {table}, .n_table = {b->kv_tokens / OPS_KV_BLOCK}};
-    return b->ops->batch_set(b->ctx, b->batch, &d);
-}
-
-/* `rows` rows of one sequence, the last at position kv_tokens - 1. */
-static status batch_fill(bench *b, int32_t rows)
-{
-    ops_span span = {.row = 0, .n_rows = rows, .position = b->kv_tokens - rows};
-    return batch_of(b, rows, 1, &span);
-}
-
-/* n sequences that decode, each with one block of keys and values. */
-static status batch_fill_short(bench *b, int32_t n)
-{
-    ops_span spans[MANY];
+    int32_t tokens[MAX_ROWS] = {0}, *table;
+    ops_span spans[MAX_ROWS];
+    TRY(mem_calloc((size_t)n * (size_t)blocks, sizeof(*table), "measuring", &table));
+    for (int32_t i = 0; i < n * blocks; i++)
+        table[i] = i % (b->seqs * b->blocks);
     for (int32_t i = 0; i < n; i++)
-        spans[i] = (ops_span){.row = i, .n_rows = 1, .position = OPS_KV_BLOCK - 1, .table = {i}};
-    return batch_of(b, n, n, spans);
+        spans[i] = (ops_span){.row = i, .n_rows = 1, .position = blocks * OPS_KV_BLOCK - 1, .table = {i * blocks}};
+    ops_batch_desc d = {.n_rows = n, .tokens = tokens, .n_spans = n, .spans = spans, .tables = {table}, .n_table = {n * blocks}};
+    status st = b->ops->batch_set(b->ctx, b->batch, &d);
+    free(table);
+    return st;
 }
 
 static status measure_weights(bench *b, packed_type type, shard_device *d)
@@ -153,17 +147,17 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
     double one, many, overhead;
     job j = job_of(b, type, 1, b->out, b->in);
     double n = (double)j.count * b->out * b->in;
-    TRY(batch_fill(b, MANY));
+    TRY(batch_fill(b, b->many, 1));
     TRY(run_norm(&j, 0));
-    TRY(usual_of(b, run_linear, &j, PASSES, &one));
-    j.rows = MANY;
-    TRY(usual_of(b, run_linear, &j, PASSES, &many));
+    TRY(usual_of(b, run_linear, &j, PASSES, NULL, &one));
+    j.rows = b->many;
+    TRY(usual_of(b, run_linear, &j, PASSES, NULL, &many));
     job tiny = job_of(b, type, 1, PACKED_ROWS, 32);
     tiny.count = 1;
-    TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, &overhead));
+    TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, NULL, &overhead));
     one -= overhead * j.count;
     many -= overhead * j.count;
-    double row = (many - one) / (MANY - 1); /* noise may not make either part vanish */
+    double row = (many - one) / (b->many - 1); /* noise may not make either part vanish */
     row = fmin(fmax(row, 0.02 * one), 0.98 * one);
     d->macs_per_second[type] = n / row;
     d->weights_per_second[type] = n / fmax(one - row, 0.02 * one);
@@ -172,7 +166,7 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
     /* A matrix as narrow as k and v are takes longer than its share of a wide one's time. */
     int32_t rows = b->a->n_kv_heads * b->a->head_dim;
     job small = job_of(b, type, 1, rows < b->out ? rows : b->out, b->in);
-    TRY(usual_of(b, run_linear, &small, PASSES, &narrow));
+    TRY(usual_of(b, run_linear, &small, PASSES, NULL, &narrow));
     double extra = narrow / small.count - overhead - (one / n) * small.shape.rows * (double)b->in;
     d->matrix_seconds = fmin(d->matrix_seconds, fmax(extra, 0)); /* the least of the types: noise only adds */
     return ST_OK;
@@ -180,37 +174,42 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
 
 static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
 {
-    double norm, small, linear, attention, short_one, short_many, qkv;
-    job wide = job_of(b, PACKED_F32, 1, PACKED_ROWS, b->in), tiny = job_of(b, PACKED_F32, 1, PACKED_ROWS, 32), layers = wide;
+    double norm, small, linear, attention, start, qkv, layers = b->kv_layers, rows = b->seqs;
+    const shard_arch *a = b->a;
+    job wide = job_of(b, PACKED_F32, 1, PACKED_ROWS, b->in), tiny = job_of(b, PACKED_F32, 1, PACKED_ROWS, 32), all = wide;
+    job between = job_of(b, b->type, 1, b->out, b->in);
     wide.count = tiny.count = 1;
-    layers.count = b->kv_layers;
-    TRY(batch_fill(b, NORM_ROWS));
-    TRY(usual_of(b, run_norm, &wide, SMALL_PASSES, &norm));
-    TRY(batch_fill(b, 1));
-    TRY(usual_of(b, run_norm, &tiny, SMALL_PASSES, &small));
-    TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, &linear));
-    TRY(usual_of(b, run_attention, &layers, PASSES, &attention));
-    TRY(usual_of(b, run_qkv, &layers, PASSES, &qkv));
-    TRY(batch_fill_short(b, 1));
-    TRY(usual_of(b, run_attention, &layers, PASSES, &short_one));
-    TRY(batch_fill_short(b, MANY));
-    TRY(usual_of(b, run_attention, &layers, PASSES, &short_many));
-    d->elements_per_second = (double)NORM_ROWS * b->in / fmax(norm - small, norm * 0.1);
+    all.count = b->kv_layers;
+    TRY(batch_fill(b, MANY, 1));
+    TRY(usual_of(b, run_norm, &wide, SMALL_PASSES, NULL, &norm));
+    TRY(batch_fill(b, 1, 1));
+    TRY(usual_of(b, run_norm, &tiny, SMALL_PASSES, NULL, &small));
+    TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, NULL, &linear));
+    TRY(batch_fill(b, b->seqs, 1));
+    TRY(usual_of(b, run_attention, &all, PASSES, &between, &start));
+    TRY(batch_fill(b, b->seqs, b->blocks));
+    TRY(usual_of(b, run_qkv, &all, PASSES, &between, &qkv));
+    TRY(usual_of(b, run_attention, &all, PASSES, &between, &attention));
+    d->elements_per_second = (double)MANY * b->in / fmax(norm - small, norm * 0.1);
     d->phase_seconds = 2.25 * (small + linear); /* four or five operations in a phase */
-    double heads = b->a->n_heads + 2.0 * b->a->n_kv_heads;
-    d->rotated_per_second = heads * b->a->head_dim / fmax(qkv / b->kv_layers - linear, 1e-9);
-    double macs = (double)b->kv_layers * b->kv_tokens * 2 * b->a->head_dim * b->a->n_heads;
-    shard_rank_plan r = {.kv_heads = {0, b->a->n_kv_heads}};
-    double bytes = (double)shard_plan_kv_block_bytes(b->a, &r, kv_type) * b->kv_layers * (b->kv_tokens / OPS_KV_BLOCK);
-    double work = attention - b->kv_layers * linear - bytes / d->bytes_per_second;
+    double heads = a->n_heads + 2.0 * a->n_kv_heads;
+    d->rotated_per_second = rows * heads * a->head_dim / fmax(qkv / layers - linear, 1e-9);
+    double macs = layers * rows * b->blocks * OPS_KV_BLOCK * 2 * a->head_dim * a->n_heads;
+    shard_rank_plan r = {.kv_heads = {0, a->n_kv_heads}};
+    double bytes = layers * rows * b->blocks * (double)shard_plan_kv_block_bytes(a, &r, kv_type);
+    attention -= layers * linear;
+    start -= layers * linear;
+    /* What a sequence takes even where it has hardly any keys: of the time with one block that which more of them do not explain. */
+    double block = b->blocks > 1 ? fmax(attention - start, 0) / (b->blocks - 1) : 0.5 * attention;
+    double fixed = fmin(fmax(attention - block * b->blocks, 0), 0.9 * attention);
+    d->attention_head_seconds = fixed / (layers * rows * a->n_heads);
+    attention -= fixed;
+    double work = attention - bytes / d->bytes_per_second;
     if (work < 0.2 * attention) { /* the cache comes slower than weights, or faster: what counts is the sum */
         work = 0.2 * attention;
-        d->bytes_per_second = bytes / (attention - b->kv_layers * linear - work);
+        d->bytes_per_second = bytes / (attention - work);
     }
     d->attention_macs_per_second = macs / work;
-    /* What a sequence takes even where it has hardly any keys. */
-    double share = OPS_KV_BLOCK / ((double)b->kv_tokens * b->kv_layers), keys = share * (work + bytes / d->bytes_per_second);
-    d->attention_head_seconds = fmax((short_many - short_one) / (MANY - 1) / b->kv_layers - keys, 0) / b->a->n_heads;
     return ST_OK;
 }
 
@@ -219,18 +218,24 @@ static ops_kv_type kv_type_of(shard_kv_type t)
     return t == SHARD_KV_F32 ? OPS_KV_F32 : t == SHARD_KV_F16 ? OPS_KV_F16 : t == SHARD_KV_BF16 ? OPS_KV_BF16 : OPS_KV_Q8;
 }
 
-static status kv_make(bench *b, shard_kv_type type)
+/* A cache that the sequences fill, of as many layers as there is room for; else of fewer and shorter sequences. */
+static status kv_make(bench *b, shard_kv_type type, int32_t context)
 {
     shard_rank_plan r = {.kv_heads = {0, b->a->n_kv_heads}};
+    size_t block = shard_plan_kv_block_bytes(b->a, &r, type), most = KV_BYTES / block;
+    b->blocks = (context + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK;
+    if ((size_t)b->blocks > most)
+        b->blocks = most > 1 ? (int32_t)most : 1;
+    b->seqs = (size_t)b->seqs * (size_t)b->blocks > most ? (int32_t)(most / (size_t)b->blocks) : b->seqs;
+    b->seqs = b->seqs > 1 ? b->seqs : 1;
+    size_t layers = most / ((size_t)b->seqs * (size_t)b->blocks);
     b->kv_layers = b->a->n_layers < KV_LAYERS ? b->a->n_layers : KV_LAYERS;
-    size_t blocks = WORKING_SET / (shard_plan_kv_block_bytes(b->a, &r, type) * (size_t)b->kv_layers), most = MAX_KV_TOKENS / OPS_KV_BLOCK;
-    blocks = blocks < 16 ? 16 : blocks < most ? blocks : most;
-    b->kv_tokens = (int32_t)blocks * OPS_KV_BLOCK;
-    ops_kv_spec spec = {kv_type_of(type), b->kv_layers, b->a->n_kv_heads, b->a->head_dim, (int64_t)blocks};
+    b->kv_layers = layers < 1 ? 1 : layers < (size_t)b->kv_layers ? (int32_t)layers : b->kv_layers;
+    ops_kv_spec spec = {kv_type_of(type), b->kv_layers, b->a->n_kv_heads, b->a->head_dim, (int64_t)b->seqs * b->blocks + 1};
     TRY(b->ops->kv_create(b->ctx, &spec, &b->kv));
-    for (int32_t i = spec.n_blocks > 1; i < spec.n_blocks; i++) /* written once, so that the memory is its own */
-        TRY(b->ops->kv_copy_block(b->ctx, b->kv, 0, i));
-    return spec.n_blocks > 1 ? b->ops->kv_copy_block(b->ctx, b->kv, 1, 0) : ST_OK;
+    for (int32_t i = 0; i + 1 < spec.n_blocks; i++) /* written once, so that the memory is its own */
+        TRY(b->ops->kv_copy_block(b->ctx, b->kv, spec.n_blocks - 1, i));
+    return ST_OK;
 }
 
 static status fill(bench *b, ops_buf *buf, size_t bytes)
@@ -246,12 +251,13 @@ static status fill(bench *b, ops_buf *buf, size_t bytes)
     return st;
 }
 
-static status bench_make(bench *b, int n_threads, shard_kv_type kv_type)
+static status bench_make(bench *b, const coord_measure_options *o)
 {
     int32_t q = b->a->n_heads * b->a->head_dim, widest = q > b->in ? q : b->in;
-    ops_ctx_options o = {.n_threads = n_threads, .first_core = -1, .spin = true, .max_rows = NORM_ROWS, .max_cols = widest};
-    TRY(b->ops->ctx_create(&o, &b->ctx));
-    size_t in = ops_row_bytes(OPS_F32, widest) * NORM_ROWS, out = ops_row_bytes(OPS_F32, b->out) * MANY;
+    widest = b->out > widest ? b->out : widest;
+    ops_ctx_options c = {.n_threads = o->n_threads, .first_core = -1, .spin = true, .max_rows = MAX_ROWS, .max_cols = widest};
+    TRY(b->ops->ctx_create(&c, &b->ctx));
+    size_t in = ops_row_bytes(OPS_F32, widest) * MAX_ROWS, out = ops_row_bytes(OPS_F32, b->out) * MAX_ROWS;
     TRY(b->ops->buf_create(b->ctx, 2 * in + out, "measuring", &b->rows));
     TRY(fill(b, b->rows, 2 * in + out));
     b->x = (ops_mat){b->rows, 0, OPS_F32, widest, ops_row_bytes(OPS_F32, widest)};
@@ -261,14 +267,15 @@ static status bench_make(bench *b, int n_threads, shard_kv_type kv_type)
     size_t bytes = b->working_set > matrix ? b->working_set : matrix;
     TRY(b->ops->buf_create(b->ctx, bytes, "measuring", &b->weights));
     TRY(fill(b, b->weights, bytes));
-    ops_batch_limits l = {.max_rows = NORM_ROWS, .max_spans = MANY, .max_out = 1, .max_blocks = MAX_KV_TOKENS / OPS_KV_BLOCK, .n_kv_groups = 1};
+    TRY(kv_make(b, o->kv_type, o->context));
+    int32_t blocks = b->seqs * b->blocks;
+    ops_batch_limits l = {.max_rows = MAX_ROWS, .max_spans = MAX_ROWS, .max_out = 1, .max_blocks = blocks > MAX_ROWS ? blocks : MAX_ROWS, .n_kv_groups = 1};
     float freq[SHARD_MAX_ROPE_DIMS / 2] = {0};
     if (b->a->n_ropes > 0) {
         l.n_ropes = 1;
         l.ropes[0] = (ops_rope_spec){b->a->ropes[0].dims, b->a->ropes[0].interleaved, 1, {freq, freq}, {1, 1}};
     }
-    TRY(b->ops->batch_create(b->ctx, &l, &b->batch));
-    return kv_make(b, kv_type);
+    return b->ops->batch_create(b->ctx, &l, &b->batch);
 }
 
 static void bench_free(bench *b)
@@ -296,34 +303,48 @@ static void types_used(const shard_arch *a, const shard_types *types, bool used[
     }
 }
 
-static status measure(bench *b, int n_threads, const shard_types *types, shard_kv_type kv_type, shard_device *d)
+static status measure(bench *b, const coord_measure_options *o, shard_device *d)
 {
     bool used[PACKED_TYPES] = {false};
-    TRY(bench_make(b, n_threads, kv_type));
-    types_used(b->a, types, used);
+    TRY(bench_make(b, o));
+    types_used(b->a, o->types, used);
     d->bytes_per_second = 0;
     d->matrix_seconds = INFINITY;
     for (int t = 0; t < PACKED_TYPES; t++) {
         if (used[t])
             TRY(measure_weights(b, (packed_type)t, d));
     }
-    return measure_rest(b, kv_type, d);
+    TRY(measure_rest(b, o->kv_type, d));
+    return measure_layers(b, o, d);
 }
 
-status coord_measure_device(const ops_backend *ops, int n_threads, const shard_arch *arch, const shard_types *types, shard_kv_type kv_type,
-                            shard_device *out)
+/* Bytes that a decode step of the whole checkpoint reads. */
+static double step_bytes(const coord_measure_options *o)
 {
-    bench b = {.ops = ops, .a = arch, .out = arch->intermediate < MAX_SHAPE ? arch->intermediate : MAX_SHAPE,
-               .in = arch->hidden < MAX_SHAPE ? arch->hidden : MAX_SHAPE};
-    double weights = 0;
-    for (int32_t l = 0; l < arch->n_layers; l++) {
-        packed_shape shape = {shard_plan_type(arch, types, SHARD_UP, l), PACKED_ROWS, arch->hidden, 0};
-        weights += (double)packed_bytes(shape) / PACKED_ROWS * (3.0 * arch->intermediate + 4.0 * arch->hidden);
+    static const shard_role roles[] = {SHARD_Q, SHARD_K, SHARD_V, SHARD_O, SHARD_GATE, SHARD_UP, SHARD_DOWN};
+    const shard_arch *a = o->arch;
+    double n = 0, q = (double)a->n_heads * a->head_dim, kv = (double)a->n_kv_heads * a->head_dim, up = a->intermediate;
+    const double outs[ARRAY_LEN(roles)] = {q, kv, kv, q, a->mlp == SHARD_MLP_GATED ? up : 0, up, up};
+    for (int32_t l = 0; l < a->n_layers; l++) {
+        for (size_t i = 0; i < ARRAY_LEN(roles); i++)
+            n += outs[i] * (double)packed_bytes((packed_shape){shard_plan_type(a, o->types, roles[i], l), PACKED_ROWS, a->hidden, 0}) / PACKED_ROWS;
     }
-    b.working_set = weights < (double)WORKING_SET ? (size_t)weights : WORKING_SET;
+    n += a->vocab * (double)packed_bytes((packed_shape){shard_plan_type(a, o->types, SHARD_HEAD, 0), PACKED_ROWS, a->hidden, 0}) / PACKED_ROWS;
+    shard_rank_plan r = {.kv_heads = {0, a->n_kv_heads}};
+    return n + (double)o->seqs * o->context / SHARD_KV_BLOCK * a->n_layers * (double)shard_plan_kv_block_bytes(a, &r, o->kv_type);
+}
+
+status coord_measure_device(const ops_backend *ops, const coord_measure_options *options, shard_device *out)
+{
+    const shard_arch *a = options->arch;
+    bench b = {.ops = ops, .a = a, .out = a->intermediate < MAX_SHAPE ? a->intermediate : MAX_SHAPE, .in = a->hidden < MAX_SHAPE ? a->hidden : MAX_SHAPE,
+               .seqs = options->seqs < MAX_ROWS ? options->seqs : MAX_ROWS, .type = shard_plan_type(a, options->types, SHARD_UP, 0)};
+    double bytes = step_bytes(options);
+    b.many = b.seqs > 1 ? b.seqs : MANY;
+    b.working_set = bytes < (double)WORKING_SET ? (size_t)bytes : WORKING_SET;
     *out = *shard_device_find("cpu");
     out->name = "this machine";
-    status st = measure(&b, n_threads, types, kv_type, out);
+    status st = measure(&b, options, out);
     bench_free(&b);
     return st;
 }

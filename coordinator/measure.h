@@ -8,8 +8,15 @@
 #include "ops/ops.h"
 #include "shard/plan/plan.h"
 
-/* A rank with n_threads (0 = all cores granted).  Takes about half a second and at most 300 MB; ST_NO_MEMORY without them. */
-status coord_measure_device(const ops_backend *ops, int n_threads, const shard_arch *arch, const shard_types *types, shard_kv_type kv_type,
-                            shard_device *out);
+typedef struct coord_measure_options {
+    int n_threads; /* of a rank; 0 = all cores granted */
+    const shard_arch *arch;
+    const shard_types *types;
+    shard_kv_type kv_type;
+    int32_t seqs, context; /* of the steps that are planned for: what depends on them is measured there */
+} coord_measure_options;
+
+/* Takes a second or a few and at most 1.3 GB; ST_NO_MEMORY without them. */
+status coord_measure_device(const ops_backend *ops, const coord_measure_options *options, shard_device *out);
 
 #endif

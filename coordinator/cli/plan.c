@@ -224,9 +224,12 @@ static status make(plan_args *a, shard_checkpoint *c, shard_plan **out)
     o->rank_weights = a->weights;
     o->stage_layers = a->stage_layers;
     o->may_not_fit = true;
-    if (a->measure)
-        TRY(coord_measure_device(ops_cpu(), a->threads, arch, &o->types, o->kv_type, &a->device));
-    else if (strcmp(a->device.name, "cpu") == 0)
+    if (a->measure) {
+        coord_measure_options m = {.n_threads = a->threads, .arch = arch, .types = &o->types, .kv_type = o->kv_type};
+        m.seqs = o->cost_seqs > 0 ? o->cost_seqs : 1;
+        m.context = o->cost_context > 0 ? o->cost_context : 1024;
+        TRY(coord_measure_device(ops_cpu(), &m, &a->device));
+    } else if (strcmp(a->device.name, "cpu") == 0)
         a->device = shard_device_scale(&a->device, a->threads);
     else if (o->ranks_per_host == 0)
         o->ranks_per_host = GPUS_PER_HOST;

@@ -124,6 +124,11 @@ static double elements_seconds(const cost_model *m, double per_row)
     return per_row * m->seqs / m->device.elements_per_second;
 }
 
+static double scale_or_1(double scale)
+{
+    return scale > 0 ? scale : 1;
+}
+
 layer_cost cost_of_layer(const cost_model *m, int32_t layer)
 {
     const shard_arch *a = m->arch;
@@ -144,6 +149,14 @@ layer_cost cost_of_layer(const cost_model *m, int32_t layer)
         c.channel += role_seconds(m, SHARD_GATE, layer, hidden);
     c.down_col = role_seconds(m, SHARD_DOWN, layer, hidden);
     c.mlp_fixed = elements_seconds(m, hidden) + (in + 1) * m->device.matrix_seconds + (a->parallel_block ? 0 : m->device.phase_seconds);
+    double attention = scale_or_1(m->device.attention_scale), mlp = scale_or_1(m->device.mlp_scale);
+    c.head *= attention;
+    c.kv_head *= attention;
+    c.o_col *= attention;
+    c.attention_fixed *= attention;
+    c.channel *= mlp;
+    c.down_col *= mlp;
+    c.mlp_fixed *= mlp;
     return c;
 }
 
@@ -166,12 +179,13 @@ double cost_embed(const cost_model *m)
 
 double cost_head_row(const cost_model *m)
 {
-    return role_seconds(m, SHARD_HEAD, 0, m->arch->hidden) + elements_seconds(m, 2);
+    return scale_or_1(m->device.head_scale) * (role_seconds(m, SHARD_HEAD, 0, m->arch->hidden) + elements_seconds(m, 2));
 }
 
 double cost_head(const cost_model *m, int64_t rows)
 {
-    return cost_head_row(m) * (double)rows + elements_seconds(m, m->arch->hidden) + m->device.phase_seconds + m->device.matrix_seconds;
+    double fixed = elements_seconds(m, m->arch->hidden) + m->device.phase_seconds + m->device.matrix_seconds;
+    return cost_head_row(m) * (double)rows + scale_or_1(m->device.head_scale) * fixed;
 }
 
 double cost_exchange(const cost_model *m, int32_t tp, int32_t hosts)

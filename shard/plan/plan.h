@@ -72,6 +72,7 @@ typedef struct shard_device {
     double rotated_per_second;            /* elements of q, k and v rotated and put into the cache */
     double phase_seconds;
     double matrix_seconds;                /* the start of each matrix: the first misses */
+    double attention_scale, mlp_scale, head_scale; /* of a whole phase against the sum of its parts; 0 = 1 */
     double exchange_seconds, exchange_bytes_per_second; /* a sum between ranks of one host: start, and bytes of one partial */
     double network_seconds, network_bytes_per_second;   /* the same between hosts */
 } shard_device;

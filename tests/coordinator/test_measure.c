@@ -25,13 +25,16 @@ static void figures_are_of_the_right_order(void **state)
     arch.head_dim = 64;
     arch.intermediate = 1536;
     arch.vocab = 49152;
+    arch.max_positions = 8192;
+    arch.mlp = SHARD_MLP_GATED;
+    arch.n_kv_groups = 1;
     arch.tied_embeddings = true;
     memset(of, PACKED_Q4_1, sizeof(of));
     of[SHARD_TOKEN_EMBED] = PACKED_Q8_0;
     shard_types types = {PACKED_Q4_1, of};
     shard_device d;
     double start = log_clock();
-    assert_int_equal(coord_measure_device(ops_cpu(), 1, &arch, &types, SHARD_KV_F16, &d), ST_OK);
+    assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 4, 100}, &d), ST_OK);
     static const packed_type used[] = {PACKED_Q4_1, PACKED_Q8_0};
     for (size_t i = 0; i < ARRAY_LEN(used); i++) {
         double w = d.weights_per_second[used[i]], m = d.macs_per_second[used[i]];
