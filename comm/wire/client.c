@@ -99,7 +99,7 @@ static status connect_session(wire_client *c)
         return FAIL(ST_IO, "gateway socket: %s", zmq_strerror(errno));
     TRY(wire_socket_secure(c->socket, &c->security, false));
     if (zmq_connect(c->socket, c->endpoint) != 0)
-        return FAIL(ST_INVALID, "%s: %s; a gateway's address is like tcp://HOST:7777 or ipc:///run/trireme.sock", c->endpoint, zmq_strerror(errno));
+        return FAIL(ST_INVALID, "%s: %s", c->endpoint, zmq_strerror(errno));
     TRY(wire_outgoing_bytes(c->hello, c->hello_bytes, &m));
     return send_message(c, &m);
 }
@@ -381,6 +381,7 @@ status wire_client_create(const wire_client_options *o, wire_client **out)
     c->security.allow_dir = NULL;
     c->backoff = first_backoff;
     c->seen = log_clock();
+    TRY_GOTO(wire_endpoint_check(o->endpoint, false), fail);
     TRY_GOTO(pack_hello(c, o->hello), fail);
     TRY_GOTO(wire_wake_create(&c->wake), fail);
     c->context = wire_context_create();

@@ -1,10 +1,15 @@
 #include "comm/wire/wire_internal.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 struct wire_quota {
@@ -146,12 +151,14 @@ static bool set_int(void *socket, int option, int value)
 
 void *wire_socket_create(void *context, int type, const wire_tuning *t)
 {
-    /* An encrypted frame is a little longer than its message.  Few messages wait inside, since each may be large: the owner reads all the time. */
+    /* An encrypted frame is a little longer than its message.  Few messages wait inside, since each may be large: the owner reads all the time.
+     * ZMTP's own heartbeats stay off: a connection whose input waits for its owner and which then breaks makes libzmq 4.3.4 abort the process at the next of
+     * them (zeromq/libzmq issue 4364).  Ours do their work; what is left to TCP's keep-alive is connections that broke before they said anything. */
     const struct {
         int option, value;
     } options[] = {
-        {ZMQ_LINGER, 0}, {ZMQ_SNDHWM, t->send_queue}, {ZMQ_RCVHWM, 64}, {ZMQ_HANDSHAKE_IVL, 5000}, {ZMQ_HEARTBEAT_IVL, t->heartbeat_ms},
-        {ZMQ_HEARTBEAT_TIMEOUT, 4 * t->heartbeat_ms}, {ZMQ_HEARTBEAT_TTL, 4 * t->heartbeat_ms}, {ZMQ_RECONNECT_IVL, 200}, {ZMQ_RECONNECT_IVL_MAX, 2000},
+        {ZMQ_LINGER, 0}, {ZMQ_SNDHWM, t->send_queue}, {ZMQ_RCVHWM, 64}, {ZMQ_HANDSHAKE_IVL, 5000}, {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_TCP_KEEPALIVE_IDLE, 30}, {ZMQ_TCP_KEEPALIVE_INTVL, 10}, {ZMQ_TCP_KEEPALIVE_CNT, 3}, {ZMQ_RECONNECT_IVL, 200}, {ZMQ_RECONNECT_IVL_MAX, 2000},
     };
     void *s = zmq_socket(context, type);
     bool ok = s != NULL;
@@ -241,6 +248,73 @@ int wire_skip_parts(void *socket)
         zmq_msg_close(&m);
         parts++;
     }
+}
+
+static bool port_valid(const char *port, bool server)
+{
+    if (strcmp(port, "*") == 0)
+        return server;
+    size_t n = strspn(port, "0123456789");
+    long number = n > 0 && n <= 5 && port[n] == '\0' ? strtol(port, NULL, 10) : -1;
+    return number >= (server ? 0 : 1) && number <= 65535;
+}
+
+status wire_endpoint_check(const char *endpoint, bool server)
+{
+    if (strncmp(endpoint, "ipc://", 6) == 0) {
+        size_t n = strlen(endpoint + 6), most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+        if (n > 0 && n <= most)
+            return ST_OK;
+        return FAIL(ST_INVALID, "%s: the path of a local socket has 1 to %zu letters", endpoint, most);
+    }
+    const char *port = strrchr(endpoint, ':');
+    if (strncmp(endpoint, "tcp://", 6) == 0 && port != NULL && port > endpoint + 6 && port_valid(port + 1, server))
+        return ST_OK;
+    return FAIL(ST_INVALID, "%s: not an address for replicas and gateway; give %s or ipc:///PATH", endpoint, server ? "tcp://ADDRESS:PORT" : "tcp://HOST:PORT");
+}
+
+/* The socket belongs to our end of `endpoint` (as bound), so that nothing else in this process is ever shut. */
+static bool is_ours(int fd, const char *endpoint)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un local;
+    } a = {0};
+    socklen_t n = sizeof(a);
+    const char *port = strrchr(endpoint, ':');
+    if (getsockname(fd, &a.any, &n) != 0)
+        return false;
+    if (a.any.sa_family == AF_UNIX)
+        return strncmp(endpoint, "ipc://", 6) == 0 && strncmp(a.local.sun_path, endpoint + 6, sizeof(a.local.sun_path)) == 0;
+    unsigned bound = a.any.sa_family == AF_INET ? a.v4.sin_port : a.any.sa_family == AF_INET6 ? a.v6.sin6_port : 0;
+    return strncmp(endpoint, "tcp://", 6) == 0 && bound != 0 && port != NULL && ntohs((uint16_t)bound) == strtoul(port + 1, NULL, 10);
+}
+
+static bool cookie_of(int fd, uint64_t *cookie)
+{
+    socklen_t n = sizeof(*cookie);
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &n) == 0;
+}
+
+wire_connection wire_connection_of(zmq_msg_t *m, const char *endpoint)
+{
+    wire_connection c = {.fd = zmq_msg_get(m, ZMQ_SRCFD)};
+    if (c.fd >= 0 && (!is_ours(c.fd, endpoint) || !cookie_of(c.fd, &c.cookie)))
+        c.fd = -1;
+    return c;
+}
+
+void wire_connection_shut(const wire_connection *c)
+{
+    uint64_t cookie;
+    int fd = c->fd >= 0 ? fcntl(c->fd, F_DUPFD_CLOEXEC, 0) : -1; /* a descriptor of our own cannot become another socket's between look and deed */
+    if (fd < 0)
+        return;
+    if (cookie_of(fd, &cookie) && cookie == c->cookie)
+        shutdown(fd, SHUT_RDWR);
+    close(fd);
 }
 
 void wire_report(Trireme__Goodbye *g, Trireme__Envelope *e, const char *reason, bool retry)

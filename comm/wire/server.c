@@ -1,14 +1,14 @@
 /* comm/wire/server.c - the gateway's end: a ROUTER socket and a table of its peers.
  *
- *   stranger --Hello that passes--> live --silence, loss, violation--> ended --WIRE_GONE delivered--> free
- *      |                              |
- *      +- silence, too many bad frames +- wire_server_drop --> free
+ *   stranger --Hello that passes--> live --silence, violation, wire_server_drop--> closing --a second--> free
+ *      |                              +----connection lost--------------------------------------------> free
+ *      +--silence, too many bad frames--> closing
  *
  * ZeroMQ gives each connection a routing id of its own (no client of ours sets one), so a reconnection is another peer.  A lost connection is told by
- * the socket's monitor, which knows no routing ids: then every peer is sent a heartbeat, and mandatory mode says which of them is gone.
+ * the socket's monitor, which knows no routing ids: then every peer is sent a heartbeat, and mandatory mode says which of them is gone.  What such a peer had
+ * sent may still wait in the socket, and is read before its end is told.
  *
- * ROUTER has no call to end one connection.  What ends it here is the takeover of its routing id by a socket of our own, which then closes: queued messages still
- * leave, nothing more comes in, and ZMTP's heartbeats close the stalled connection. */
+ * A closing peer is not heard any more; its Goodbye has a moment to leave, and then its connection is shut, for which ROUTER has no call. */
 #include "comm/wire/wire_internal.h"
 
 #include <errno.h>
@@ -20,14 +20,25 @@
 #include "base/log.h"
 
 enum { MAX_ROUTE = 255, MAX_BAD_FRAMES = 16, BUCKETS = 1024 };
-#define KICK "inproc://takeover"
+static const double goodbye_leaves = 0.25, forget_after = 1; /* seconds, of a closing peer */
 
-typedef enum peer_state { PEER_STRANGER, PEER_LIVE, PEER_ENDED } peer_state;
+typedef enum peer_state { PEER_STRANGER, PEER_LIVE, PEER_CLOSING } peer_state;
+
+/* What the owner is told when a session ends.  Made with the peer, so that it cannot fail then. */
+typedef struct ending {
+    struct ending *next;
+    wire_peer id;
+    char user[WIRE_NAME], reason[WIRE_REASON];
+} ending;
 
 typedef struct peer {
     wire_peer id;
     peer_state state;
-    struct peer *next_in_bucket, *next_ended;
+    struct peer *next_in_bucket;
+    ending *ending;
+    wire_connection connection;
+    bool lost, shut;
+    double lost_at, closing_at;
     uint8_t route[MAX_ROUTE];
     size_t route_len;
     double heard, sent;
@@ -38,7 +49,6 @@ typedef struct peer {
     uint64_t epoch;
     uint32_t protocol;
     wire_limits limits;
-    char reason[WIRE_REASON];
 } peer;
 
 struct wire_server {
@@ -48,16 +58,17 @@ struct wire_server {
     wire_wake wake;
     char *endpoint;
     peer **peers; /* by id % max_peers */
-    int max_peers, n_peers;
+    int max_peers, n_peers, n_lost;
     uint64_t next_round; /* ids: round * max_peers + place */
     peer *buckets[BUCKETS];
-    peer *ended, *ended_last;
+    ending *ended, *ended_last;
     double seen, tick_at, allow_at, probe_at[2];
     uint64_t heartbeats;
     wire_counters counters;
     wire_message last; /* what was delivered */
     wire_received held; /* a Hello, while the end of its process's earlier session is told first */
-    char last_user[WIRE_NAME], ended_user[WIRE_NAME], ended_reason[WIRE_REASON];
+    ending *told;       /* the last end that was delivered */
+    char last_user[WIRE_NAME];
 };
 
 /* ---- the table ---- */
@@ -99,7 +110,9 @@ static peer *add_peer(wire_server *s, const void *route, size_t n, double now)
     while (s->peers[place] != NULL)
         place++;
     peer *p = calloc(1, sizeof(*p));
-    if (p == NULL || (p->quota = wire_quota_create()) == NULL) {
+    if (p == NULL || (p->quota = wire_quota_create()) == NULL || (p->ending = calloc(1, sizeof(*p->ending))) == NULL) {
+        if (p != NULL)
+            wire_quota_release(&p->quota);
         free(p);
         return NULL;
     }
@@ -117,9 +130,12 @@ static peer *add_peer(wire_server *s, const void *route, size_t n, double now)
 
 static void free_peer(wire_server *s, peer *p)
 {
+    unlink_route(s, p);
     s->peers[p->id % (uint64_t)s->max_peers] = NULL;
     s->n_peers--;
+    s->n_lost -= p->lost;
     wire_quota_release(&p->quota);
+    free(p->ending);
     free(p);
 }
 
@@ -166,59 +182,70 @@ static void say_goodbye(wire_server *s, peer *p, const char *reason, bool retry)
     (void)st;
 }
 
-/* Ends a peer's connection by taking its routing id over. */
-static void take_over(wire_server *s, const peer *p)
-{
-    int on = 1, off = 0, events;
-    size_t size = sizeof(events);
-    void *d = zmq_socket(s->context, ZMQ_DEALER);
-    if (d == NULL)
-        return; /* out of sockets: the peer is not known any more, which is what counts */
-    zmq_setsockopt(s->router, ZMQ_ROUTER_HANDOVER, &on, sizeof(on));
-    if (zmq_setsockopt(d, ZMQ_ROUTING_ID, p->route, p->route_len) == 0 && zmq_connect(d, KICK) == 0)
-        zmq_getsockopt(s->router, ZMQ_EVENTS, &events, &size); /* lets the router see it */
-    zmq_close(d);
-    size = sizeof(events);
-    zmq_getsockopt(s->router, ZMQ_EVENTS, &events, &size);
-    zmq_setsockopt(s->router, ZMQ_ROUTER_HANDOVER, &off, sizeof(off));
-}
-
 /* ---- ends ---- */
 
-/* A live peer is kept until its owner has been told. */
+static void close_peer(peer *p)
+{
+    p->state = PEER_CLOSING;
+    p->closing_at = log_clock();
+}
+
+/* A peer leaves; if it was live, its owner will hear of it. */
 static void end_peer(wire_server *s, peer *p, const char *reason, bool connected)
 {
-    if (connected) {
-        say_goodbye(s, p, reason, true);
-        take_over(s, p);
+    if (p->state == PEER_LIVE) {
+        ending *e = p->ending;
+        p->ending = NULL;
+        e->id = p->id;
+        memcpy(e->user, p->user, sizeof(e->user));
+        snprintf(e->reason, sizeof(e->reason), "%s", reason);
+        if (s->ended_last != NULL)
+            s->ended_last->next = e;
+        else
+            s->ended = e;
+        s->ended_last = e;
     }
-    unlink_route(s, p);
-    if (p->state == PEER_STRANGER) {
+    if (!connected) {
         free_peer(s, p);
         return;
     }
-    p->state = PEER_ENDED;
-    snprintf(p->reason, sizeof(p->reason), "%s", reason);
-    if (s->ended_last != NULL)
-        s->ended_last->next_ended = p;
-    else
-        s->ended = p;
-    s->ended_last = p;
+    say_goodbye(s, p, reason, true);
+    close_peer(p);
+}
+
+static ending *take_ending(wire_server *s)
+{
+    ending *e = s->ended;
+    if (e != NULL && (s->ended = e->next) == NULL)
+        s->ended_last = NULL;
+    return e;
 }
 
 static bool deliver_ended(wire_server *s, wire_received *out)
 {
-    peer *p = s->ended;
-    if (p == NULL)
+    ending *e = take_ending(s);
+    if (e == NULL)
         return false;
-    s->ended = p->next_ended;
-    if (s->ended == NULL)
-        s->ended_last = NULL;
-    memcpy(s->ended_reason, p->reason, sizeof(s->ended_reason));
-    memcpy(s->ended_user, p->user, sizeof(s->ended_user));
-    *out = (wire_received){.kind = WIRE_GONE, .peer = p->id, .user = s->ended_user, .reason = s->ended_reason};
-    free_peer(s, p);
+    free(s->told);
+    s->told = e;
+    *out = (wire_received){.kind = WIRE_GONE, .peer = e->id, .user = e->user, .reason = e->reason};
     return true;
+}
+
+static void forget_ending(wire_server *s, wire_peer id)
+{
+    ending *kept = NULL;
+    for (ending **at = &s->ended; *at != NULL;) {
+        ending *e = *at;
+        if (e->id != id) {
+            kept = e;
+            at = &e->next;
+            continue;
+        }
+        *at = e->next;
+        free(e);
+    }
+    s->ended_last = kept;
 }
 
 static void lose_peer(wire_server *s, peer *p, const char *reason, bool connected)
@@ -244,23 +271,9 @@ static void bad_frame(wire_server *s, peer *p, const char *why)
 void wire_server_drop(wire_server *s, wire_peer id)
 {
     peer *p = find_id(s, id);
-    if (p == NULL)
-        return;
-    if (p->state == PEER_ENDED) {
-        peer **at = &s->ended;
-        peer *before = NULL;
-        while (*at != p) {
-            before = *at;
-            at = &(*at)->next_ended;
-        }
-        *at = p->next_ended;
-        if (s->ended_last == p)
-            s->ended_last = before;
-    } else {
-        take_over(s, p);
-        unlink_route(s, p);
-    }
-    free_peer(s, p);
+    if (p != NULL && p->state == PEER_LIVE)
+        close_peer(p);
+    forget_ending(s, id);
 }
 
 /* ---- time ---- */
@@ -268,21 +281,51 @@ void wire_server_drop(wire_server *s, wire_peer id)
 static void each_peer(wire_server *s, void (*visit)(wire_server *, peer *, double), double now)
 {
     for (int i = 0; i < s->max_peers; i++)
-        if (s->peers[i] != NULL && s->peers[i]->state != PEER_ENDED)
+        if (s->peers[i] != NULL)
             visit(s, s->peers[i], now);
+}
+
+static void mark_lost(wire_server *s, peer *p)
+{
+    if (!p->lost)
+        p->lost_at = log_clock();
+    s->n_lost += !p->lost;
+    p->lost = true;
+}
+
+static void end_lost(wire_server *s, peer *p, double now)
+{
+    (void)now;
+    if (p->lost)
+        lose_peer(s, p, "the connection was lost", false);
 }
 
 static void probe(wire_server *s, peer *p, double now)
 {
     (void)now;
-    if (p->state == PEER_LIVE && send_heartbeat(s, p) == ST_NOT_FOUND)
-        lose_peer(s, p, "the connection was lost", false);
+    if (p->state == PEER_LIVE && !p->lost && send_heartbeat(s, p) == ST_NOT_FOUND)
+        mark_lost(s, p);
+}
+
+static void finish_closing(wire_server *s, peer *p, double now)
+{
+    if (now - p->closing_at < goodbye_leaves)
+        return;
+    if (!p->shut)
+        wire_connection_shut(&p->connection);
+    p->shut = true;
+    if (now - p->closing_at >= forget_after)
+        free_peer(s, p);
 }
 
 static void beat_and_judge(wire_server *s, peer *p, double now)
 {
     char reason[64];
-    if (now - p->heard > s->tuning.silence) {
+    if (p->state == PEER_CLOSING)
+        finish_closing(s, p, now);
+    else if (p->lost && now - p->lost_at > s->tuning.silence) /* others leave us no time to find the socket empty */
+        end_lost(s, p, now);
+    else if (now - p->heard > s->tuning.silence) {
         snprintf(reason, sizeof(reason), "silent for %.1f s", now - p->heard);
         lose_peer(s, p, reason, true);
     } else if (now - p->sent >= s->tuning.heartbeat)
@@ -292,7 +335,7 @@ static void beat_and_judge(wire_server *s, peer *p, double now)
 static void check_allowed(wire_server *s, peer *p, double now)
 {
     (void)now;
-    if (p->key[0] != '\0' && wire_allow_find(s->allow, p->key) == NULL)
+    if (p->state != PEER_CLOSING && p->key[0] != '\0' && wire_allow_find(s->allow, p->key) == NULL)
         lose_peer(s, p, "its key is no longer allowed", true);
 }
 
@@ -395,7 +438,7 @@ static bool take_hello(wire_server *s, peer *p, const Trireme__Hello *h)
 static bool take_message(wire_server *s, peer *p, const Trireme__Envelope *e)
 {
     bool hello = e->body_case == TRIREME__ENVELOPE__BODY_HELLO;
-    if (p == NULL) { /* the table is full */
+    if (p == NULL) { /* the table is full, or there is no memory */
         s->counters.strays++;
         return false;
     }
@@ -414,8 +457,9 @@ static bool take_message(wire_server *s, peer *p, const Trireme__Envelope *e)
     return wrong == NULL && e->body_case != TRIREME__ENVELOPE__BODY_HEARTBEAT;
 }
 
-static void note_key(peer *p, zmq_msg_t *m)
+static void note_origin(wire_server *s, peer *p, zmq_msg_t *m)
 {
+    p->connection = wire_connection_of(m, s->endpoint);
     const char *user = zmq_msg_gets(m, "User-Id"), *key = zmq_msg_gets(m, WIRE_KEY_PROPERTY);
     snprintf(p->user, sizeof(p->user), "%s", user != NULL ? user : "");
     snprintf(p->key, sizeof(p->key), "%s", key != NULL ? key : "");
@@ -427,10 +471,12 @@ static bool take_frame(wire_server *s, zmq_msg_t *route, zmq_msg_t *body, int ex
     if (p == NULL) {
         p = add_peer(s, zmq_msg_data(route), zmq_msg_size(route), log_clock());
         if (p != NULL)
-            note_key(p, body);
+            note_origin(s, p, body);
     }
     s->counters.messages_in++;
     s->counters.bytes_in += zmq_msg_size(body);
+    if (p != NULL && p->state == PEER_CLOSING)
+        return false;
     if (extra_parts > 0 || wire_unpack(zmq_msg_data(body), zmq_msg_size(body), &s->last) != ST_OK) {
         bad_frame(s, p, "a frame that does not unpack");
         return false;
@@ -489,6 +535,8 @@ static bool wait_for_input(wire_server *s, double seconds)
 static bool take_waiting(wire_server *s, wire_received *out)
 {
     read_result r = deliver_ended(s, out) ? READ_DELIVERED : read_one(s, out);
+    if (r == READ_EMPTY && s->n_lost > 0)
+        each_peer(s, end_lost, 0);
     if (r == READ_DELIVERED && out->kind == WIRE_MESSAGE && s->ended != NULL) {
         s->held = *out;
         deliver_ended(s, out);
@@ -530,7 +578,7 @@ status wire_server_receive(wire_server *s, int timeout_ms, wire_received *out)
 status wire_server_send(wire_server *s, wire_peer id, const Trireme__Envelope *message)
 {
     peer *p = find_id(s, id);
-    if (p == NULL || p->state != PEER_LIVE)
+    if (p == NULL || p->state != PEER_LIVE || p->lost)
         return ST_NOT_FOUND;
     status st;
     if (message->body_case == TRIREME__ENVELOPE__BODY_WELCOME) {
@@ -542,7 +590,7 @@ status wire_server_send(wire_server *s, wire_peer id, const Trireme__Envelope *m
     } else
         st = send_envelope(s, p, message);
     if (st == ST_NOT_FOUND)
-        lose_peer(s, p, "the connection was lost", false);
+        mark_lost(s, p);
     return st;
 }
 
@@ -566,6 +614,7 @@ const char *wire_server_endpoint(const wire_server *s)
 static status bind_all(wire_server *s, const char *endpoint, const wire_security *security)
 {
     int on = 1, v6 = strchr(endpoint, '[') != NULL;
+    TRY(wire_endpoint_check(endpoint, true));
     if (!security->plain) {
         TRY(wire_allow_create(security->allow_dir, &s->allow));
         s->zap = wire_socket_create(s->context, ZMQ_REP, &s->tuning);
@@ -578,11 +627,10 @@ static status bind_all(wire_server *s, const char *endpoint, const wire_security
         return FAIL(ST_IO, "replica socket: %s", zmq_strerror(errno));
     TRY(wire_socket_secure(s->router, security, true));
     s->monitor = wire_monitor_create(s->context, s->router, 0, ZMQ_EVENT_DISCONNECTED);
-    if (s->monitor == NULL || zmq_bind(s->router, KICK) != 0)
+    if (s->monitor == NULL)
         return FAIL(ST_IO, "replica socket: %s", zmq_strerror(errno));
     if (zmq_bind(s->router, endpoint) != 0)
-        return FAIL(errno == EADDRINUSE ? ST_BUSY : ST_INVALID, "%s: %s; replicas connect to an address like tcp://0.0.0.0:7777 or ipc:///run/trireme.sock", endpoint,
-                    zmq_strerror(errno));
+        return FAIL(errno == EADDRINUSE ? ST_BUSY : ST_INVALID, "%s: %s", endpoint, zmq_strerror(errno));
     char bound[1024];
     size_t n = sizeof(bound);
     if (zmq_getsockopt(s->router, ZMQ_LAST_ENDPOINT, bound, &n) != 0 || (s->endpoint = strdup(bound)) == NULL)
@@ -632,6 +680,9 @@ void wire_server_destroy(wire_server **server)
         if (s->peers[i] != NULL)
             free_peer(s, s->peers[i]);
     free(s->peers);
+    while (s->ended != NULL)
+        free(take_ending(s));
+    free(s->told);
     wire_message_free(&s->last);
     wire_allow_destroy(&s->allow);
     wire_wake_destroy(&s->wake);

@@ -76,6 +76,18 @@ void wire_monitor_destroy(void *socket, void **monitor);
 int wire_monitor_next(void *monitor, int *value);
 /* Waits until a socket has input, or the wake, or `seconds` are over. */
 void wire_poll(zmq_pollitem_t *items, int n, double seconds);
+/* ST_INVALID: not tcp://HOST:PORT or ipc://PATH.  A server's port may be "*". */
+status wire_endpoint_check(const char *endpoint, bool server);
+
+/* The connection that a message came over, so that it can be shut although ROUTER has no call for that.  The descriptor is ZeroMQ's and may be closed, and its
+ * number used again, at any time: the kernel's cookie tells whether it is still the same socket. */
+typedef struct wire_connection {
+    int fd; /* -1: not known */
+    uint64_t cookie;
+} wire_connection;
+wire_connection wire_connection_of(zmq_msg_t *m, const char *endpoint);
+void wire_connection_shut(const wire_connection *c);
+
 /* Receives the rest of a message of several parts; the number of parts there were. */
 int wire_skip_parts(void *socket);
 void wire_report(Trireme__Goodbye *g, Trireme__Envelope *e, const char *reason, bool retry); /* fills a Goodbye */
