@@ -30,6 +30,7 @@ int cli_template(int argc, char **argv);
 int cli_perplexity(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_keygen(int argc, char **argv);
+int cli_apikey(int argc, char **argv);
 int cli_config_command(int argc, char **argv);
 
 #endif

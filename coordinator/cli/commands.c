@@ -14,6 +14,7 @@ const cli_command cli_commands[] = {
     {"tokenize", "text to token ids and back", cli_tokenize, false, NULL},
     {"template", "render conversations with a chat template", cli_template, false, NULL},
     {"config", "show each option's value and where it comes from", cli_config_command, false, NULL},
-    {"keygen", "make the keys of a gateway and its replicas", cli_keygen, false},
+    {"keygen", "make the keys of a gateway and its replicas", cli_keygen, false, NULL},
+    {"apikey", "add, list and remove the API keys of a gateway", cli_apikey, false, NULL},
     {NULL, NULL, NULL, false, NULL},
 };

@@ -5,7 +5,7 @@
  *   trireme-keys 1 SALT                                  format version, 32 hex digits
  *   NAME DIGEST [requests=N] [tokens=N] [concurrent=N] [admin]     SHA-256(salt, key) in hex; N per minute; blank lines and # comments are kept
  *
- * The file is read again when it changes; one that has become unreadable or malformed leaves the keys as they were, with an error in the log.
+ * The salt keeps equal keys in two files from being seen as equal, and tables of digests useless.  The file is read again when it changes; one that has become unreadable or malformed leaves the keys as they were, with an error in the log.
  * Digests are compared in constant time.  Keys are never logged. */
 #ifndef COORDINATOR_GATEWAY_AUTH_H
 #define COORDINATOR_GATEWAY_AUTH_H
@@ -56,6 +56,8 @@ status auth_reload(auth *a);
  * ST_INVALID: bad name or taken.  remove: ST_NOT_FOUND. */
 #define AUTH_KEY_TEXT 64
 status auth_file_add(const char *path, const char *name, const auth_limits *limits, bool admin, char key[AUTH_KEY_TEXT]);
+/* The same with a key that is given (1 to 255 visible ASCII bytes); a line of that name is replaced. */
+status auth_file_set(const char *path, const char *name, const auth_limits *limits, bool admin, const char *key);
 status auth_file_remove(const char *path, const char *name);
 typedef void (*auth_each)(void *arg, const auth_key *key);
 status auth_file_list(const char *path, auth_each each, void *arg);

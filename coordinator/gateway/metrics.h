@@ -86,6 +86,7 @@ typedef struct metrics_series metrics_series;
 
 typedef struct metrics_options {
     bool vllm_names;
+    int64_t max_model_len; /* where the buckets of token counts end; 0: 1,000,000 */
     int max_series_per_family; /* 0: 2048 */
 } metrics_options;
 status metrics_create(const metrics_options *options, metrics **out);

@@ -118,7 +118,7 @@ static void one_connection_serves_many_requests_also_pipelined(void **state)
     assert_true(client_send(fd, all.data, all.len));
     for (int i = 0; i < 50; i++) {
         client_answer a;
-        char want[4];
+        char want[16];
         snprintf(want, sizeof(want), "%02d", i);
         client_read(fd, false, 5000, &rest, &a);
         assert_int_equal(a.status, 200);
