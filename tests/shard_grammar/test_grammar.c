@@ -1,0 +1,375 @@
+/* tests/shard_grammar/test_grammar.c - texts that grammars take and refuse, masks against brute force, hostile bytes, limits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "base/json.h"
+#include "tests/shard_grammar/walk.h"
+
+static shard_tokenizer *byte_tokenizer;
+static shard_grammar_vocab *bytes;
+
+static int open_bytes(void **state)
+{
+    (void)state;
+    static const int32_t end = WALK_END;
+    return walk_byte_tokenizer(&byte_tokenizer) == ST_OK && shard_grammar_vocab_create(byte_tokenizer, WALK_BYTES, &end, 1, &bytes) == ST_OK ? 0 : -1;
+}
+
+static int close_bytes(void **state)
+{
+    (void)state;
+    shard_grammar_vocab_destroy(&bytes);
+    shard_tokenizer_destroy(&byte_tokenizer);
+    return 0;
+}
+
+/* yes and no: NULL-ended. */
+typedef struct verdicts {
+    const char *source, *yes[10], *no[12];
+} verdicts;
+
+static void check_verdicts(shard_grammar_kind kind, const verdicts *cases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        walk w;
+        if (walk_open(kind, cases[i].source, strlen(cases[i].source), bytes, &w) != ST_OK)
+            fail_msg("%s: %s", cases[i].source, status_message());
+        for (int k = 0; k < 10 && cases[i].yes[k] != NULL; k++) {
+            if (!walk_accepts(&w, cases[i].yes[k], strlen(cases[i].yes[k]), NULL))
+                fail_msg("%s: refuses %s", cases[i].source, cases[i].yes[k]);
+        }
+        for (int k = 0; k < 12 && cases[i].no[k] != NULL; k++) {
+            if (walk_accepts(&w, cases[i].no[k], strlen(cases[i].no[k]), NULL))
+                fail_msg("%s: accepts %s", cases[i].source, cases[i].no[k]);
+        }
+        walk_close(&w);
+    }
+}
+
+static void regexes_match_whole_texts(void **state)
+{
+    (void)state;
+    static const verdicts cases[] = {
+        {"abc", {"abc"}, {"", "ab", "abcd", "xabc"}},
+        {"", {""}, {"a"}},
+        {"a|bc|", {"a", "bc", ""}, {"b", "abc"}},
+        {"(ab|a)(bc|c)?", {"ab", "a", "abc", "abbc", "ac"}, {"abcc", "b"}},
+        {"a{2,3}b{2}c{0,}d{,2}", {"aabb", "aaabbccdd"}, {"abb", "aabbb", "aabbddd"}},
+        {"(a*)*b+?", {"b", "aab", "abb"}, {"", "a"}},
+        {"[a-c\\d_\\]-]+", {"a1_]-"}, {"", "d", "["}},
+        {"[^a-c]", {"d", "\xc3\xa9", "\xf0\x9f\x98\x80", "\n"}, {"a", "", "dd", "\xc3"}},
+        {".", {"x", "\xe2\x82\xac"}, {"\n", "\r", "xx"}},
+        {"\\d\\w\\s", {"1_ ", "9z\t"}, {"a_ ", "1- ", "1_x"}},
+        {"\\D\\W\\S", {"a-b", "\xc3\xa9-x"}, {"1-x", "aax", "a- "}},
+        {"\\p{Lu}\\p{L}\\P{L}", {"\xc3\x89" "a1", "A\xe4\xbd\xa0?"}, {"aa1", "Aaa"}},
+        {"\\x41\\u0042\\t\\.\\u{1F600}\\uD83D\\uDE00", {"AB\t.\xf0\x9f\x98\x80\xf0\x9f\x98\x80"}, {"AB\tx"}},
+        {"^abc$", {"abc"}, {"ab", "abcd"}},
+        {"^a|b$", {"a", "b"}, {"ab", "xb"}},
+        {"(^a|b)c(d$|e)", {"acd", "bcd", "ace", "bce"}, {"cd"}},
+        {"a^b|c$d|(x|^)y", {"xy", "y"}, {"ab", "cd", "a", "c"}},
+        {"(?:a)(?P<n>b)(?<m>c)(?#note)", {"abc"}, {"ab"}},
+        {"a{x", {"a{x"}, {"a", "aa"}},
+        {"[0-9]{2,1000}", {"12", "1234567890123456789012345678901234567890"}, {"1", "12a"}},
+        {"(ab|abc){2,400}x", {"ababx", "abcabx", "ababcabx"}, {"abx", "abcx", "x"}},
+        {"([a-z]?){200,300}", {"", "abc"}, {"A"}},
+    };
+    check_verdicts(SHARD_GRAMMAR_REGEX, cases, ARRAY_LEN(cases));
+}
+
+static void counts_are_exact(void **state)
+{
+    (void)state;
+    static const struct { const char *pattern; int min, max; } cases[] = {{"a{3,700}", 3, 700}, {"(ab?){250}", 250, 250}, {"[^b]{0,500}", 0, 500}, {"(a|aa){300,301}", 300, 602}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        walk w;
+        assert_int_equal(walk_open(SHARD_GRAMMAR_REGEX, cases[i].pattern, strlen(cases[i].pattern), bytes, &w), ST_OK);
+        char text[1000];
+        memset(text, 'a', sizeof(text));
+        for (int n = 0; n < 900; n++) {
+            bool prefix, got = walk_accepts(&w, text, (size_t)n, &prefix);
+            if (got != (n >= cases[i].min && n <= cases[i].max) || prefix != (n <= cases[i].max))
+                fail_msg("%s: %d times: %d, prefix %d", cases[i].pattern, n, got, prefix);
+        }
+        walk_close(&w);
+    }
+}
+
+static void ebnf_rules_may_recur(void **state)
+{
+    (void)state;
+    static const verdicts cases[] = {
+        {"root ::= \"a\" root \"b\" | \"\"", {"", "ab", "aaabbb"}, {"a", "aab", "ba"}},
+        {"root ::= root \"+\" [0-9] | [0-9]", {"1", "1+2+3"}, {"", "+1", "1+"}},
+        {"root ::= e # sum\ne ::= e [-+] t | t\nt ::= t [*/] f\n  | f\nf ::= \"(\" e \")\" | [0-9]+", {"1", "1+2*(3-4)/5"}, {"1+", "(1", "1)"}},
+        {"root ::= a\na ::= b \"x\" | \"y\"\nb ::= c\nc ::= a \"z\" | b \"w\" | \"q\"", {"y", "qx", "yzx", "qwx", "yzxzwx"}, {"q", "yz", "wx"}},
+        {"root ::= n root \"x\" | \"y\"\nn ::= \"\" | \"k\"", {"y", "yx", "kyx", "kkyxx", "kyxx"}, {"ky", "x"}},
+        {"root ::= root root | \"a\"", {"a", "aa", "aaaaaaa"}, {"", "b"}},
+        {"root ::= ws \"a\" ws\nws ::= ([ \\t\\n] ws)?", {"a", "  a", "\ta \n"}, {"", "  ", "a b"}},
+        {"root ::= (x)*\nx ::= \"\" | \"a\" | x", {"", "aa"}, {"b"}},
+        {"root ::= ('it\\'s' | \"\\u00e9\\n\"){1,2} .", {"it's!", "\xc3\xa9\n\xe2\x82\xac"}, {"it's", ""}},
+        {"root ::= loop | \"a\"\nloop ::= \"b\" loop", {"a"}, {"b", "ba"}},
+        {"root ::= [^\\]\\\\x-z]+", {"a[", "w"}, {"]", "\\", "y"}},
+    };
+    check_verdicts(SHARD_GRAMMAR_EBNF, cases, ARRAY_LEN(cases));
+}
+
+static void json_objects_are_any(void **state)
+{
+    (void)state;
+    static const verdicts cases[] = {{"", {"{}", "{\"a\":1}", "{\"a\": [1, -2.5e+10, {\"b\": null}], \"c\":\"\\ud83d\\ude00\\n\xe2\x82\xac\"}"},
+                                      {"", "[]", "{", "{\"a\":01}", "{\"a\":1,}", "{a:1}", "{\"a\":\"\\ud83d\"}", "{\"a\":\"\n\"}", "{  }", "{\"a\":1}}", "{\"a\":\"\xff\"}"}}};
+    check_verdicts(SHARD_GRAMMAR_JSON_OBJECT, cases, ARRAY_LEN(cases));
+}
+
+static void choices_are_exact(void **state)
+{
+    (void)state;
+    static const verdicts cases[] = {{"[\"yes\",\"yesterday\",\"\\u00e9\\\"\"]", {"yes", "yesterday", "\xc3\xa9\""}, {"", "ye", "yest", "no"}}};
+    check_verdicts(SHARD_GRAMMAR_CHOICE, cases, ARRAY_LEN(cases));
+}
+
+static void bad_sources_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct { shard_grammar_kind kind; const char *source; status st; const char *says; } cases[] = {
+        {SHARD_GRAMMAR_REGEX, "a(?=b)", ST_UNSUPPORTED, "look-ahead"},
+        {SHARD_GRAMMAR_REGEX, "(?<!a)b", ST_UNSUPPORTED, "look-behind"},
+        {SHARD_GRAMMAR_REGEX, "(a)\\1", ST_UNSUPPORTED, "reference back"},
+        {SHARD_GRAMMAR_REGEX, "\\bword\\b", ST_UNSUPPORTED, "word boundary"},
+        {SHARD_GRAMMAR_REGEX, "(?i)a", ST_UNSUPPORTED, "flag"},
+        {SHARD_GRAMMAR_REGEX, "\\p{Klingon}", ST_UNSUPPORTED, "Klingon"},
+        {SHARD_GRAMMAR_REGEX, "a++", ST_UNSUPPORTED, "possessive"},
+        {SHARD_GRAMMAR_REGEX, "(a", ST_INVALID, "not closed"},
+        {SHARD_GRAMMAR_REGEX, "a)", ST_INVALID, "too many"},
+        {SHARD_GRAMMAR_REGEX, "[a", ST_INVALID, "not closed"},
+        {SHARD_GRAMMAR_REGEX, "[b-a]", ST_INVALID, "backwards"},
+        {SHARD_GRAMMAR_REGEX, "*a", ST_INVALID, "nothing to repeat"},
+        {SHARD_GRAMMAR_REGEX, "a{3,1}", ST_INVALID, "backwards"},
+        {SHARD_GRAMMAR_REGEX, "\\q", ST_INVALID, "escape"},
+        {SHARD_GRAMMAR_REGEX, "\xff", ST_INVALID, "UTF-8"},
+        {SHARD_GRAMMAR_REGEX, "[]", ST_INVALID, "no text"},
+        {SHARD_GRAMMAR_REGEX, "a^b", ST_INVALID, "no text"},
+        {SHARD_GRAMMAR_CHOICE, "{}", ST_INVALID, "list"},
+        {SHARD_GRAMMAR_CHOICE, "[]", ST_INVALID, "list"},
+        {SHARD_GRAMMAR_CHOICE, "[\"a\",1]", ST_INVALID, "item 1"},
+        {SHARD_GRAMMAR_CHOICE, "[", ST_FORMAT, "choice"},
+        {SHARD_GRAMMAR_EBNF, "a ::= \"x\"", ST_INVALID, "root"},
+        {SHARD_GRAMMAR_EBNF, "root ::= a", ST_INVALID, "\"a\" is not defined"},
+        {SHARD_GRAMMAR_EBNF, "root ::= \"a\"\nroot ::= \"b\"", ST_INVALID, "twice"},
+        {SHARD_GRAMMAR_EBNF, "root ::= \"a", ST_INVALID, "not closed"},
+        {SHARD_GRAMMAR_EBNF, "root ::= (\"a\"", ST_INVALID, "not closed"},
+        {SHARD_GRAMMAR_EBNF, "root ::= \"a\" root", ST_INVALID, "no text"},
+        {SHARD_GRAMMAR_EBNF, "root = \"a\"", ST_INVALID, "rule"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        mem_str out = {0};
+        status_mute();
+        status st = shard_grammar_compile(cases[i].kind, cases[i].source, strlen(cases[i].source), NULL, &out);
+        status_unmute();
+        if (st != cases[i].st || strstr(status_message(), cases[i].says) == NULL)
+            fail_msg("%s: status %s, message %s", cases[i].source, status_text(st), status_message());
+        assert_int_equal(out.len, 0);
+        mem_str_free(&out);
+    }
+}
+
+static void compiling_is_bounded(void **state)
+{
+    (void)state;
+    static const struct { const char *source; shard_grammar_limits limits; } cases[] = {
+        {"(((((a{1,99}){1,99}){1,99}){1,99}b){1,99}){1,99}", {.max_steps = 100000}},
+        {"(a|b)*a(a|b){18}", {.max_steps = 1000000}},
+        {"(a|b)*a(a|b){14}", {.max_seconds = 1e-9, .max_steps = 1000000000}},
+        {"[a-z]{100}", {.max_bytes = 100}},
+        {"abcdef", {.max_source = 5}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        mem_str out = {0};
+        status_mute();
+        status st = shard_grammar_compile(SHARD_GRAMMAR_REGEX, cases[i].source, strlen(cases[i].source), &cases[i].limits, &out);
+        status_unmute();
+        if (st != ST_LIMIT)
+            fail_msg("%s: %s", cases[i].source, status_text(st));
+        mem_str_free(&out);
+    }
+}
+
+/* ---- masks ---- */
+
+static bool bit(const uint32_t *mask, int32_t i)
+{
+    return (mask[i / 32] >> (i % 32) & 1) != 0;
+}
+
+/* Walks at random; at each state the mask says of every token what trying it says. */
+static void check_masks(shard_grammar_kind kind, const char *source, uint64_t seed)
+{
+    walk w;
+    uint32_t mask[(WALK_BYTES + 31) / 32];
+    if (walk_open(kind, source, strlen(source), bytes, &w) != ST_OK)
+        fail_msg("%s: %s", source, status_message());
+    shard_grammar_state *s, *copy;
+    assert_int_equal(shard_grammar_state_create(w.grammar, &s), ST_OK);
+    status_mute();
+    for (int step = 0; step < 60; step++) {
+        int32_t allowed[WALK_BYTES], n = 0;
+        assert_int_equal(shard_grammar_mask(s, mask), ST_OK);
+        for (int32_t i = 0; i < WALK_BYTES; i++) {
+            assert_int_equal(shard_grammar_state_copy(s, &copy), ST_OK);
+            bool taken = shard_grammar_accept(copy, i) == ST_OK;
+            shard_grammar_state_destroy(&copy);
+            if (taken != bit(mask, i))
+                fail_msg("%s: step %d: token %d: %d, mask %d (%s)", source, step, i, taken, bit(mask, i), status_message());
+            if (taken)
+                allowed[n++] = i;
+        }
+        if (shard_grammar_ended(s))
+            break;
+        seed = hash_mix(seed + 0x9e3779b97f4a7c15u);
+        assert_int_equal(shard_grammar_accept(s, allowed[seed % (uint64_t)n]), ST_OK);
+    }
+    status_unmute();
+    shard_grammar_state_destroy(&s);
+    walk_close(&w);
+}
+
+static void masks_say_what_trying_says(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed < 8; seed++) {
+        check_masks(SHARD_GRAMMAR_JSON_OBJECT, "", seed);
+        check_masks(SHARD_GRAMMAR_REGEX, "[^x]{2,6}(ab|abc){250,260}", seed);
+        check_masks(SHARD_GRAMMAR_EBNF, "root ::= e\ne ::= e \"+\" e | [a-c] | \"(\" e \")\"", seed);
+    }
+}
+
+static void an_end_token_ends(void **state)
+{
+    (void)state;
+    walk w;
+    uint32_t mask[(WALK_BYTES + 31) / 32];
+    shard_grammar_state *s;
+    assert_int_equal(walk_open(SHARD_GRAMMAR_REGEX, "ab?", 3, bytes, &w), ST_OK);
+    assert_int_equal(shard_grammar_state_create(w.grammar, &s), ST_OK);
+    assert_int_equal(shard_grammar_mask(s, mask), ST_OK);
+    assert_false(bit(mask, WALK_END));
+    assert_int_equal(shard_grammar_accept(s, 'a'), ST_OK);
+    assert_false(shard_grammar_ended(s));
+    assert_int_equal(shard_grammar_mask(s, mask), ST_OK);
+    assert_true(bit(mask, WALK_END) && bit(mask, 'b') && !bit(mask, 'a'));
+    assert_int_equal(shard_grammar_accept(s, 'b'), ST_OK);
+    assert_true(shard_grammar_ended(s));
+    assert_int_equal(shard_grammar_accept(s, WALK_END), ST_OK);
+    assert_true(shard_grammar_ended(s));
+    assert_int_equal(shard_grammar_accept(s, WALK_END), ST_OK); /* nothing else may follow, and that may */
+    status_mute();
+    assert_int_equal(shard_grammar_accept(s, 'b'), ST_INVALID);
+    assert_int_equal(shard_grammar_accept(s, -1), ST_INVALID);
+    assert_int_equal(shard_grammar_accept(s, WALK_BYTES), ST_INVALID);
+    status_unmute();
+    shard_grammar_state_destroy(&s);
+    walk_close(&w);
+}
+
+static void deep_nesting_stays_closable(void **state)
+{
+    (void)state;
+    walk w;
+    shard_grammar_state *s;
+    assert_int_equal(walk_open(SHARD_GRAMMAR_EBNF, "root ::= \"[\" root \"]\" | \"x\"", strlen("root ::= \"[\" root \"]\" | \"x\""), bytes, &w), ST_OK);
+    assert_int_equal(shard_grammar_state_create(w.grammar, &s), ST_OK);
+    int depth = 0;
+    status_mute();
+    while (depth < 100000 && shard_grammar_accept(s, '[') == ST_OK)
+        depth++;
+    status_unmute();
+    assert_in_range(depth, 500, 2000);
+    assert_int_equal(shard_grammar_accept(s, 'x'), ST_OK);
+    for (int i = 0; i < depth; i++)
+        assert_int_equal(shard_grammar_accept(s, ']'), ST_OK);
+    assert_true(shard_grammar_ended(s));
+    shard_grammar_state_destroy(&s);
+    walk_close(&w);
+}
+
+/* Enough places for the run to be rebuilt several times, with states that must outlive that. */
+static void a_long_run_is_renewed(void **state)
+{
+    (void)state;
+    walk w;
+    shard_grammar_state *s, *held;
+    assert_int_equal(walk_open(SHARD_GRAMMAR_REGEX, "((ab|abc){2,60000}x){1,60000}", strlen("((ab|abc){2,60000}x){1,60000}"), bytes, &w), ST_OK);
+    assert_int_equal(shard_grammar_state_create(w.grammar, &s), ST_OK);
+    assert_int_equal(shard_grammar_accept(s, 'a'), ST_OK);
+    assert_int_equal(shard_grammar_state_copy(s, &held), ST_OK);
+    for (int i = 0; i < 50000; i++) {
+        assert_int_equal(shard_grammar_accept(s, 'b'), ST_OK);
+        assert_int_equal(shard_grammar_accept(s, 'a'), ST_OK);
+    }
+    assert_int_equal(shard_grammar_accept(held, 'b'), ST_OK);
+    status_mute();
+    assert_int_equal(shard_grammar_accept(held, 'x'), ST_INVALID);
+    status_unmute();
+    assert_int_equal(shard_grammar_accept(held, 'c'), ST_OK);
+    for (const char *t = "abcx"; *t != '\0'; t++)
+        assert_int_equal(shard_grammar_accept(held, *t), ST_OK);
+    assert_int_equal(shard_grammar_accept(held, WALK_END), ST_OK);
+    shard_grammar_state_destroy(&s);
+    shard_grammar_state_destroy(&held);
+    walk_close(&w);
+}
+
+/* ---- bytes ---- */
+
+static void damaged_bytes_are_refused_or_run(void **state)
+{
+    (void)state;
+    static const char source[] = "root ::= e\ne ::= e \"+\" t | t\nt ::= [0-9]{1,400} | \"(\" e \")\"";
+    mem_str good = {0};
+    assert_int_equal(shard_grammar_compile(SHARD_GRAMMAR_EBNF, source, strlen(source), NULL, &good), ST_OK);
+    status_mute();
+    for (size_t i = 0; i < good.len; i++) {
+        for (int flip = 0; flip < 12; flip++) {
+            uint8_t *copy = malloc(good.len);
+            shard_grammar *g = NULL;
+            shard_grammar_state *s;
+            uint32_t mask[(WALK_BYTES + 31) / 32];
+            memcpy(copy, good.data, good.len);
+            copy[i] ^= (uint8_t)(flip < 8 ? 1 << flip : 37 * flip);
+            if (shard_grammar_load(copy, good.len, bytes, &g) == ST_OK) {
+                assert_int_equal(shard_grammar_state_create(g, &s), ST_OK);
+                shard_grammar_mask(s, mask);
+                for (const char *t = "(1+23)+4"; *t != '\0' && shard_grammar_accept(s, *t) == ST_OK; t++)
+                    shard_grammar_mask(s, mask);
+                shard_grammar_state_destroy(&s);
+            }
+            shard_grammar_destroy(&g);
+            free(copy);
+        }
+        shard_grammar *cut = NULL;
+        uint8_t *part = malloc(i + 1);
+        memcpy(part, good.data, i);
+        assert_int_equal(shard_grammar_load(part, i, bytes, &cut), ST_FORMAT);
+        free(part);
+    }
+    status_unmute();
+    mem_str_free(&good);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(regexes_match_whole_texts), cmocka_unit_test(counts_are_exact), cmocka_unit_test(ebnf_rules_may_recur),
+        cmocka_unit_test(json_objects_are_any), cmocka_unit_test(choices_are_exact), cmocka_unit_test(bad_sources_are_refused_by_name),
+        cmocka_unit_test(compiling_is_bounded), cmocka_unit_test(masks_say_what_trying_says), cmocka_unit_test(an_end_token_ends),
+        cmocka_unit_test(deep_nesting_stays_closable), cmocka_unit_test(a_long_run_is_renewed), cmocka_unit_test(damaged_bytes_are_refused_or_run),
+    };
+    return cmocka_run_group_tests(tests, open_bytes, close_bytes);
+}
