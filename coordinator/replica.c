@@ -7,10 +7,13 @@
  * With pp stages up to pp steps are in flight: rank 0 computes its part of one step while later stages are at earlier ones. */
 #include "coordinator/replica.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/threads.h"
@@ -46,6 +49,7 @@ struct coord_replica {
     shard_plan *plan;
     worker *worker;
     int rank, n_ranks, result_rank, n_threads;
+    uint8_t prefix_seed[HASH_SHA256_BYTES];
     double started, ready_seconds;
     size_t base_bytes;
 
@@ -219,6 +223,8 @@ static status coordinator_create(coord_replica *r)
         .max_seqs = r->opt.max_seqs,
         .max_batched_tokens = r->opt.max_batched_tokens,
         .max_prefill_chunk = r->opt.max_prefill_chunk,
+        .max_partial_prefills = r->opt.max_partial_prefills,
+        .no_prefix_cache = r->opt.no_prefix_cache,
         .max_context = r->opt.max_context,
         .depth = r->depth,
         .block_tokens = SHARD_KV_BLOCK,
@@ -228,6 +234,7 @@ static status coordinator_create(coord_replica *r)
         o.window[g] = a->kv_groups[g].window;
         o.n_blocks[g] = r->plan->kv_blocks[g];
     }
+    memcpy(o.prefix_seed, r->prefix_seed, sizeof(o.prefix_seed));
     return coord_sched_create(&o, &r->sched);
 }
 
@@ -256,9 +263,20 @@ static status agree(coord_replica *r, status mine)
     return comm_agree(r->world, mine, AGREE_TIMEOUT_MS, &failed);
 }
 
+/* Keys of the prefix cache live and die with this process, which has one checkpoint: a secret of its own tells them from all others.  Hashed here, so that what
+ * libcrypto takes for itself is there before the replica's own memory is counted. */
+static status prefix_seed_draw(uint8_t seed[HASH_SHA256_BYTES])
+{
+    uint8_t secret[32];
+    if (getrandom(secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
+        return FAIL(ST_IO, "no random bytes from the system: %s", strerror(errno));
+    return hash_sha256_of(secret, sizeof(secret), seed);
+}
+
 static status create_phases(coord_replica *r)
 {
-    TRY(agree(r, open_checkpoint(r)));
+    status opened = open_checkpoint(r);
+    TRY(agree(r, opened == ST_OK ? prefix_seed_draw(r->prefix_seed) : opened));
     TRY(join_everyone(r));
     r->base_bytes = mem_resident();
     size_t *memory;

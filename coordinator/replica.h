@@ -32,6 +32,8 @@ typedef struct coord_replica_options {
     int32_t max_seqs;           /* 0 = 16 */
     int32_t max_batched_tokens; /* 0 = COORD_BATCHED_TOKENS */
     int32_t max_prefill_chunk;  /* 0 = the budget */
+    int32_t max_partial_prefills; /* 0 = as the scheduler's */
+    bool no_prefix_cache;
     int32_t max_context;        /* 0 = the checkpoint's, as far as memory goes */
     int64_t kv_blocks;          /* 0 = as memory and the limits above allow; else this many (tests: to force preemption) */
     size_t memory;              /* bytes this rank may use; 0 = what the host has left, divided among its ranks */

@@ -3,13 +3,19 @@
  * Requests, results and cancels come in, steps go out; no clock, thread, file or rank is touched, so that a million
  * requests are simulated in seconds.  One thread calls.
  *
- * A step is filled up to a token budget: one token for each decoding sequence, then chunks of prefills already begun (at most
- * max_partial_prefills of them), then new admissions by priority and age.  A sequence with a sample outstanding waits for its
- * token.  Up to `depth` steps (one for each pipeline stage) are in flight; each takes its share of the decoding sequences, the ones
- * served longest ago first, so that no stage idles; and chunks of one prefill may follow each other in successive steps.
+ * A step is filled up to a token budget: one token for each decoding sequence, then chunks of prefills, begun (at most
+ * max_partial_prefills of them) or new.  Of the prefills' share one half goes by age and the other by length, the least left to compute
+ * first, inside the best priority; what one half leaves, the other has.  So a long prompt gets half of the budget at least, once it is the oldest, and
+ * a short one does not wait for the long one before it.  Age counts in steps, and a priority is worth COORD_PRIORITY_STEPS of them: whoever waits
+ * long enough is served, whatever comes.  A sequence with a sample outstanding waits for its token.  Up to `depth` steps (one for each pipeline
+ * stage) are in flight; each takes its share of the decoding sequences, the ones served longest ago first, so that no stage idles; and chunks of one
+ * prefill may follow each other in successive steps.
+ *
+ * A full KV block is kept after its sequence, as long as nobody needs its room, and serves others whose tokens begin alike (the prefix cache:
+ * sched_prefix.c); a preempted sequence finds its own.
  *
  * KV blocks are handed out as a sequence grows, to the oldest first: who lacks blocks takes what is free, a chunk shrinking to it; then the
- * youngest sequence of the lowest priority that no step in flight names gives all of its back, and is computed again later from prompt +
+ * youngest sequence that no step in flight names gives all of its back, and is computed again later from prompt +
  * tokens so far (preemption by recompute); and while someone waits for blocks in vain nobody younger gets any.  So the oldest
  * sequence always gets on, and none starves.  A block returns to the pool when every step naming it has retired; a slot at once, since its
  * sequence is in no step in flight and ranks retire before they admit.
@@ -29,17 +35,22 @@
 
 typedef struct coord_sched coord_sched;
 
+enum { COORD_PRIORITY_STEPS = 1024 };
+
 typedef struct coord_sched_options {
     int32_t max_seqs;             /* slots: sequences running at once */
     int32_t max_batched_tokens;   /* token budget of a step */
     int32_t max_prefill_chunk;    /* tokens of one prefill in one step; 0 = the budget */
-    int32_t max_partial_prefills; /* prefills begun and not ended; 0 = max_seqs */
+    int32_t max_partial_prefills; /* prefills begun and not ended; 0 = 4 */
     int32_t max_context;          /* longest prompt + generation */
     int32_t depth;                /* steps in flight */
     int32_t block_tokens;         /* tokens in a KV block */
     int32_t n_kv_groups;
     int32_t window[STEP_MAX_KV_GROUPS];   /* 0 = full */
     int64_t n_blocks[STEP_MAX_KV_GROUPS]; /* of each group */
+    bool no_prefix_cache;
+    bool token_classes;           /* keys and values of a token depend on whether it was generated (kernels differ) */
+    uint8_t prefix_seed[32];      /* what else they depend on: checkpoint, adapter; and a secret, so that nobody outside can aim at a key */
 } coord_sched_options;
 
 typedef struct coord_request {
@@ -53,6 +64,9 @@ typedef struct coord_request {
     step_pooling pooling;    /* not STEP_GENERATE: one event with a vector; sampling.max_tokens is 1 */
     bool normalize;
     step_sampling sampling;  /* lists copied */
+    bool no_prefix_cache;    /* takes nothing from the prefix cache, and leaves nothing in it */
+    const uint8_t *cache_salt; /* [n_cache_salt] only requests of the same salt share blocks; not kept */
+    size_t n_cache_salt;
 } coord_request;
 
 /* One token, one prompt token's log-probabilities (prompt = true), or the vector of one request.  finish STEP_NO_TOKEN and STEP_NOT_NUMBERS end a
@@ -70,6 +84,7 @@ typedef struct coord_event {
     const step_logprob *top;
     int32_t n_embedding;
     const float *embedding;
+    int32_t cached_tokens;   /* of the prompt, that the prefix cache had when the request began: the same in each of its events */
 } coord_event;
 typedef void (*coord_event_fn)(void *arg, const coord_event *event);
 
@@ -89,13 +104,21 @@ bool coord_sched_next(coord_sched *s, step *out);
 status coord_sched_apply(coord_sched *s, const step_result *result, coord_event_fn fn, void *arg);
 
 /* The replica's ranks are gone, and with them every step in flight and all KV: everything running waits again, to be
- * computed anew by fresh ranks whose steps start from 1. */
+ * computed anew by fresh ranks whose steps start from 1.  The prefix cache is empty. */
 void coord_sched_lost(coord_sched *s);
+
+/* Steps by tokens: bucket i counts those of at most 2^i; the last one, those of more. */
+enum { COORD_STEP_BUCKETS = 18 };
 
 typedef struct coord_sched_stats {
     int32_t n_waiting, n_running, n_in_flight;
-    int64_t free_blocks[STEP_MAX_KV_GROUPS];
+    int64_t free_blocks[STEP_MAX_KV_GROUPS];   /* at hand, with those that are cached and held by nobody */
+    int64_t cached_blocks[STEP_MAX_KV_GROUPS]; /* that may be found again, held or not */
+    /* Since creation, through losses of ranks. */
     uint64_t n_preemptions, n_steps, n_tokens_computed;
+    uint64_t n_prompt_tokens, n_generated_tokens;  /* of requests begun, cached ones included; of results taken */
+    uint64_t prefix_queries, prefix_hits;          /* tokens of requests begun that the cache was asked for, and had */
+    uint64_t steps_by_tokens[COORD_STEP_BUCKETS];
 } coord_sched_stats;
 void coord_sched_stats_get(const coord_sched *s, coord_sched_stats *out);
 

@@ -1,4 +1,4 @@
-/* coordinator/sched_queue.c - the waiting, by priority and age; requests by id. */
+/* coordinator/sched_queue.c - the waiting, by age and by length; requests by id. */
 #include "coordinator/sched_internal.h"
 
 #include <stdlib.h>
@@ -7,80 +7,97 @@
 
 bool sched_seq_before(const seq *a, const seq *b)
 {
+    return a->due != b->due ? a->due < b->due : a->arrival < b->arrival;
+}
+
+bool sched_seq_shorter(const seq *a, const seq *b)
+{
+    int32_t left_a = a->n_tokens - a->n_computed, left_b = b->n_tokens - b->n_computed;
     if (a->request.priority != b->request.priority)
         return a->request.priority < b->request.priority;
-    return a->arrival < b->arrival;
+    return left_a != left_b ? left_a < left_b : sched_seq_before(a, b);
 }
 
-/* ---- waiting heap ---- */
+/* ---- the waiting, in two heaps ---- */
 
-static void heap_set(coord_sched *s, int32_t i, seq *q)
+static bool heap_before(int h, const seq *a, const seq *b)
 {
-    s->heap[i] = q;
-    q->heap_at = i;
+    return h == HEAP_BY_AGE ? sched_seq_before(a, b) : sched_seq_shorter(a, b);
 }
 
-static void heap_swap(coord_sched *s, int32_t i, int32_t j)
+static void heap_set(coord_sched *s, int h, int32_t i, seq *q)
 {
-    seq *t = s->heap[i];
-    heap_set(s, i, s->heap[j]);
-    heap_set(s, j, t);
+    s->heaps[h][i] = q;
+    q->heap_at[h] = i;
 }
 
-static void heap_sift_up(coord_sched *s, int32_t i)
+static void heap_swap(coord_sched *s, int h, int32_t i, int32_t j)
 {
-    while (i > 0 && sched_seq_before(s->heap[i], s->heap[(i - 1) / 2])) {
-        heap_swap(s, i, (i - 1) / 2);
+    seq *t = s->heaps[h][i];
+    heap_set(s, h, i, s->heaps[h][j]);
+    heap_set(s, h, j, t);
+}
+
+static void heap_sift_up(coord_sched *s, int h, int32_t i)
+{
+    while (i > 0 && heap_before(h, s->heaps[h][i], s->heaps[h][(i - 1) / 2])) {
+        heap_swap(s, h, i, (i - 1) / 2);
         i = (i - 1) / 2;
     }
 }
 
-static void heap_sift_down(coord_sched *s, int32_t i)
+static void heap_sift_down(coord_sched *s, int h, int32_t i)
 {
     for (;;) {
         int32_t best = i;
         for (int32_t c = 2 * i + 1; c <= 2 * i + 2; c++) {
-            if (c < s->n_heap && sched_seq_before(s->heap[c], s->heap[best]))
+            if (c < s->n_waiting && heap_before(h, s->heaps[h][c], s->heaps[h][best]))
                 best = c;
         }
         if (best == i)
             return;
-        heap_swap(s, i, best);
+        heap_swap(s, h, i, best);
         i = best;
     }
 }
 
-/* Room is made at submit, so that putting a preempted sequence back cannot fail. */
 status sched_heap_reserve(coord_sched *s)
 {
     size_t need = s->n_alive + 1;
     if (need <= (size_t)s->cap_heap)
         return ST_OK;
     int32_t cap = s->cap_heap == 0 ? 64 : s->cap_heap * 2;
-    seq **p = realloc(s->heap, (size_t)cap * sizeof(*p));
-    if (p == NULL)
-        return FAIL(ST_NO_MEMORY, "scheduler: no memory for %d waiting requests", cap);
-    s->heap = p;
+    for (int h = 0; h < N_HEAPS; h++) {
+        seq **p = realloc(s->heaps[h], (size_t)cap * sizeof(*p));
+        if (p == NULL)
+            return FAIL(ST_NO_MEMORY, "scheduler: no memory for %d waiting requests", cap);
+        s->heaps[h] = p;
+    }
     s->cap_heap = cap;
     return ST_OK;
 }
 
 void sched_heap_push(coord_sched *s, seq *q)
 {
-    heap_set(s, s->n_heap, q);
-    heap_sift_up(s, s->n_heap++);
+    s->n_waiting++;
+    for (int h = 0; h < N_HEAPS; h++) {
+        heap_set(s, h, s->n_waiting - 1, q);
+        heap_sift_up(s, h, s->n_waiting - 1);
+    }
 }
 
 void sched_heap_remove(coord_sched *s, seq *q)
 {
-    int32_t i = q->heap_at;
-    s->n_heap--;
-    if (i == s->n_heap)
-        return;
-    seq *last = s->heap[s->n_heap];
-    heap_set(s, i, last);
-    heap_sift_up(s, i);
-    heap_sift_down(s, last->heap_at);
+    s->n_waiting--;
+    for (int h = 0; h < N_HEAPS; h++) {
+        int32_t i = q->heap_at[h];
+        seq *last = s->heaps[h][s->n_waiting];
+        if (last == q)
+            continue;
+        heap_set(s, h, i, last);
+        heap_sift_up(s, h, i);
+        heap_sift_down(s, h, last->heap_at[h]);
+    }
 }
 
 /* ---- ids ---- */
@@ -124,6 +141,7 @@ void sched_seq_free(seq *q)
         free(q->tables[g].blocks);
     free(q->lists);
     free(q->tokens);
+    free(q->keys);
     free(q);
 }
 

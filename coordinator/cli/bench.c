@@ -187,6 +187,7 @@ static status submit(run *r, int32_t n_prompt, int32_t n_gen, int32_t *tokens)
             .n_tokens = n_prompt,
             .n_prompt = n_prompt,
             .rope_set = shard_arch_rope_set(arch, n_prompt),
+            .no_prefix_cache = true, /* prompts come again from run to run */
             .sampling = {.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1, .n_prompt_logprobs = -1, .max_tokens = n_gen},
         };
         TRY(coord_replica_submit(r->replica, &q));

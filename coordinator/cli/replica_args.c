@@ -8,7 +8,7 @@
 #include "coordinator/cli/cli_util.h"
 
 enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
-       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT };
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
@@ -24,6 +24,8 @@ static const struct argp_option options[] = {
     {"max-seqs", OPT_MAX_SEQS, "N", 0, "Sequences computed at once (default 16)", 0},
     {"max-batched-tokens", OPT_BATCHED, "N", 0, "Token budget of a step (default 512)", 0},
     {"prefill-chunk", OPT_CHUNK, "N", 0, "Most tokens of one prompt in a step (default: the budget)", 0},
+    {"max-partial-prefills", OPT_PARTIAL, "N", 0, "Prompts begun and not yet computed to their end (default 4)", 0},
+    {"no-prefix-cache", OPT_NO_PREFIX, NULL, 0, "Compute every prompt from its start, even where others began alike", 0},
     {"kv-blocks", OPT_KV_BLOCKS, "N", 0, "KV blocks of 16 tokens (default: what memory and the limits above allow)", 0},
     {"memory", OPT_MEMORY, "BYTES", 0, "Memory each rank may use, as in 8GiB (default: its share of what the host has left)", 0},
     {"rank-weights", OPT_WEIGHTS, "W,W,...", 0, "Relative speed of each rank, for ranks of unequal speed", 0},
@@ -101,6 +103,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CHUNK:
         o->max_prefill_chunk = (int32_t)whole(state, "prefill-chunk", arg, 1, 1 << 20);
+        return 0;
+    case OPT_PARTIAL:
+        o->max_partial_prefills = (int32_t)whole(state, "max-partial-prefills", arg, 1, 1 << 20);
+        return 0;
+    case OPT_NO_PREFIX:
+        o->no_prefix_cache = true;
         return 0;
     case OPT_KV_BLOCKS:
         o->kv_blocks = whole(state, "kv-blocks", arg, 1, 1 << 30);

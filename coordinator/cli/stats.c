@@ -35,8 +35,9 @@ void cli_ranks_show(const cli_replica *r)
 {
     coord_sched_stats s;
     coord_replica_sched_stats(r->replica, &s);
-    fprintf(stderr, "%llu steps, %llu tokens computed, %llu preemptions\n", (unsigned long long)s.n_steps, (unsigned long long)s.n_tokens_computed,
-            (unsigned long long)s.n_preemptions);
+    fprintf(stderr, "%llu steps, %llu tokens computed, %llu preemptions, %llu of %llu tokens found in the prefix cache\n", (unsigned long long)s.n_steps,
+            (unsigned long long)s.n_tokens_computed, (unsigned long long)s.n_preemptions, (unsigned long long)s.prefix_hits,
+            (unsigned long long)s.prefix_queries);
     fprintf(stderr, "MiB: weights, KV cache and buffers as allocated, as planned; resident: the process before them, touched of them, now; bytes read and needed\n"
                     "rank  stage  tp  weights      KV  buffers  planned  before  touched     now    read  needed  loaded s  ready s  backend\n");
     for (int i = 0; i < r->n_ranks; i++) {

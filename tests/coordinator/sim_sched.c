@@ -6,7 +6,9 @@
  * block; beside it this file keeps a model of what ranks know, and checks what they would be told:
  *   steps are numbered without a gap; a slot is retired before it is admitted again, and only when no step in flight names it
  *   a span continues where its sequence ended, with the right tokens, inside the budget; a sequence waiting for its token has none
- *   a block is in one table at a time, covers every token computed, and is given to another only when no step in flight reads it
+ *   ranks write into each block what was computed, and every position that a span sees holds what its own sequence would have computed there, whoever
+ *   did; a block is written by a new owner only when no step in flight names it
+ *   nobody is served from the cache who must not be: other salt, other rope set, switched off, log-probabilities of the prompt still wanted
  * and what users would see: every request ends exactly once, with all of its tokens in order, cancelled ones silently; none starves. */
 #include <math.h>
 #include <stdio.h>
@@ -17,37 +19,32 @@
 #include "base/log.h"
 #include "coordinator/sched.h"
 
-enum { POOL = 4096, MAX_SLOTS = 256, MAX_DEPTH = 8, MAX_ROWS = 8192, VOCAB = 30000 };
+enum { POOL = 4096, MAX_SLOTS = 256, MAX_DEPTH = 8, MAX_ROWS = 8192, VOCAB = 30000, MAX_BLOCK = 16, MAX_TABLE = 512 };
 
 typedef struct user { /* what the submitter of a request knows */
     uint64_t id;
     bool alive, cancelled;
     int32_t n_prompt, max_tokens, n_seen, n_prompt_seen, priority;
     bool want_prompt;
+    int32_t cached; /* tokens at its first admission; -1: not yet admitted */
     uint64_t hash;         /* running hash of its logits */
     uint64_t submitted_at; /* clock */
     int32_t ahead;         /* requests alive then */
 } user;
 
-typedef struct named { /* one step that names a slot */
-    uint64_t number;
-    int32_t first[2]; /* first block it reads, of each group */
-} named;
-
 typedef struct slot { /* what ranks know */
     bool live;
-    uint64_t life, id;
-    int32_t n_computed, n_known, n_prompt;
+    uint64_t id;
+    int32_t n_computed, n_known, n_prompt, n_prefix;
     bool awaiting;
     uint64_t last_step;
-    int32_t n_table[2];
-    named recent[MAX_DEPTH];
-    int n_recent;
+    int32_t n_table[2], table[2][MAX_TABLE];
+    uint64_t chain[MAX_TABLE]; /* of each token computed: what keys and values there depend on */
 } slot;
 
 typedef struct block {
-    uint64_t life; /* of the slot that has it; 0: never used */
-    int32_t slot, index;
+    uint64_t holds[MAX_BLOCK]; /* the chain of the token computed into each place */
+    uint64_t last_named;       /* the last step that may read it */
 } block;
 
 typedef struct flight {
@@ -63,7 +60,7 @@ typedef struct sim {
     coord_sched_options opt;
     user users[POOL];
     int32_t n_alive;
-    uint64_t n_submitted, n_ended, n_cancelled, n_refused, n_lost, n_steps, n_tokens, n_preempted, lives, clock, longest;
+    uint64_t n_submitted, n_ended, n_cancelled, n_refused, n_lost, n_steps, n_tokens, n_preempted, n_cached, clock, longest;
     slot slots[MAX_SLOTS];
     block *blocks[2];
     flight flights[MAX_DEPTH];
@@ -71,7 +68,7 @@ typedef struct sim {
     uint64_t next_number, retired;
     int32_t most_prompt, most_new, most_alive;
     int cancel_one_in, lost_one_in;
-    int32_t n_priorities;
+    int32_t n_priorities, n_salts, cache_off_one_in;
     const char *fault;
     step_result_row rows[MAX_ROWS];
 } sim;
@@ -97,9 +94,17 @@ static void fault(sim *s, const char *what)
         s->fault = what;
 }
 
+/* Requests of a family begin alike, each for its own number of tokens. */
+static struct {
+    uint64_t n;
+    int32_t most;
+} families;
+
 /* Token i of a request, prompt and answer alike. */
 static int32_t token_of(uint64_t id, int32_t i)
 {
+    if (families.n > 0 && i < (int32_t)(hash_mix(id ^ 0x5a5a5a5a) % (uint64_t)(families.most + 1)))
+        id = UINT64_MAX - hash_mix(id ^ 0xa5a5a5a5) % families.n;
     return (int32_t)(hash_mix(id * 0x9e3779b97f4a7c15u + (uint64_t)i) % VOCAB);
 }
 
@@ -117,6 +122,29 @@ static uint8_t finish_of(const user *u, int32_t i)
     return i + 1 >= u->max_tokens ? 2 : 0;
 }
 
+static uint8_t salt_of(const sim *s, uint64_t id)
+{
+    return (uint8_t)((id >> 1) % (uint64_t)s->n_salts);
+}
+
+static int32_t rope_set_of(uint64_t id)
+{
+    return (int32_t)(hash_mix(id ^ 77) % 8 == 0);
+}
+
+/* Nothing from the cache: switched off, or the whole prompt is pooled. */
+static bool uncached(const sim *s, uint64_t id)
+{
+    return s->cache_off_one_in > 0 && hash_mix(id ^ 99) % (uint64_t)s->cache_off_one_in == 0;
+}
+
+/* What the keys and values of token i depend on, after those of token i - 1. */
+static uint64_t chain_of(const sim *s, uint64_t id, int32_t i, uint64_t before)
+{
+    uint64_t begin = (uint64_t)salt_of(s, id) * 2 + (uint64_t)rope_set_of(id) + 1;
+    return hash_mix((i == 0 ? begin : before) * 0x9e3779b97f4a7c15u + (uint64_t)token_of(id, i) + 1);
+}
+
 static user *user_of(sim *s, uint64_t id)
 {
     user *u = &s->users[id % POOL];
@@ -130,9 +158,10 @@ static void user_end(sim *s, user *u)
     s->n_ended++;
     uint64_t took = s->clock - u->submitted_at, turns = (uint64_t)u->ahead / (uint64_t)s->opt.max_seqs + 2;
     s->longest = took > s->longest ? took : s->longest;
-    /* Nobody of the first priority waits longer than those ahead of it can take, each alone and computed again after each loss. */
+    /* Nobody waits longer than those ahead of it can take, each alone and computed again after each loss. */
     uint64_t alone = (uint64_t)(s->most_new + s->most_prompt) * 4 + 64;
-    if (u->priority == 0 && s->lost_one_in == 0 && took > (uint64_t)(u->ahead + 2) * alone && took > turns * alone * 4)
+    alone += (uint64_t)u->priority * 4 * COORD_PRIORITY_STEPS;
+    if (s->lost_one_in == 0 && took > (uint64_t)(u->ahead + 2) * alone && took > turns * alone * 4)
         fault(s, "a request starved");
 }
 
@@ -146,7 +175,7 @@ static void submit(sim *s)
     if (u->alive)
         return;
     *u = (user){.id = id, .alive = true, .n_prompt = between(s, 1, s->most_prompt), .max_tokens = between(s, 1, s->most_new),
-                .want_prompt = one_in(s, 40), .submitted_at = s->clock, .ahead = s->n_alive, .priority = between(s, 0, s->n_priorities - 1)};
+                .want_prompt = one_in(s, 40), .submitted_at = s->clock, .ahead = s->n_alive, .cached = -1, .priority = between(s, 0, s->n_priorities - 1)};
     if (u->n_prompt + u->max_tokens > s->opt.max_context) /* the scheduler cuts it */
         u->max_tokens = s->opt.max_context - u->n_prompt;
     if (one_in(s, 8)) { /* one that another replica had begun */
@@ -157,7 +186,9 @@ static void submit(sim *s)
     }
     for (int32_t i = 0; i < u->n_prompt + u->n_seen; i++)
         tokens[i] = token_of(id, i);
-    coord_request r = {.id = id, .tokens = tokens, .n_tokens = u->n_prompt + u->n_seen, .n_prompt = u->n_prompt, .priority = u->priority, .hash = u->hash, .rope_set = (int32_t)(id & 1),
+    uint8_t salt = salt_of(s, id);
+    coord_request r = {.id = id, .no_prefix_cache = uncached(s, id) && (id & 1) != 0,
+                       .pooling = uncached(s, id) && (id & 1) == 0 ? STEP_POOL_MEAN : STEP_GENERATE, .cache_salt = &salt, .n_cache_salt = salt > 0, .tokens = tokens, .n_tokens = u->n_prompt + u->n_seen, .n_prompt = u->n_prompt, .priority = u->priority, .hash = u->hash, .rope_set = rope_set_of(id),
                        .sampling = {.max_tokens = u->max_tokens, .seed = id /* tells the ranks whose slot it is */, .n_prompt_logprobs = u->want_prompt ? 0 : -1}};
     if (coord_sched_submit(s->sched, &r) != ST_OK) {
         fault(s, "a request that fits was refused");
@@ -194,15 +225,6 @@ static void cancel(sim *s)
 
 /* ---- what ranks would be told ---- */
 
-static bool named_in_flight(const sim *s, const slot *q, int g, int32_t index)
-{
-    for (int i = 0; i < q->n_recent; i++) {
-        if (q->recent[i].number > s->retired && index >= q->recent[i].first[g])
-            return true;
-    }
-    return false;
-}
-
 static int32_t first_read(const sim *s, int g, int32_t position)
 {
     int32_t w = s->opt.window[g];
@@ -211,24 +233,47 @@ static int32_t first_read(const sim *s, int g, int32_t position)
 
 static void check_new_blocks(sim *s, const step_span *sp, slot *q, int g)
 {
-    for (int32_t i = 0; i < sp->n_new_blocks[g]; i++) {
-        int32_t id = sp->new_blocks[g][i];
+    for (int32_t i = 0; i < sp->n_new_blocks[g] && q->n_table[g] < MAX_TABLE; i++) {
+        int32_t id = sp->new_blocks[g][i], index = q->n_table[g]++;
         if (id < 0 || id >= s->opt.n_blocks[g]) {
             fault(s, "a block that does not exist");
             return;
         }
-        block *b = &s->blocks[g][id];
-        const slot *old = &s->slots[b->slot];
-        if (b->life != 0 && old->live && old->life == b->life) {
-            if (named_in_flight(s, old, g, b->index))
-                fault(s, "a block was given away while a step in flight reads it");
-            if (b->index >= first_read(s, g, old->n_computed))
-                fault(s, "a block is in two tables");
-        }
-        *b = (block){.life = q->life, .slot = sp->slot, .index = q->n_table[g]++};
+        q->table[g][index] = id;
+        if (index * s->opt.block_tokens < q->n_prefix)
+            continue; /* shared: read_check looks into it */
+        if (s->blocks[g][id].last_named > s->retired)
+            fault(s, "a block was given away while a step in flight names it");
+        memset(s->blocks[g][id].holds, 0, sizeof(s->blocks[g][id].holds));
     }
     if ((int64_t)q->n_table[g] * s->opt.block_tokens < sp->position + sp->n_tokens)
         fault(s, "tokens without a block");
+}
+
+/* What ranks do with a span, first for all spans of a step, then (read_check) what they see. */
+static void span_compute(sim *s, const step_span *sp, slot *q, uint64_t number)
+{
+    int32_t size = s->opt.block_tokens, end = sp->position + sp->n_tokens;
+    for (int32_t p = sp->position; p < end && p < MAX_TABLE; p++)
+        q->chain[p] = chain_of(s, q->id, p, p > 0 ? q->chain[p - 1] : 0);
+    for (int g = 0; g < s->opt.n_kv_groups; g++) {
+        for (int32_t i = first_read(s, g, sp->position); i * size < end; i++)
+            s->blocks[g][q->table[g][i]].last_named = number;
+        for (int32_t p = sp->position; p < end; p++)
+            s->blocks[g][q->table[g][p / size]].holds[p % size] = q->chain[p];
+    }
+}
+
+static void read_check(sim *s, const step_span *sp, const slot *q)
+{
+    int32_t size = s->opt.block_tokens, end = sp->position + sp->n_tokens;
+    for (int g = 0; g < s->opt.n_kv_groups; g++) {
+        int32_t w = s->opt.window[g];
+        for (int32_t p = w == 0 || sp->position < w ? 0 : sp->position - w + 1; p < end; p++) {
+            if (s->blocks[g][q->table[g][p / size]].holds[p % size] != q->chain[p])
+                fault(s, "a sequence sees keys and values that are not its own");
+        }
+    }
 }
 
 static void check_span(sim *s, const step *st, const step_span *sp)
@@ -255,19 +300,30 @@ static void check_span(sim *s, const step *st, const step_span *sp)
         fault(s, "sampling is asked for at the wrong place");
     if (sp->n_tokens > s->opt.max_prefill_chunk && s->opt.max_prefill_chunk > 0)
         fault(s, "a chunk longer than allowed");
-    named n = {.number = st->number};
-    for (int g = 0; g < s->opt.n_kv_groups; g++) {
+    for (int g = 0; g < s->opt.n_kv_groups; g++)
         check_new_blocks(s, sp, q, g);
-        n.first[g] = first_read(s, g, sp->position);
-    }
-    if (q->n_recent == MAX_DEPTH) {
-        memmove(q->recent, q->recent + 1, (MAX_DEPTH - 1) * sizeof(named));
-        q->n_recent--;
-    }
-    q->recent[q->n_recent++] = n;
+    if (s->fault == NULL)
+        span_compute(s, sp, q, st->number);
     q->n_computed = end;
     q->awaiting = (sp->flags & STEP_SPAN_SAMPLE) != 0;
     q->last_step = st->number;
+}
+
+static void check_prefix(sim *s, const step_admit *a, user *u, slot *q)
+{
+    if (a->n_prefix % s->opt.block_tokens != 0 || a->n_prefix >= q->n_known || a->n_prefix < 0)
+        fault(s, "a cached prefix of a wrong length");
+    if (a->n_prefix > 0 && (s->opt.no_prefix_cache || uncached(s, q->id) ||
+                            (u->want_prompt && u->n_prompt_seen < u->n_prompt - 1 && a->n_prefix > u->n_prompt_seen)))
+        fault(s, "a prefix was taken from the cache that must be computed");
+    for (int32_t i = 0; i < a->n_prefix; i++) {
+        if (a->prefix[i] != token_of(q->id, i))
+            fault(s, "a wrong token in a cached prefix");
+        q->chain[i] = chain_of(s, q->id, i, i > 0 ? q->chain[i - 1] : 0);
+    }
+    if (u->cached < 0)
+        u->cached = a->n_prefix < u->n_prompt ? a->n_prefix : u->n_prompt;
+    s->n_cached += (uint64_t)a->n_prefix;
 }
 
 static void check_admissions(sim *s, const step *st)
@@ -283,11 +339,15 @@ static void check_admissions(sim *s, const step *st)
         slot *q = &s->slots[a->slot];
         if (q->live)
             fault(s, "a slot was admitted twice");
-        const user *u = user_of(s, a->sampling.seed);
+        user *u = user_of(s, a->sampling.seed);
         if (u == NULL || u->n_prompt != a->n_prompt || u->n_seen != a->n_generated || u->hash != a->hash ||
-            (uint64_t)a->rope_set != (u->id & 1))
+            a->rope_set != rope_set_of(u->id)) {
             fault(s, "a sequence was admitted that nobody waits for, or not from where it was");
-        *q = (slot){.live = true, .life = ++s->lives, .id = a->sampling.seed, .n_prompt = a->n_prompt, .n_known = a->n_prompt + a->n_generated};
+            return;
+        }
+        *q = (slot){.live = true, .id = a->sampling.seed, .n_prompt = a->n_prompt, .n_known = a->n_prompt + a->n_generated, .n_computed = a->n_prefix,
+                    .n_prefix = a->n_prefix};
+        check_prefix(s, a, u, q);
     }
 }
 
@@ -313,6 +373,8 @@ static bool next(sim *s)
         f->ids[i] = q->id;
         tokens += st.spans[i].n_tokens;
     }
+    for (int32_t i = 0; i < st.n_spans && s->fault == NULL; i++)
+        read_check(s, &st.spans[i], &s->slots[st.spans[i].slot]);
     if (tokens > s->opt.max_batched_tokens || st.n_spans > s->opt.max_seqs || st.n_spans == 0)
         fault(s, "a step outside its budget");
     s->n_steps++;
@@ -330,6 +392,8 @@ static void on_event(void *arg, const coord_event *e)
         fault(s, "a token for a request that has ended");
         return;
     }
+    if (e->cached_tokens != u->cached)
+        fault(s, "an event tells of other cached tokens than there were");
     if (e->prompt) {
         if (!u->want_prompt || e->index != u->n_prompt_seen + 1 || e->token != token_of(e->id, e->index))
             fault(s, "a prompt token out of order");
@@ -392,6 +456,8 @@ static void lose_ranks(sim *s)
     coord_sched_lost(s->sched);
     for (int i = 0; i < MAX_SLOTS; i++)
         s->slots[i].live = false;
+    for (int g = 0; g < s->opt.n_kv_groups; g++)
+        memset(s->blocks[g], 0, (size_t)s->opt.n_blocks[g] * sizeof(block));
     s->n_flights = 0;
     s->next_number = 1;
     s->retired = 0;
@@ -414,6 +480,11 @@ static bool episode_begin(sim *s)
     s->cancel_one_in = one_in(s, 2) ? between(s, 5, 100) : 0;
     s->lost_one_in = one_in(s, 2) ? between(s, 100, 5000) : 0;
     s->n_priorities = one_in(s, 3) ? 3 : 1;
+    s->n_salts = one_in(s, 3) ? 3 : 1;
+    s->cache_off_one_in = one_in(s, 3) ? 4 : 0;
+    s->opt.no_prefix_cache = one_in(s, 8);
+    families.n = one_in(s, 4) ? 0 : (uint64_t)between(s, 1, 10);
+    families.most = between(s, 0, s->most_prompt + s->most_new);
     s->longest = 0;
     for (int g = 0; g < s->opt.n_kv_groups; g++) {
         if (g == 1 || one_in(s, 4))
@@ -497,8 +568,8 @@ int main(int argc, char **argv)
                s.opt.max_prefill_chunk, s.opt.block_tokens, (long long)s.opt.n_blocks[0], (long long)s.opt.n_blocks[1], s.opt.window[0], s.opt.window[1]);
         return 1;
     }
-    printf("%llu requests (%llu cancelled), %llu steps, %llu tokens computed, %llu preemptions, %llu losses of all ranks, %d episodes: every invariant held; %.1f s\n",
+    printf("%llu requests (%llu cancelled), %llu steps, %llu tokens computed, %llu preemptions, %llu tokens taken from the cache, %llu losses of all ranks, %d episodes: every invariant held; %.1f s\n",
            (unsigned long long)s.n_ended, (unsigned long long)s.n_cancelled, (unsigned long long)s.n_steps, (unsigned long long)s.n_tokens,
-           (unsigned long long)s.n_preempted, (unsigned long long)s.n_lost, episodes, log_clock() - start);
+           (unsigned long long)s.n_preempted, (unsigned long long)s.n_cached, (unsigned long long)s.n_lost, episodes, log_clock() - start);
     return s.n_ended == s.n_submitted ? 0 : 1;
 }

@@ -37,6 +37,17 @@ static void submit(coord_sched *s, uint64_t id, int32_t n_prompt, int32_t max_to
     assert_int_equal(submit_as(s, id, n_prompt, max_tokens, 0), ST_OK);
 }
 
+/* A prompt that begins like no other. */
+static void submit_own(coord_sched *s, uint64_t id, int32_t n_prompt, int32_t max_tokens)
+{
+    for (int32_t i = 0; i < 4096; i++)
+        prompt[i] = i + 100;
+    prompt[0] = 10000 + (int32_t)id;
+    coord_request r = {.id = id, .tokens = prompt, .n_tokens = n_prompt, .n_prompt = n_prompt,
+                       .sampling = {.max_tokens = max_tokens, .n_prompt_logprobs = -1, .seed = id}};
+    assert_int_equal(coord_sched_submit(s, &r), ST_OK);
+}
+
 static coord_event events[64];
 static int n_events;
 
@@ -300,13 +311,431 @@ static void nobody_overtakes_who_waits_for_room(void **state)
     step st;
     coord_sched *s = make((coord_sched_options){.max_seqs = 4, .max_batched_tokens = 200, .n_blocks = {8}});
     submit(s, 1, 70, 20); /* five blocks */
-    submit(s, 2, 80, 20); /* does not fit beside it */
-    submit(s, 3, 5, 5);   /* would */
     next(s, &st);
     assert_true(st.n_admit == 1 && st.admit[0].sampling.seed == 1);
+    answer(s, &st, 0);
+    submit_own(s, 2, 80, 20); /* does not fit beside it */
+    submit_own(s, 3, 5, 5);   /* would */
+    next(s, &st);
+    assert_int_equal(st.n_admit, 0);
     answer(s, &st, 2);
     next(s, &st);
-    assert_true(st.n_admit == 2 && st.admit[0].sampling.seed == 2);
+    assert_int_equal(st.n_admit, 2);
+    coord_sched_destroy(&s);
+}
+
+/* ---- the prefix cache ---- */
+
+/* Runs one request to its end, `steps` at most; what its admission said. */
+static step_admit serve(coord_sched *s, const coord_request *r)
+{
+    step st;
+    step_admit a = {.n_prefix = -1};
+    assert_int_equal(coord_sched_submit(s, r), ST_OK);
+    while (coord_sched_next(s, &st)) {
+        if (st.n_admit > 0)
+            a = st.admit[0];
+        const step_span *sp = &st.spans[0];
+        answer(s, &st, sp->position + sp->n_tokens >= r->n_prompt + r->sampling.max_tokens - 1 ? 2 : 0);
+    }
+    return a;
+}
+
+static coord_request request(uint64_t id, const int32_t *tokens, int32_t n)
+{
+    return (coord_request){.id = id, .tokens = tokens, .n_tokens = n, .n_prompt = n, .sampling = {.max_tokens = 1, .n_prompt_logprobs = -1}};
+}
+
+static int32_t prefix_of(coord_sched *s, uint64_t id, const int32_t *tokens, int32_t n)
+{
+    coord_request r = request(id, tokens, n);
+    return serve(s, &r).n_prefix;
+}
+
+static void numbers(int32_t *tokens, int32_t n, int32_t first)
+{
+    for (int32_t i = 0; i < n; i++)
+        tokens[i] = first + i;
+}
+
+static void what_begins_alike_is_taken_from_the_cache_in_whole_blocks(void **state)
+{
+    (void)state;
+    int32_t a[100], b[100];
+    coord_sched_stats st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 2, .max_batched_tokens = 100});
+    numbers(a, 100, 0);
+    numbers(b, 100, 0);
+    b[40] = 7777;
+    assert_int_equal(prefix_of(s, 1, a, 100), 0);
+    assert_true(n_events == 1 && events[0].cached_tokens == 0);
+    assert_int_equal(prefix_of(s, 2, b, 100), 32);
+    assert_true(n_events == 1 && events[0].cached_tokens == 32);
+    assert_int_equal(prefix_of(s, 3, a, 100), 96);
+    assert_int_equal(prefix_of(s, 4, a, 97), 96);
+    assert_int_equal(prefix_of(s, 5, a, 96), 80); /* the last token is computed, and blocks are shared whole */
+    assert_int_equal(prefix_of(s, 6, a, 16), 0);
+    assert_int_equal(prefix_of(s, 7, a + 16, 84), 0); /* the same tokens at another place */
+    coord_sched_stats_get(s, &st);
+    assert_true(st.prefix_queries == 100 + 100 + 100 + 97 + 96 + 16 + 84 && st.prefix_hits == 32 + 96 + 96 + 80);
+    assert_true(st.n_prompt_tokens == st.prefix_queries && st.n_generated_tokens == 7);
+    assert_true(st.n_tokens_computed == st.prefix_queries - st.prefix_hits && st.free_blocks[0] == 1000);
+    assert_int_equal(st.cached_blocks[0], 6 + 4 + 5);
+    coord_sched_destroy(&s);
+}
+
+static void a_shared_block_is_told_to_the_ranks_with_its_tokens(void **state)
+{
+    (void)state;
+    int32_t a[50];
+    step first, second;
+    int32_t blocks[4];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 2, .max_batched_tokens = 100, .depth = 2});
+    numbers(a, 50, 500);
+    coord_request r = request(1, a, 50);
+    assert_int_equal(coord_sched_submit(s, &r), ST_OK);
+    next(s, &first);
+    memcpy(blocks, first.spans[0].new_blocks[0], sizeof(blocks));
+    r.id = 2;
+    assert_int_equal(coord_sched_submit(s, &r), ST_OK);
+    next(s, &second); /* the step that computes them has not retired: ranks apply it before */
+    assert_true(second.admit[0].n_prefix == 48 && memcmp(second.admit[0].prefix, a, 48 * sizeof(int32_t)) == 0);
+    assert_true(second.spans[0].position == 48 && second.spans[0].n_tokens == 2 && second.spans[0].n_new_blocks[0] == 4);
+    assert_memory_equal(second.spans[0].new_blocks[0], blocks, 3 * sizeof(int32_t));
+    assert_int_not_equal(second.spans[0].new_blocks[0][3], blocks[3]);
+    assert_int_equal(free_blocks(s), 1000 - 5);
+    assert_true(coord_sched_cancel(s, 1)); /* the other one's blocks stay */
+    answer(s, &(step){.number = 1, .n_spans = 0}, 0);
+    assert_int_equal(free_blocks(s), 1000 - 4);
+    coord_sched_destroy(&s);
+}
+
+static void prompts_of_one_step_share(void **state)
+{
+    (void)state;
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 4, .max_batched_tokens = 200});
+    for (uint64_t id = 1; id <= 4; id++)
+        submit(s, id, 100, 5);
+    next(s, &st);
+    assert_true(st.n_spans == 4 && st.spans[0].n_tokens == 100);
+    for (int i = 1; i < 4; i++)
+        assert_true(st.admit[i].n_prefix == 96 && st.spans[i].position == 96 && st.spans[i].n_tokens == 4);
+    coord_sched_destroy(&s);
+}
+
+static void nobody_shares_across_salts_rope_sets_or_an_off_switch(void **state)
+{
+    (void)state;
+    int32_t a[64];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    numbers(a, 64, 0);
+    coord_request r = request(1, a, 64), other;
+    assert_int_equal(serve(s, &r).n_prefix, 0);
+    assert_int_equal(serve(s, &r).n_prefix, 48);
+    other = r;
+    other.cache_salt = (const uint8_t *)"tenant";
+    other.n_cache_salt = 6;
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    assert_int_equal(serve(s, &other).n_prefix, 48);
+    other.n_cache_salt = 5;
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    other = r;
+    other.rope_set = 1;
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    other = r;
+    other.no_prefix_cache = true;
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    other = r;
+    other.pooling = STEP_POOL_MEAN;
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    assert_int_equal(serve(s, &r).n_prefix, 48);
+    coord_sched_destroy(&s);
+
+    s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    other.no_prefix_cache = true; /* leaves nothing behind */
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    assert_int_equal(serve(s, &r).n_prefix, 0);
+    coord_sched_destroy(&s);
+    s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    other = r;
+    other.pooling = STEP_POOL_MEAN; /* does */
+    assert_int_equal(serve(s, &other).n_prefix, 0);
+    assert_int_equal(serve(s, &r).n_prefix, 48);
+    coord_sched_destroy(&s);
+    s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100, .no_prefix_cache = true});
+    assert_int_equal(serve(s, &r).n_prefix, 0);
+    assert_int_equal(serve(s, &r).n_prefix, 0);
+    coord_sched_destroy(&s);
+}
+
+static void generated_tokens_are_found_too_unless_kernels_differ(void **state)
+{
+    (void)state;
+    for (int classes = 0; classes < 2; classes++) {
+        int32_t a[64];
+        coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100, .token_classes = classes});
+        numbers(a, 20, 0);
+        for (int32_t i = 20; i < 64; i++)
+            a[i] = 7; /* as `answer` generates */
+        coord_request r = request(1, a, 20);
+        r.sampling.max_tokens = 30; /* 49 tokens are computed: three blocks */
+        assert_int_equal(serve(s, &r).n_prefix, 0);
+        assert_int_equal(prefix_of(s, 2, a, 60), classes ? 16 : 48);
+        r = request(3, a, 60);
+        r.n_prompt = 20; /* a replay */
+        r.sampling.max_tokens = 41;
+        assert_int_equal(serve(s, &r).n_prefix, 48);
+        coord_sched_destroy(&s);
+    }
+}
+
+static void a_window_needs_only_the_blocks_it_still_sees(void **state)
+{
+    (void)state;
+    int32_t a[200];
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 2, .max_batched_tokens = 200, .n_kv_groups = 2, .window = {0, 40}, .n_blocks = {100, 8}});
+    numbers(a, 200, 0);
+    coord_request r = request(1, a, 100);
+    assert_int_equal(serve(s, &r).n_prefix, 0);
+    r.n_tokens = r.n_prompt = 99;
+    assert_int_equal(coord_sched_submit(s, &r), ST_OK);
+    next(s, &st);
+    assert_int_equal(st.admit[0].n_prefix, 96); /* position 96 sees from 57 on: blocks 3, 4, 5 */
+    assert_true(st.spans[0].n_new_blocks[0] == 7 && st.spans[0].n_new_blocks[1] == 7);
+    answer(s, &st, 2);
+    /* What the window has left behind goes first, then what it sees; the full group still has all. */
+    int32_t b[200];
+    coord_sched_stats stats;
+    numbers(b, 200, 1000);
+    assert_int_equal(prefix_of(s, 2, b, 50), 0);
+    assert_int_equal(prefix_of(s, 3, a, 100), 96);
+    assert_int_equal(prefix_of(s, 4, b + 100, 100), 0);
+    coord_sched_stats_get(s, &stats);
+    assert_true(stats.cached_blocks[0] == 6 + 3 + 6 && stats.cached_blocks[1] < 8);
+    assert_int_equal(prefix_of(s, 5, a, 100), 0);
+    coord_sched_destroy(&s);
+}
+
+static void windows_alone_are_served_as_far_as_they_reach(void **state)
+{
+    (void)state;
+    int32_t a[400], b[400];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 400, .window = {32}, .n_blocks = {30}});
+    numbers(a, 400, 0);
+    numbers(b, 400, 1000);
+    assert_int_equal(prefix_of(s, 1, a, 400), 0); /* 25 blocks, the last written given back first */
+    assert_int_equal(prefix_of(s, 2, b, 161), 0); /* 5 free ones, then 6 that were unused the longest */
+    assert_int_equal(prefix_of(s, 3, b, 161), 160);
+    int32_t left = prefix_of(s, 4, a, 400);
+    assert_true(left > 0 && left < 384 && left % 16 == 0);
+    coord_sched_destroy(&s);
+}
+
+static void the_longest_unused_go_first_and_of_a_prefix_its_end(void **state)
+{
+    (void)state;
+    int32_t a[64], b[64], c[64];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100, .n_blocks = {10}});
+    numbers(a, 64, 0);
+    numbers(b, 64, 1000);
+    numbers(c, 64, 2000);
+    assert_int_equal(prefix_of(s, 1, a, 64), 0); /* four blocks each */
+    assert_int_equal(prefix_of(s, 2, b, 64), 0);
+    assert_int_equal(prefix_of(s, 3, a, 64), 48); /* younger than b now */
+    assert_int_equal(prefix_of(s, 4, c, 64), 0);  /* two free ones, and the end of b */
+    assert_int_equal(prefix_of(s, 5, b, 33), 32);
+    assert_int_equal(prefix_of(s, 6, a, 64), 48);
+    coord_sched_destroy(&s);
+}
+
+static void lost_ranks_have_no_prefix(void **state)
+{
+    (void)state;
+    int32_t a[64];
+    coord_sched_stats st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    numbers(a, 64, 0);
+    assert_int_equal(prefix_of(s, 1, a, 64), 0);
+    coord_sched_lost(s);
+    coord_sched_stats_get(s, &st);
+    assert_int_equal(st.cached_blocks[0], 0);
+    assert_int_equal(prefix_of(s, 2, a, 64), 0);
+    assert_int_equal(prefix_of(s, 3, a, 64), 48);
+    coord_sched_destroy(&s);
+}
+
+static void prompt_logprobs_are_computed_though_the_prefix_is_there(void **state)
+{
+    (void)state;
+    int32_t a[64];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    numbers(a, 64, 0);
+    assert_int_equal(prefix_of(s, 1, a, 64), 0);
+    coord_request r = request(2, a, 64);
+    r.sampling.n_prompt_logprobs = 0;
+    assert_int_equal(serve(s, &r).n_prefix, 0);
+    coord_sched_destroy(&s);
+}
+
+static void a_preempted_sequence_finds_its_own_blocks(void **state)
+{
+    (void)state;
+    step st;
+    coord_sched_stats stats;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 2, .max_batched_tokens = 200, .n_blocks = {9}});
+    submit_own(s, 1, 60, 60);
+    next(s, &st);
+    answer(s, &st, 0);
+    submit_own(s, 2, 50, 60);
+    do {
+        next(s, &st);
+        answer(s, &st, 0);
+        coord_sched_stats_get(s, &stats);
+    } while (stats.n_preemptions == 0);
+    do {
+        next(s, &st);
+        if (st.n_admit > 0)
+            break;
+        answer(s, &st, 2);
+    } while (true);
+    assert_true(st.admit[0].n_prompt == 50 && st.admit[0].n_generated > 0 && st.admit[0].n_prefix >= 48);
+    coord_sched_destroy(&s);
+}
+
+/* ---- fairness ---- */
+
+static void a_short_prompt_does_not_wait_for_a_long_one(void **state)
+{
+    (void)state;
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 4, .max_batched_tokens = 100, .max_context = 4000});
+    submit_own(s, 1, 2000, 5);
+    next(s, &st);
+    assert_int_equal(st.spans[0].n_tokens, 100);
+    answer(s, &st, 0);
+    submit_own(s, 2, 30, 5);
+    next(s, &st);
+    assert_true(st.n_spans == 2 && st.spans[0].n_tokens == 70 && st.spans[1].n_tokens == 30); /* the rest is the long one's */
+    answer(s, &st, 2);
+    coord_sched_destroy(&s);
+}
+
+static void a_long_prompt_gets_half_whatever_comes(void **state)
+{
+    (void)state;
+    step st;
+    int32_t done = 0, slot = -1, steps = 0;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 8, .max_batched_tokens = 100, .max_context = 4000});
+    submit_own(s, 1, 1000, 5);
+    for (uint64_t id = 2; done < 1000; steps++) {
+        for (int i = 0; i < 3; i++)
+            submit_own(s, id++, 45, 1);
+        next(s, &st);
+        for (int32_t i = 0; i < st.n_admit; i++)
+            slot = st.admit[i].n_prompt == 1000 ? st.admit[i].slot : slot;
+        for (int32_t i = 0; i < st.n_spans; i++)
+            done += st.spans[i].slot == slot ? st.spans[i].n_tokens : 0;
+        answer(s, &st, 2);
+        assert_true(steps < 22);
+    }
+    coord_sched_destroy(&s);
+}
+
+static void equal_prompts_come_one_after_the_other(void **state)
+{
+    (void)state;
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 8, .max_batched_tokens = 100});
+    for (uint64_t id = 1; id <= 3; id++)
+        submit_own(s, id, 150, 1);
+    next(s, &st);
+    assert_true(st.n_spans == 1 && st.spans[0].n_tokens == 100);
+    answer(s, &st, 0);
+    next(s, &st);
+    assert_true(st.n_spans == 2 && st.spans[0].n_tokens == 50 && st.spans[1].n_tokens == 50);
+    coord_sched_destroy(&s);
+}
+
+static void only_so_many_prefills_are_begun(void **state)
+{
+    (void)state;
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 8, .max_batched_tokens = 100, .max_prefill_chunk = 10, .max_partial_prefills = 2});
+    for (uint64_t id = 1; id <= 5; id++)
+        submit_own(s, id, 150, 5);
+    next(s, &st);
+    assert_int_equal(st.n_spans, 2);
+    answer(s, &st, 0);
+    submit_own(s, 6, 9, 5); /* ends in the step in which it begins */
+    next(s, &st);
+    assert_true(st.n_admit == 1 && st.n_spans == 3 && st.spans[2].n_tokens == 9);
+    coord_sched_destroy(&s);
+}
+
+static void priorities_go_first_until_the_others_have_waited_long(void **state)
+{
+    (void)state;
+    step st;
+    uint64_t id = 10;
+    int32_t steps = 0;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    assert_int_equal(submit_as(s, 1, 20, 1, 1), ST_OK);
+    for (bool served = false; !served; steps++) {
+        assert_int_equal(submit_as(s, id++, 20, 1, 0), ST_OK);
+        next(s, &st);
+        served = st.admit[0].sampling.seed == 1;
+        answer(s, &st, 2);
+    }
+    assert_in_range(steps, COORD_PRIORITY_STEPS, COORD_PRIORITY_STEPS + 2);
+    coord_sched_destroy(&s);
+}
+
+/* A prompt of 4,000 tokens comes to 31 that decode: each of those has its token in every step, no step exceeds the budget, and the prompt takes
+ * no more steps than the rest of the budget makes necessary. */
+static void a_long_prompt_among_31_decodes(void **state)
+{
+    (void)state;
+    static int32_t tokens[4000];
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 32, .max_batched_tokens = 512, .max_context = 8000, .n_blocks = {2000}});
+    for (uint64_t id = 1; id <= 31; id++)
+        submit_own(s, id, 10, 900);
+    next(s, &st);
+    answer(s, &st, 0);
+    numbers(tokens, 4000, 0);
+    coord_request r = request(99, tokens, 4000);
+    r.sampling.max_tokens = 50;
+    assert_int_equal(coord_sched_submit(s, &r), ST_OK);
+    int32_t steps = 0, left = 4000;
+    for (; left > 0; steps++) {
+        next(s, &st);
+        assert_int_equal(st.n_spans, 32);
+        int32_t decodes = 0, sum = 0;
+        for (int32_t i = 0; i < 32; i++) {
+            decodes += st.spans[i].n_tokens == 1;
+            sum += st.spans[i].n_tokens;
+        }
+        assert_true(decodes >= 31 && sum <= 512);
+        left -= sum - 31;
+        answer(s, &st, 0);
+    }
+    assert_int_equal(steps, (4000 + 480) / 481);
+    coord_sched_destroy(&s);
+}
+
+static void steps_are_counted_by_their_tokens(void **state)
+{
+    (void)state;
+    coord_sched_stats st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    coord_request r = request(1, prompt, 65);
+    numbers(prompt, 65, 0);
+    r.sampling.max_tokens = 3;
+    (void)serve(s, &r);
+    coord_sched_stats_get(s, &st);
+    assert_true(st.steps_by_tokens[0] == 2 && st.steps_by_tokens[7] == 1 && st.n_steps == 3);
     coord_sched_destroy(&s);
 }
 
@@ -371,6 +800,24 @@ int main(void)
         cmocka_unit_test(lost_ranks_start_again_from_the_tokens_there_were),
         cmocka_unit_test(prompt_logprobs_come_for_every_token_in_any_chunk),
         cmocka_unit_test(nobody_overtakes_who_waits_for_room),
+        cmocka_unit_test(what_begins_alike_is_taken_from_the_cache_in_whole_blocks),
+        cmocka_unit_test(a_shared_block_is_told_to_the_ranks_with_its_tokens),
+        cmocka_unit_test(prompts_of_one_step_share),
+        cmocka_unit_test(nobody_shares_across_salts_rope_sets_or_an_off_switch),
+        cmocka_unit_test(generated_tokens_are_found_too_unless_kernels_differ),
+        cmocka_unit_test(a_window_needs_only_the_blocks_it_still_sees),
+        cmocka_unit_test(windows_alone_are_served_as_far_as_they_reach),
+        cmocka_unit_test(the_longest_unused_go_first_and_of_a_prefix_its_end),
+        cmocka_unit_test(lost_ranks_have_no_prefix),
+        cmocka_unit_test(prompt_logprobs_are_computed_though_the_prefix_is_there),
+        cmocka_unit_test(a_preempted_sequence_finds_its_own_blocks),
+        cmocka_unit_test(a_short_prompt_does_not_wait_for_a_long_one),
+        cmocka_unit_test(a_long_prompt_gets_half_whatever_comes),
+        cmocka_unit_test(equal_prompts_come_one_after_the_other),
+        cmocka_unit_test(only_so_many_prefills_are_begun),
+        cmocka_unit_test(priorities_go_first_until_the_others_have_waited_long),
+        cmocka_unit_test(a_long_prompt_among_31_decodes),
+        cmocka_unit_test(steps_are_counted_by_their_tokens),
         cmocka_unit_test(what_cannot_be_served_is_refused),
         cmocka_unit_test(wrong_results_are_refused),
     };

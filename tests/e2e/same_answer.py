@@ -70,6 +70,88 @@ def replay(report, what, binary, model, requests, answers, tp, pp, args):
         print(f"same: {what}", flush=True)
 
 
+def turns(vocab, longest):
+    """Conversations that begin alike: some the same to the last token, and some that cross block boundaries one by one."""
+    rng = random.Random(11)
+    system = [rng.randrange(vocab) for _ in range(max(longest // 2, 34))]
+    out = []
+    for i, q in enumerate(prompts(24, 12, vocab, longest)):
+        shared = system[:rng.choice([16, 31, 32, 33, len(system)])] if i % 6 else system
+        q["prompt_ids"] = (shared + q["prompt_ids"][:rng.choice([1, 2, 15, 16, 17])])[:longest] if i % 4 else system[:32 + i % 3]
+        if i % 8 == 6:
+            q["prompt_logprobs"] = 0
+        out.append(dict(q, logprobs=0))
+    return out
+
+
+def later_turns(requests, answers, vocab):
+    """The next turn of each: prompt, answer, and something more."""
+    rng = random.Random(13)
+    return [dict(r, id=100 + r["id"], prompt_ids=r["prompt_ids"] + a["token_ids"] + [rng.randrange(vocab) for _ in range(rng.randrange(1, 6))])
+            for r, a in zip(requests, answers)]
+
+
+def talkers(vocab):
+    """Short questions and long answers: preempted, they find blocks of what they generated.  They have few words, so that the counts of those matter."""
+    rng = random.Random(17)
+    words = {str(rng.randrange(vocab)): 30 for _ in range(8)}
+    return [{"id": i, "prompt_ids": [rng.randrange(vocab) for _ in range(3 + i % 2)], "max_tokens": 40 + 9 * (i % 3), "ignore_eos": True, "logprobs": 0,
+             "temperature": 1, "seed": i, "logit_bias": words, "repetition_penalty": 1.0 if i % 2 else 1.02, "frequency_penalty": 0.4,
+             "presence_penalty": 0.5 * (i % 3)} for i in range(16)]
+
+
+def computed(said):
+    return int(re.search(r"(\d+) tokens computed", said[0]).group(1))
+
+
+def found(said):
+    return int(re.search(r"(\d+) of \d+ tokens found", said[0]).group(1))
+
+
+def prefix_cache(a, report, kv, splits):
+    """Answers with a prefix from the cache are those without: on their own, in company, in chunks, preempted; prompts and answers found again."""
+    base = ["--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
+    alone = {}
+    for split in splits:
+        tp, pp = map(int, split.split("x"))
+        if tp not in alone:
+            one = (*base, "--max-seqs", "1", "--no-prefix-cache")
+            first = turns(a.vocab, a.longest)
+            answers = generate(a.trireme, a.model, first, tp, 1, one)
+            second = later_turns(first, answers, a.vocab)
+            alone[tp] = (first + second, answers + generate(a.trireme, a.model, second, tp, 1, one))
+        requests, want = alone[tp]
+        for label, args in (("one by one", ["--max-seqs", "1"]), ("all together", ["--max-seqs", "48"]),
+                            ("chunks of 7", ["--max-seqs", "24", "--prefill-chunk", "7"]), ("preempted", ["--max-seqs", "24", "--kv-blocks", "20"])):
+            what, said = f"{a.model} {a.compute} kv {kv} tp {tp} pp {pp}, prefix cache, {label}", []
+            try:
+                got = generate(a.trireme, a.model, requests, tp, pp, (*base, *args, "--stats"), said=said)
+            except Failed as e:
+                report.check(False, f"{what}: {e}")
+                continue
+            report.check(found(said) >= 16 * len(requests), f"{what}: only {found(said)} tokens found")
+            if label == "preempted":
+                report.check(preemptions(said) >= 3, f"{what}: only {preemptions(said)} preemptions")
+            report.check([w.get("prompt_logprobs") for w in want] == [g.get("prompt_logprobs") for g in got], f"{what}: log-probabilities of prompts differ")
+            if same(report, what, want, got):
+                print(f"same: {what}: {found(said)} tokens found, {preemptions(said)} preemptions", flush=True)
+
+
+def own_answer_found(a, report, kv, splits):
+    for split in splits:
+        tp, pp = map(int, split.split("x"))
+        what = f"{a.model} {a.compute} kv {kv} tp {tp} pp {pp}, preempted answers found again"
+        base, few, said, without = ["--compute", a.compute, "--kv-type", kv, "--ctx", "80"], ["--max-seqs", "4", "--kv-blocks", "10", "--stats"], [], []
+        requests = talkers(a.vocab)
+        want = generate(a.trireme, a.model, requests, tp, 1, (*base, "--max-seqs", "1", "--no-prefix-cache"))
+        got = generate(a.trireme, a.model, requests, tp, pp, (*base, *few), said=said)
+        generate(a.trireme, a.model, requests, tp, pp, (*base, *few, "--no-prefix-cache"), said=without)
+        report.check(preemptions(said) >= 2 and computed(said) < computed(without),
+                     f"{what}: {preemptions(said)} preemptions, {computed(said)} tokens computed, {computed(without)} without the cache")
+        if same(report, what, want, got):
+            print(f"same: {what}: {preemptions(said)} preemptions, {computed(said)} tokens computed, {computed(without)} without the cache", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--trireme", required=True)
@@ -82,8 +164,15 @@ def main():
     p.add_argument("--isas", default="", help="levels to compare, comma-separated")
     p.add_argument("--splits", default="1x1,1x2")
     p.add_argument("--longest", type=int, default=90)
+    p.add_argument("--ctx", type=int, default=256)
+    p.add_argument("--prefix-cache", action="store_true", help="only what the prefix cache may not change")
     a = p.parse_args()
     report = Report()
+    if a.prefix_cache:
+        for kv in a.kv_types.split(","):
+            prefix_cache(a, report, kv, a.splits.split(","))
+            own_answer_found(a, report, kv, a.splits.split(","))
+        report.end()
     if a.model:
         one_model(report, a, a.model, filter(None, a.isas.split(",")))
         report.end()
@@ -105,7 +194,7 @@ def main():
 def one_model(report, a, model, isas):
     requests = [dict(r, logprobs=0) for r in prompts(24, 7, a.vocab, a.longest)]
     for kv in a.kv_types.split(","):
-        base = ["--compute", a.compute, "--kv-type", kv, "--ctx", "256"]
+        base = ["--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
         alone = {}
         for split in a.splits.split(","):
             tp, pp = map(int, split.split("x"))
