@@ -117,7 +117,7 @@ static status parse_line(const char *path, char *line, wire_keys *out)
     return ST_OK;
 }
 
-static status parse_keys(const char *path, char *text, size_t n, wire_keys *out)
+status wire_keys_parse(const char *path, char *text, size_t n, wire_keys *out)
 {
     *out = (wire_keys){0};
     if (strlen(text) != n)
@@ -134,7 +134,7 @@ static status read_keys(const char *path, wire_keys *out)
     char *text;
     size_t n;
     TRY(file_read_all(path, MAX_KEY_FILE, &text, &n));
-    status st = parse_keys(path, text, n, out);
+    status st = wire_keys_parse(path, text, n, out);
     explicit_bzero(text, n);
     free(text);
     return st;

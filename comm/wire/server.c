@@ -21,6 +21,7 @@
 
 enum { MAX_ROUTE = 255, MAX_BAD_FRAMES = 16, BUCKETS = 1024 };
 static const double goodbye_leaves = 0.25, forget_after = 1; /* seconds, of a closing peer */
+static const double longest_tick = 0.125;
 
 typedef enum peer_state { PEER_STRANGER, PEER_LIVE, PEER_CLOSING } peer_state;
 
@@ -359,7 +360,7 @@ static void tick(wire_server *s, double now)
         }
     }
     if (now >= s->tick_at) {
-        s->tick_at = now + s->tuning.heartbeat / 4;
+        s->tick_at = now + (s->tuning.heartbeat / 4 < longest_tick ? s->tuning.heartbeat / 4 : longest_tick);
         each_peer(s, beat_and_judge, now);
     }
     if (s->allow != NULL && now >= s->allow_at) {

@@ -92,6 +92,10 @@ void wire_connection_shut(const wire_connection *c);
 int wire_skip_parts(void *socket);
 void wire_report(Trireme__Goodbye *g, Trireme__Envelope *e, const char *reason, bool retry); /* fills a Goodbye */
 
+/* ---- keys.c ---- */
+/* A key file's text, which is cut up; `path` is for messages.  At least a public key. */
+status wire_keys_parse(const char *path, char *text, size_t n, wire_keys *out);
+
 /* ---- allow.c ---- */
 typedef struct wire_allow wire_allow;
 status wire_allow_create(const char *dir, wire_allow **out);
