@@ -69,6 +69,9 @@ int32_t shard_tokenizer_size(const shard_tokenizer *t); /* highest id + 1, added
 int32_t shard_tokenizer_id(const shard_tokenizer *t, const char *token);
 /* The token as the vocabulary spells it; NULL if there is none. */
 const char *shard_tokenizer_token(const shard_tokenizer *t, int32_t id, size_t *len);
+/* Appends the bytes that the token stands for in the middle of a text: perhaps half a character, and with the blank it brings (ids outside the
+ * vocabulary: nothing). */
+status shard_tokenizer_token_bytes(const shard_tokenizer *t, int32_t id, mem_str *out);
 bool shard_tokenizer_is_special(const shard_tokenizer *t, int32_t id);
 /* "byte-level BPE", "SentencePiece BPE", "Unigram", "WordPiece": for inspect. */
 const char *shard_tokenizer_kind(const shard_tokenizer *t);

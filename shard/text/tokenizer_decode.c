@@ -497,3 +497,69 @@ status shard_tokenizer_decode(const shard_tokenizer *t, const int32_t *ids, size
     shard_stream_destroy(&s);
     return st;
 }
+
+/* ---- one token ---- */
+
+/* What a decoder makes of one token's bytes, whatever stands before and after. */
+static void decode_alone(const tok_dec *d, mem_str *b, mem_str *spare)
+{
+    const char *s = b->data == NULL ? "" : b->data;
+    char character[4];
+    int byte;
+    mem_str_clear(spare);
+    switch (d->kind) {
+    case TOK_DEC_BYTES:
+        for (size_t i = 0; i < b->len;) {
+            byte = tok_char_byte(tok_utf8_next(s, &i));
+            if (byte < 0)
+                return;
+            mem_str_putc(spare, (char)byte);
+        }
+        break;
+    case TOK_DEC_FALLBACK:
+        byte = fallback_byte(s, b->len);
+        if (byte < 0)
+            return;
+        mem_str_putc(spare, (char)byte);
+        break;
+    case TOK_DEC_METASPACE:
+        replace_all(s, b->len, character, tok_utf8_encode(d->character, character), " ", spare);
+        break;
+    case TOK_DEC_REPLACE:
+        if (d->pattern.regex != NULL)
+            return;
+        replace_all(s, b->len, d->pattern.literal.data, d->pattern.literal.len, d->content.data, spare);
+        break;
+    case TOK_DEC_WORDPIECE:
+        if (b->len >= d->prefix.len && memcmp(s, d->prefix.data, d->prefix.len) == 0)
+            mem_str_append(spare, s + d->prefix.len, b->len - d->prefix.len);
+        else
+            mem_str_printf(spare, " %s", s);
+        break;
+    case TOK_DEC_BPE:
+        replace_all(s, b->len, d->prefix.data, d->prefix.len, " ", spare);
+        break;
+    default:
+        return;
+    }
+    mem_str old = *b;
+    *b = *spare;
+    *spare = old;
+}
+
+status shard_tokenizer_token_bytes(const shard_tokenizer *t, int32_t id, mem_str *out)
+{
+    size_t len;
+    const char *s = shard_tokenizer_token(t, id, &len);
+    mem_str bytes = {0}, spare = {0};
+    if (s == NULL)
+        return ST_OK;
+    mem_str_append(&bytes, s, len);
+    for (size_t i = 0; i < t->n_decs && t->added_by_id[id] == 0 && !bytes.failed; i++)
+        decode_alone(&t->decs[i], &bytes, &spare);
+    mem_str_append(out, bytes.data, bytes.len);
+    bool failed = bytes.failed || spare.failed || out->failed;
+    mem_str_free(&bytes);
+    mem_str_free(&spare);
+    return failed ? no_memory() : ST_OK;
+}
