@@ -15,6 +15,7 @@
 #include "base/log.h"
 
 #define TICK_MS 100
+#define HUNG_UP_MS 500
 #define DESCRIPTORS_APART 64 /* for everything that is not a connection */
 
 uint64_t http_now(void)
@@ -26,7 +27,10 @@ uint64_t http_now(void)
 
 void http_conn_deadline(http_conn *c, int ms)
 {
-    atomic_store_explicit(&c->deadline, ms > 0 ? http_now() + (uint64_t)ms * 1000000u : 0, memory_order_relaxed);
+    uint64_t now = http_now();
+    atomic_store(&c->deadline, ms > 0 ? now + (uint64_t)ms * 1000000u : 0);
+    if (ms > HUNG_UP_MS && atomic_load(&c->hung_up)) /* looked at after the store: whichever thread is later sees both */
+        atomic_store(&c->deadline, now + HUNG_UP_MS * 1000000u);
 }
 
 status http_raise_open_files(int n, int *got)
@@ -109,6 +113,8 @@ static void hung_up(http_server *s, int fd, uint32_t generation)
         atomic_store(&c->hung_up, true);
         if (c->current != NULL && at_work(c->current))
             r = cut_locked(c);
+        else
+            http_conn_deadline(c, HUNG_UP_MS); /* what has arrived may be whole; if it is not, the library would wait for more */
     }
     pthread_mutex_unlock(&s->lock);
     tell(r);

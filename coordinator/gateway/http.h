@@ -89,8 +89,9 @@ typedef struct http_options {
     void *arg; /* for the callbacks */
     /* I/O thread, head read, route found: true lets the body in; false: *refuse is sent (its strings must live until the next call). May be NULL. */
     bool (*admit)(void *arg, http_request *r, const http_route *route, http_answer *refuse);
-    /* I/O thread or watcher, without locks held: nobody will read the answer of request id, which the handler still owns.  Once at most, and it may come
-     * while another thread gives the request back. */
+    /* I/O thread or watcher, without locks held: nobody will read the answer of request id, which the handler still owns.  Once at most, never before
+     * the handler has returned, and perhaps while another thread gives the request back.  Who makes the id known later than in the handler must then look at
+     * http_request_gone. */
     void (*gone)(void *arg, uint64_t id);
     /* Any thread: the exchange has ended and the request was given back; also for those that never reached a handler.  May be NULL. */
     void (*done)(void *arg, const http_record *record);

@@ -79,7 +79,7 @@ static void wake(http_request *r)
 void http_request_lost(http_request *r)
 {
     pthread_mutex_lock(&r->lock);
-    bool first = !r->gone, tell = first && r->owned;
+    bool tell = !r->gone && r->owned && !r->handing;
     r->gone = true;
     wake(r);
     pthread_mutex_unlock(&r->lock);

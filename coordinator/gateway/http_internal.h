@@ -84,6 +84,7 @@ struct http_request {
     bool owned;     /* by a handler */
     bool suspended; /* libmicrohttpd is not looking at the connection: who changes something resumes it */
     bool queued;    /* the response is with the library */
+    bool handing;   /* the handler is being called: gone is told when it has returned */
     bool streaming, ended, aborted, gone;
     mem_str out; /* not yet taken by the library: from out_start on */
     size_t out_start;

@@ -251,9 +251,15 @@ static void hand_over(http_request *r)
     http_conn_deadline(r->conn, 0);
     atomic_fetch_add(&r->references, 1);
     pthread_mutex_lock(&r->lock);
-    r->owned = true;
+    r->owned = r->handing = true;
     pthread_mutex_unlock(&r->lock);
     r->route->handle(r->server->o.arg, r);
+    pthread_mutex_lock(&r->lock);
+    r->handing = false;
+    bool tell = r->gone && r->owned;
+    pthread_mutex_unlock(&r->lock);
+    if (tell && r->server->o.gone != NULL)
+        r->server->o.gone(r->server->o.arg, r->id);
 }
 
 /* The body is complete: called once to hand the request over, and again after each resume until there is an answer. */

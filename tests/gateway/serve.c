@@ -23,6 +23,8 @@ struct serve {
     pthread_mutex_t lock;
     work *list; /* under lock, but each item is the producer's alone, except gone */
     serve_counts counts;
+    double *times;
+    int n_times;
 };
 
 /* GET handlers answer at once, on the I/O thread. */
@@ -233,6 +235,8 @@ static void on_written(void *arg, uint64_t received_ns, uint64_t written_ns)
     serve *s = arg;
     pthread_mutex_lock(&s->lock);
     s->counts.written += written_ns >= received_ns;
+    if (s->n_times < SERVE_TIMES)
+        s->times[s->n_times++] = (double)(written_ns - received_ns) * 1e-9;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -240,6 +244,7 @@ serve *serve_start(http_options o)
 {
     static const char *const any[] = {"127.0.0.1:0"};
     serve *s = calloc(1, sizeof(*s));
+    s->times = calloc(SERVE_TIMES, sizeof(*s->times));
     pthread_mutex_init(&s->lock, NULL);
     if (o.listen == NULL) {
         o.listen = any;
@@ -253,6 +258,7 @@ serve *serve_start(http_options o)
     o.done = on_done;
     o.written = on_written;
     if (http_server_create(&o, &s->server) != ST_OK) {
+        free(s->times);
         free(s);
         return NULL;
     }
@@ -267,6 +273,7 @@ void serve_stop(serve **sp, int timeout_ms)
     atomic_store(&s->stop, true);
     pthread_join(s->producer, NULL);
     pthread_mutex_destroy(&s->lock);
+    free(s->times);
     free(s);
     *sp = NULL;
 }
@@ -286,6 +293,14 @@ void serve_counts_get(serve *s, serve_counts *out)
     pthread_mutex_lock(&s->lock);
     *out = s->counts;
     pthread_mutex_unlock(&s->lock);
+}
+
+const double *serve_write_times(serve *s, int *n)
+{
+    pthread_mutex_lock(&s->lock);
+    *n = s->n_times;
+    pthread_mutex_unlock(&s->lock);
+    return s->times;
 }
 
 bool serve_wait(serve *s, size_t field, int n, int ms)

@@ -27,6 +27,9 @@ typedef struct serve_counts {
     char last_route[64], last_name[130];
 } serve_counts;
 void serve_counts_get(serve *s, serve_counts *out);
+/* Seconds from each event's append to its being in the socket: the first SERVE_TIMES of them.  Read when nothing runs. */
+#define SERVE_TIMES 100000
+const double *serve_write_times(serve *s, int *n);
 /* Waits until *field (of serve_counts, by offset) is at least n; false: not within ms. */
 bool serve_wait(serve *s, size_t field, int n, int ms);
 #define SERVE_WAIT(s, field, n) serve_wait((s), offsetof(serve_counts, field), (n), 10000)
