@@ -170,7 +170,7 @@ static void tick(wire_client *c, double now)
     if (now - c->heard > patience && !c->lost) {
         snprintf(reason, sizeof(reason), "silent for %.1f s", now - c->heard);
         fail_session(c, reason);
-    } else if (c->state == CLIENT_OPEN && now - c->sent >= c->tuning.heartbeat)
+    } else if (now - c->sent >= c->tuning.heartbeat)
         send_heartbeat(c);
 }
 

@@ -64,7 +64,7 @@ static void outgoing_free(void *data, void *hint)
 
 static status outgoing_create(size_t n, wire_quota *q, size_t limit, outgoing **out)
 {
-    if (n > WIRE_MAX_MESSAGE)
+    if (n > WIRE_MAX_MESSAGE || (q != NULL && n > limit))
         return ST_INVALID;
     if (q != NULL && atomic_load(&q->bytes) + n > limit)
         return ST_LIMIT;
@@ -286,6 +286,29 @@ status wire_endpoint_check(const char *endpoint, bool server)
     if (strncmp(endpoint, "tcp://", 6) == 0 && port != NULL && port > endpoint + 6 && port_valid(port + 1, server))
         return ST_OK;
     return FAIL(ST_INVALID, "%s: not an address for replicas and gateway; give %s or ipc:///PATH", endpoint, server ? "tcp://ADDRESS:PORT" : "tcp://HOST:PORT");
+}
+
+status wire_endpoint_free(const char *endpoint)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    if (strncmp(endpoint, "ipc://", 6) != 0)
+        return ST_OK;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return FAIL(ST_IO, "%s: %s", endpoint, strerror(errno));
+    strncpy(a.sun_path, endpoint + 6, sizeof(a.sun_path) - 1);
+    bool taken = connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0 || errno == EAGAIN;
+    close(fd);
+    return taken ? FAIL(ST_BUSY, "%s: another process listens there", endpoint) : ST_OK;
+}
+
+bool wire_endpoint_local(const char *endpoint)
+{
+    static const char *const local[] = {"ipc://", "tcp://127.", "tcp://[::1]:", "tcp://localhost:", "tcp://lo:"};
+    for (size_t i = 0; i < ARRAY_LEN(local); i++)
+        if (strncmp(endpoint, local[i], strlen(local[i])) == 0)
+            return true;
+    return false;
 }
 
 /* The socket belongs to our end of `endpoint` (as bound), so that nothing else in this process is ever shut. */

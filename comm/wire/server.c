@@ -616,6 +616,9 @@ static status bind_all(wire_server *s, const char *endpoint, const wire_security
 {
     int on = 1, v6 = strchr(endpoint, '[') != NULL;
     TRY(wire_endpoint_check(endpoint, true));
+    TRY(wire_endpoint_free(endpoint));
+    if (security->plain && !wire_endpoint_local(endpoint))
+        log_warn("%s: without encryption, so whoever reaches this address can join as a replica and read prompts", endpoint);
     if (!security->plain) {
         TRY(wire_allow_create(security->allow_dir, &s->allow));
         s->zap = wire_socket_create(s->context, ZMQ_REP, &s->tuning);

@@ -44,7 +44,7 @@ uint32_t wire_negotiate(wire_version theirs, wire_version ours, const char *who_
 typedef struct wire_quota wire_quota;
 wire_quota *wire_quota_create(void);
 void wire_quota_release(wire_quota **q);
-/* A packed message under the quota.  ST_LIMIT: the quota is used up; ST_INVALID: over WIRE_MAX_MESSAGE; ST_NO_MEMORY. */
+/* A packed message under the quota.  ST_LIMIT: the quota is used up; ST_INVALID: over WIRE_MAX_MESSAGE or the whole quota; ST_NO_MEMORY. */
 status wire_outgoing(const Trireme__Envelope *e, wire_quota *q, size_t limit, zmq_msg_t *out);
 status wire_outgoing_bytes(const void *packed, size_t n, zmq_msg_t *out);
 
@@ -78,6 +78,10 @@ int wire_monitor_next(void *monitor, int *value);
 void wire_poll(zmq_pollitem_t *items, int n, double seconds);
 /* ST_INVALID: not tcp://HOST:PORT or ipc://PATH.  A server's port may be "*". */
 status wire_endpoint_check(const char *endpoint, bool server);
+
+/* ST_BUSY: someone listens at a local socket, which ZeroMQ would take over without a word. */
+status wire_endpoint_free(const char *endpoint);
+bool wire_endpoint_local(const char *endpoint); /* not to be reached from other machines */
 
 /* The connection that a message came over, so that it can be shut although ROUTER has no call for that.  The descriptor is ZeroMQ's and may be closed, and its
  * number used again, at any time: the kernel's cookie tells whether it is still the same socket. */
