@@ -4,6 +4,9 @@
  *   decode   B sequences of D tokens of context generate G tokens each, ends not obeyed: measured from the step after all have their first token
  *            until B * G tokens later, or one has no room left: all B take part in every step measured
  *
+ *   shared   and
+ *   among    bench_serve.h
+ *
  * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times. */
 #include <argp.h>
 #include <math.h>
@@ -15,6 +18,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/cli/bench_serve.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/replica_args.h"
@@ -31,12 +35,12 @@ typedef struct int_list {
 
 typedef struct bench_args {
     cli_replica_args replica;
-    int_list prompt, gen, batch, depth;
+    int_list prompt, gen, batch, depth, shared, among;
     int32_t repeat;
     bool json;
 } bench_args;
 
-enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON };
+enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON, OPT_SHARED, OPT_AMONG };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to measure (lists with commas; 0 leaves a part out):", 1},
@@ -44,6 +48,8 @@ static const struct argp_option options[] = {
     {"gen", 'n', "TOKENS,...", 0, "Decode of so many tokens (default 128)", 0},
     {"batch", 'b', "N,...", 0, "Sequences at once (default 1)", 0},
     {"depth", 'd', "TOKENS,...", 0, "Context before decoding begins (default 16)", 0},
+    {"shared", OPT_SHARED, "TOKENS,...", 0, "Time to first token of a prompt whose first so many tokens were computed before (default 0)", 0},
+    {"among", OPT_AMONG, "TOKENS,...", 0, "A prompt of so many tokens comes while the sequences decode (default 0)", 0},
     {"repeat", 'r', "N", 0, "Measured runs of each row (default 3)", 0},
     {"json", OPT_JSON, NULL, 0, "A line of JSON for each row instead of a table", 0},
     {0},
@@ -95,6 +101,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'd':
         ok = parse_list(arg, 1, &a->depth);
         break;
+    case OPT_SHARED:
+        ok = parse_list(arg, 0, &a->shared);
+        break;
+    case OPT_AMONG:
+        ok = parse_list(arg, 0, &a->among);
+        break;
     case 'r':
         ok = cli_parse_int(arg, 1, 1000, &v);
         a->repeat = ok ? (int32_t)v : 0;
@@ -137,10 +149,15 @@ static void size_replica(bench_args *a)
         o->max_batched_tokens = COORD_BATCHED_TOKENS;
     int32_t prefill = largest(&a->prompt) + 2;
     int32_t decode = largest(&a->depth) + largest(&a->gen) + waiting_steps(o, largest(&a->batch), largest(&a->depth)) + 2;
-    if (o->max_context == 0)
-        o->max_context = prefill > decode ? prefill : decode;
+    int32_t shared = largest(&a->shared) + BENCH_OWN_TOKENS + 2, among = largest(&a->among) + 2;
+    int32_t meanwhile = BENCH_OWN_TOKENS + bench_among_generated(largest(&a->among), largest(&a->batch), o->max_batched_tokens) + 2;
+    const int32_t needs[] = {prefill, decode, shared, largest(&a->among) > 0 ? among : 0, largest(&a->among) > 0 ? meanwhile : 0};
+    bool ctx_given = o->max_context > 0;
+    for (size_t i = 0; i < ARRAY_LEN(needs) && !ctx_given; i++)
+        o->max_context = needs[i] > o->max_context ? needs[i] : o->max_context;
+    int32_t seqs = largest(&a->batch) + (largest(&a->among) > 0);
     if (o->max_seqs == 0)
-        o->max_seqs = largest(&a->batch) > 16 ? largest(&a->batch) : 16;
+        o->max_seqs = seqs > 16 ? seqs : 16;
 }
 
 /* ---- one run ---- */
@@ -299,6 +316,18 @@ static void print_row(const row *w)
     fflush(stdout);
 }
 
+static status print_object(json_t *o)
+{
+    char *line = o == NULL ? NULL : json_line(o);
+    json_decref(o);
+    if (line == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
+    puts(line);
+    fflush(stdout);
+    free(line);
+    return ST_OK;
+}
+
 static status print_json(const cli_replica *cr, const bench_args *a, const row *w)
 {
     const coord_replica_times *t = &w->spent;
@@ -320,14 +349,7 @@ static status print_json(const cli_replica *cr, const bench_args *a, const row *
     json_object_set_new(o, "rank0_step_ms", phases);
     json_object_update(o, replica);
     json_decref(replica);
-    char *line = json_line(o);
-    json_decref(o);
-    if (line == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
-    puts(line);
-    fflush(stdout);
-    free(line);
-    return ST_OK;
+    return print_object(o);
 }
 
 static void print_head(const cli_replica *cr, const bench_args *a)
@@ -335,7 +357,8 @@ static void print_head(const cli_replica *cr, const bench_args *a)
     const shard_plan *plan = coord_replica_plan(cr->replica);
     printf("%s, tp %d x pp %d, %d threads a rank, %s, KV %s, version %s (%s)\n", a->replica.options.model, plan->tp, plan->pp, cr->reports[0].n_threads,
            cr->reports[0].backend, shard_kv_type_name(a->replica.options.kv_type), TRIREME_VERSION, TRIREME_COMMIT);
-    printf("%-22s %5s  %21s  %8s  %9s %7s %7s %7s %7s %7s\n", "test", "batch", "tokens/s", "step ms", "attention", "mlp", "embed", "head", "sums", "stage");
+    if (largest(&a->prompt) + largest(&a->gen) > 0)
+        printf("%-22s %5s  %21s  %8s  %9s %7s %7s %7s %7s %7s\n", "test", "batch", "tokens/s", "step ms", "attention", "mlp", "embed", "head", "sums", "stage");
 }
 
 static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool decode, int32_t tokens, int32_t batch, int32_t depth)
@@ -354,6 +377,37 @@ static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool d
     return st;
 }
 
+/* ---- the scheduler's rows ---- */
+
+static status shared_row(const cli_replica *cr, const bench_args *a, int32_t tokens)
+{
+    bench_shared b = {.tokens = tokens, .repeat = a->repeat};
+    if (tokens == 0)
+        return ST_OK;
+    TRY(bench_shared_measure(cr->replica, &b));
+    if (a->json)
+        return print_object(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds));
+    printf("shared %d: first token after %.3f s cold, %.3f s with the prefix there (%.3f of it)\n", tokens, b.cold_seconds, b.shared_seconds,
+           b.shared_seconds / b.cold_seconds);
+    return ST_OK;
+}
+
+static status among_row(const cli_replica *cr, const bench_args *a, int32_t tokens, int32_t batch)
+{
+    bench_among b = {.tokens = tokens, .batch = batch, .budget = a->replica.options.max_batched_tokens};
+    if (tokens == 0)
+        return ST_OK;
+    TRY(bench_among_measure(cr->replica, &b));
+    if (a->json)
+        return print_object(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
+                                      "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
+                                      b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair));
+    printf("among %d: %d sequences' tokens come %.3f s apart (p99 %.3f), %.3f s (p99 %.3f) while the prompt is computed in steps of %d tokens "
+           "(%.3f s each); its first token after %.3f s, alone %.3f s, in turns %.3f s\n",
+           tokens, batch, b.itl_alone_p50, b.itl_alone_p99, b.itl_during_p50, b.itl_during_p99, b.budget, b.budget_step, b.ttft, b.ttft_alone, b.ttft_fair);
+    return ST_OK;
+}
+
 static status bench(const cli_replica *cr, const bench_args *a)
 {
     run r = {.replica = cr->replica, .options = &a->replica.options};
@@ -365,7 +419,11 @@ static status bench(const cli_replica *cr, const bench_args *a)
         for (int d = 0; d < a->depth.n; d++)
             for (int g = 0; g < a->gen.n; g++)
                 TRY(one_row(&r, cr, a, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
+        for (int i = 0; i < a->among.n; i++)
+            TRY(among_row(cr, a, a->among.of[i], a->batch.of[b]));
     }
+    for (int i = 0; i < a->shared.n; i++)
+        TRY(shared_row(cr, a, a->shared.of[i]));
     return ST_OK;
 }
 

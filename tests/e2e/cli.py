@@ -108,6 +108,10 @@ def check_bench(a, report):
     report.check(code == 0 and [(r["test"], r["tokens"], r["batch"]) for r in rows] ==
                  [("prefill", 8, 1), ("prefill", 64, 1), ("decode", 5, 1), ("prefill", 8, 3), ("prefill", 64, 3), ("decode", 5, 3)], f"bench's rows: {err}")
     report.check(all(r["tokens_per_second"] > 0 and len(r["seconds"]) == 2 and r["step_ms"] > 0 for r in rows), "bench's figures")
+    code, out, err = run(a.trireme, ["bench", "-m", a.model, "-p", "0", "-n", "0", "-b", "3", "--shared", "64", "--among", "100", "--max-batched-tokens", "32", "--json"])
+    rows = [json.loads(line) for line in out.splitlines()] if code == 0 else []
+    report.check([(r["test"], r["tokens"]) for r in rows] == [("among", 100), ("shared", 64)], f"bench's rows of the scheduler: {code} {err[-300:]}")
+    report.check(all(v > 0 for r in rows for k, v in r.items() if k != "test"), "bench's figures of the scheduler")
     code, out, err = run(a.trireme, ["bench", "-m", a.model, "-p", "8", "-n", "4", "-r", "1"], ranks=2)
     report.check(code == 0 and out.count("\n") == 4, f"bench as a table on two ranks: {code} {out} {err[-300:]}")
 
