@@ -91,6 +91,11 @@ typedef struct comm_stats {
 } comm_stats;
 void comm_group_stats(const comm_group *g, comm_stats *out);
 
+/* What this rank is at, as its owner encodes it, for a watchdog: one store into the host's shared block.  comm_note_of may be called by any thread; false: that
+ * rank is on another host. */
+void comm_note(comm_world *w, uint64_t note);
+bool comm_note_of(const comm_world *w, int rank, uint64_t *note);
+
 /* Sleep-friendly waiting: spinning is off when ranks x threads exceed the cores granted. */
 void comm_world_set_spin(comm_world *w, bool spin);
 

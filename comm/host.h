@@ -5,6 +5,7 @@
  *   bell      a futex; rung (incremented, woken) by whoever changed something this rank may be waiting for
  *   sleeping  set by the rank before it looks one last time and sleeps; a waker that sees 0 saves the system call
  *   inbox     one bit for each local rank that has sent something (mailbox.h)
+ *   note      what the rank is at, for whoever watches it
  *
  * A waker publishes with a sequentially consistent store and then reads `sleeping`; a sleeper stores `sleeping` and then reads
  * what was published: one of the two sees the other. */
@@ -31,6 +32,7 @@ typedef struct host_rank {
     alignas(128) atomic_uint sleeping;
     atomic_int state;
     alignas(128) atomic_ullong inbox[HOST_MAX_RANKS / 64];
+    alignas(128) atomic_ullong note; /* of comm_note */
 } host_rank;
 
 typedef struct host_abort {

@@ -245,3 +245,16 @@ status comm_agree(comm_world *w, status mine, int timeout_ms, int *failed_rank)
     free(ranks);
     return st;
 }
+
+void comm_note(comm_world *w, uint64_t note)
+{
+    atomic_store_explicit(&w->host.shared->ranks[w->host.me].note, note, memory_order_relaxed);
+}
+
+bool comm_note_of(const comm_world *w, int rank, uint64_t *note)
+{
+    if (rank < 0 || rank >= w->size || w->host_of[rank] != w->my_host)
+        return false;
+    *note = atomic_load_explicit(&w->host.shared->ranks[w->local_of[rank]].note, memory_order_relaxed);
+    return true;
+}

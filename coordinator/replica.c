@@ -4,10 +4,12 @@
  *   TAG_STEP    rank 0 -> each other rank        u64 length, then bytes as far as they fit in FIRST_BYTES
  *   TAG_RESULT  last stage's first rank -> rank 0   the same
  *   TAG_REST    the same pair                    what did not fit
+ *   TAG_LOAD    each other rank -> rank 0        its figures; a last one when it leaves
  * With pp stages up to pp steps are in flight: rank 0 computes its part of one step while later stages are at earlier ones. */
 #include "coordinator/replica.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -19,7 +21,9 @@
 #include "base/threads.h"
 #include "worker/worker.h"
 
-enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4 };
+enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4, TAG_LOAD = 5 };
+enum { LOAD_VERSION = 1 };
+#define LOAD_SECONDS 1.0
 #define FIRST_BYTES ((size_t)16 << 10)
 #define AGREE_TIMEOUT_MS (10 * 60 * 1000) /* the slowest rank's loading */
 #define DEFAULT_SEQS 16
@@ -41,6 +45,11 @@ typedef struct incoming {
     size_t cap;
 } incoming;
 
+typedef struct load_message {
+    uint32_t version, last; /* last: the rank leaves */
+    coord_rank_load load;
+} load_message;
+
 struct coord_replica {
     coord_replica_options opt;
     comm_world *world;
@@ -58,6 +67,13 @@ struct coord_replica {
     incoming *in;   /* [n_in] results (rank 0; as many as steps in flight) or steps */
     int n_in;
     step_arena arena;
+
+    /* figures: on rank 0 of all ranks ([n_ranks], requests NULL where nothing is awaited), elsewhere [1] */
+    load_message *loads;
+    coord_rank_load *loads_known; /* rank 0, [n_ranks] */
+    comm_request **load_requests;
+    double load_at; /* sent, or looked at, last */
+    uint64_t load_steps, load_told; /* steps computed; those that the figures sent last include */
 
     /* rank 0 */
     coord_sched *sched;
@@ -256,6 +272,19 @@ static status messages_create(coord_replica *r)
     return ST_OK;
 }
 
+static status loads_create(coord_replica *r)
+{
+    size_t n = r->rank == 0 ? (size_t)r->n_ranks : 1;
+    if (!r->opt.loads)
+        return ST_OK;
+    TRY(mem_calloc(n, sizeof(*r->loads), "figures", &r->loads));
+    TRY(mem_calloc(n, sizeof(*r->load_requests), "figures", &r->load_requests));
+    TRY(mem_calloc(n, sizeof(*r->loads_known), "figures", &r->loads_known));
+    for (int i = 1; r->rank == 0 && i < r->n_ranks; i++)
+        TRY(comm_recv(r->world, i, TAG_LOAD, &r->loads[i], sizeof(r->loads[i]), &r->load_requests[i]));
+    return ST_OK;
+}
+
 /* A phase that ranks do alone ends here: all of them go on, or all of them fail with the first one's message. */
 static status agree(coord_replica *r, status mine)
 {
@@ -293,7 +322,8 @@ static status create_phases(coord_replica *r)
     if (st == ST_OK && r->rank == 0)
         st = coordinator_create(r);
     TRY(agree(r, st));
-    return agree(r, worker_join(r->worker));
+    TRY(agree(r, worker_join(r->worker)));
+    return agree(r, loads_create(r));
 }
 
 status coord_replica_create(comm_world *world, const coord_replica_options *options, coord_replica **out)
@@ -335,12 +365,19 @@ void coord_replica_destroy(coord_replica **replica)
         free(r->in[i].first);
         free(r->in[i].bytes);
     }
+    for (int i = 0; r->load_requests != NULL && i < (r->rank == 0 ? r->n_ranks : 1); i++) {
+        if (r->load_requests[i] != NULL)
+            (void)comm_wait(r->world, &r->load_requests[i], 1000, NULL);
+    }
+    free(r->load_requests);
     worker_destroy(&r->worker);
     comm_group_destroy(&r->everyone);
     coord_sched_destroy(&r->sched);
     step_arena_free(&r->arena);
     free(r->out);
     free(r->in);
+    free(r->loads);
+    free(r->loads_known);
     shard_plan_destroy(&r->plan);
     shard_checkpoint_close(&r->checkpoint);
     free(r);
@@ -440,6 +477,80 @@ static status incoming_wait(coord_replica *r, incoming *in, int from, int timeou
                          : FAIL(ST_FORMAT, "a message of %llu bytes from rank %d ends after %zu", (unsigned long long)total, from, have);
 }
 
+/* ---- figures of ranks ---- */
+
+static coord_rank_load load_of(const coord_replica *r)
+{
+    worker_times t;
+    worker_times_get(r->worker, &t);
+    return (coord_rank_load){
+        .steps = t.steps,
+        .resident_bytes = mem_resident(),
+        .step_seconds = t.step_seconds,
+        .exchange_seconds = t.exchange_seconds,
+        .wait_seconds = t.stage_wait_seconds,
+        .skew_seconds = t.skew_seconds,
+    };
+}
+
+/* Ranks other than 0.  Not more often than once a second, and not while the one before is on its way, except for the last. */
+static status load_send(coord_replica *r, bool last)
+{
+    double now = log_clock();
+    if (!r->opt.loads || (!last && now - r->load_at < LOAD_SECONDS))
+        return ST_OK;
+    if (r->load_requests[0] != NULL) {
+        bool done = false;
+        TRY(last ? comm_wait(r->world, &r->load_requests[0], r->opt.timeout_ms, NULL) : comm_test(r->world, &r->load_requests[0], &done, NULL));
+        if (!last && !done)
+            return ST_OK;
+    }
+    r->load_at = now;
+    r->load_told = r->load_steps;
+    r->loads[0] = (load_message){LOAD_VERSION, last, load_of(r)};
+    TRY(comm_send(r->world, 0, TAG_LOAD, &r->loads[0], sizeof(r->loads[0]), &r->load_requests[0]));
+    return last ? comm_wait(r->world, &r->load_requests[0], r->opt.timeout_ms, NULL) : ST_OK;
+}
+
+/* Rank 0: a message of rank i has come. */
+static status load_take(coord_replica *r, int i, size_t got)
+{
+    const load_message *m = &r->loads[i];
+    if (got != sizeof(*m) || m->version != LOAD_VERSION)
+        return FAIL(ST_FORMAT, "rank %d's figures have another format: every rank must run the same build", i);
+    r->loads_known[i] = m->load;
+    return m->last ? ST_OK : comm_recv(r->world, i, TAG_LOAD, &r->loads[i], sizeof(*m), &r->load_requests[i]);
+}
+
+static status loads_take(coord_replica *r)
+{
+    r->load_at = log_clock();
+    for (int i = 1; r->opt.loads && i < r->n_ranks; i++) {
+        size_t got = 0;
+        if (r->load_requests[i] == NULL)
+            continue;
+        status st = comm_wait(r->world, &r->load_requests[i], 0, &got); /* notices the dead, too */
+        if (st == ST_OK)
+            st = load_take(r, i, got);
+        if (st != ST_OK && st != ST_TIMEOUT)
+            return st;
+    }
+    return ST_OK;
+}
+
+/* Every rank's last figures: nobody's message is left without a taker. */
+static status loads_end(coord_replica *r)
+{
+    for (int i = 1; r->opt.loads && i < r->n_ranks; i++) {
+        while (r->load_requests[i] != NULL) {
+            size_t got = 0;
+            TRY(comm_wait(r->world, &r->load_requests[i], r->opt.timeout_ms, &got));
+            TRY(load_take(r, i, got));
+        }
+    }
+    return ST_OK;
+}
+
 /* ---- ranks other than 0 ---- */
 
 static status result_send(coord_replica *r, const step_result *result)
@@ -448,6 +559,17 @@ static status result_send(coord_replica *r, const step_result *result)
     size_t len = 0;
     TRY(outgoing_encode(r, o, encode_result, result, &len));
     return outgoing_send(r, o, len, 0, TAG_RESULT, o->requests);
+}
+
+/* The next step; when none comes for a while, figures of the last ones are told first. */
+static status step_wait(coord_replica *r, size_t *len)
+{
+    bool untold = r->opt.loads && r->load_told != r->load_steps;
+    status st = incoming_wait(r, r->in, 0, untold ? (int)(LOAD_SECONDS * 1000) : -1, len);
+    if (st != ST_TIMEOUT || !untold)
+        return st;
+    TRY(load_send(r, false));
+    return incoming_wait(r, r->in, 0, -1, len);
 }
 
 static status serve_loop(coord_replica *r)
@@ -459,15 +581,17 @@ static status serve_loop(coord_replica *r)
         step s;
         const step_result *result;
         TRY(incoming_post(r, r->in, 0, TAG_STEP));
-        TRY(incoming_wait(r, r->in, 0, -1, &len));
+        TRY(step_wait(r, &len));
         TRY(step_decode(r->in->bytes, len, &limits, &r->arena, &s));
         if (s.stop)
-            return ST_OK;
+            return load_send(r, true);
         if (s.number != expected)
             return FAIL(ST_INTERNAL, "step %llu came where step %llu was due", (unsigned long long)s.number, (unsigned long long)expected);
         TRY(worker_step(r->worker, &s, &result));
+        r->load_steps = s.number;
         if (result != NULL)
             TRY(result_send(r, result));
+        TRY(load_send(r, false));
     }
 }
 
@@ -547,12 +671,21 @@ static status step_launch(coord_replica *r, const step *s, coord_event_fn fn, vo
     return ST_OK;
 }
 
+status coord_replica_poll(coord_replica *r)
+{
+    status_mute();
+    return broken(r, loads_take(r));
+}
+
 status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *idle)
 {
     step s;
     *idle = false;
     bool launched = false;
+    if (r->opt.loads && log_clock() - r->load_at >= LOAD_SECONDS / 2)
+        TRY(coord_replica_poll(r));
     while (r->n_in_flight < r->depth && coord_sched_next(r->sched, &s)) {
+        coord_sched_began(r->sched, log_clock());
         launched = true;
         status_mute();
         TRY(broken(r, step_launch(r, &s, fn, arg)));
@@ -572,7 +705,8 @@ static status stop(coord_replica *r, const step *s)
     while (r->n_in_flight > 0)
         TRY(take_result(r, NULL, NULL));
     TRY(step_send(r, s));
-    return outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]);
+    TRY(outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
+    return loads_end(r);
 }
 
 status coord_replica_stop(coord_replica *r)
@@ -630,6 +764,10 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
     };
     const char *backend = worker_backend(r->worker);
     memcpy(mine.backend, backend, strnlen(backend, sizeof(mine.backend) - 1));
+    const char *numerics = worker_numerics(r->worker);
+    memcpy(mine.numerics, numerics, strnlen(numerics, sizeof(mine.numerics) - 1));
+    if (gethostname(mine.host, sizeof(mine.host) - 1) != 0)
+        mine.host[0] = '\0';
     coord_rank_report *all;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "reports", &all));
     status st = gather_all(r, &mine, sizeof(mine), all);
@@ -659,4 +797,107 @@ void coord_replica_times_get(const coord_replica *r, coord_replica_times *out)
         .embed_seconds = t.embed_seconds,
         .head_seconds = t.head_seconds,
     };
+}
+
+void coord_replica_loads(const coord_replica *r, coord_rank_load *out)
+{
+    memset(out, 0, (size_t)r->n_ranks * sizeof(*out));
+    if (r->loads_known != NULL)
+        memcpy(out, r->loads_known, (size_t)r->n_ranks * sizeof(*out));
+    out[0] = load_of(r);
+}
+
+/* ---- numerics ---- */
+
+static void hash_text(hash_sha256 *h, const char *text)
+{
+    hash_sha256_update(h, text, strlen(text) + 1);
+}
+
+static void hash_int(hash_sha256 *h, int64_t v)
+{
+    uint8_t bytes[8];
+    for (int i = 0; i < 8; i++)
+        bytes[i] = (uint8_t)((uint64_t)v >> (8 * i));
+    hash_sha256_update(h, bytes, sizeof(bytes));
+}
+
+static void hash_slice(hash_sha256 *h, shard_slice s)
+{
+    hash_int(h, s.begin);
+    hash_int(h, s.end);
+}
+
+/* The ranks that hold a layer, in their order. */
+static void hash_layer(hash_sha256 *h, const coord_replica *r, const coord_rank_report *reports, int32_t layer)
+{
+    for (int i = 0; i < r->n_ranks; i++) {
+        const shard_rank_plan *p = &r->plan->ranks[i];
+        if (layer < p->layer_begin || layer >= p->layer_end)
+            continue;
+        hash_slice(h, p->heads);
+        hash_slice(h, p->kv_heads);
+        hash_slice(h, p->o_cols);
+        hash_slice(h, p->channels);
+        hash_slice(h, p->down_cols);
+        hash_text(h, reports[i].numerics);
+    }
+}
+
+status coord_replica_numerics(const coord_replica *r, const coord_rank_report *reports, const char *version, char out[COORD_NUMERICS_ID])
+{
+    hash_sha256 *h;
+    uint8_t digest[HASH_SHA256_BYTES];
+    int32_t n_layers = r->plan->ranks[r->n_ranks - 1].layer_end;
+    TRY(hash_sha256_create(&h));
+    hash_text(h, "trireme numerics 1");
+    hash_text(h, version);
+    hash_text(h, shard_checkpoint_digest(r->checkpoint));
+    hash_int(h, r->opt.f32);
+    hash_int(h, r->opt.kv_type);
+    hash_int(h, r->plan->tp);
+    for (int32_t l = 0; l < n_layers; l++)
+        hash_layer(h, r, reports, l);
+    for (int i = 0; i < r->plan->tp; i++)
+        hash_slice(h, r->plan->ranks[i].embed_rows);
+    for (int i = r->n_ranks - r->plan->tp; i < r->n_ranks; i++)
+        hash_slice(h, r->plan->ranks[i].head_rows);
+    hash_sha256_final(h, digest);
+    hash_sha256_destroy(&h);
+    hash_hex(digest, sizeof(digest), out);
+    return ST_OK;
+}
+
+/* ---- what ranks are at ---- */
+
+void coord_replica_abort(coord_replica *r, const char *why)
+{
+    comm_abort(r->world, why);
+}
+
+/* How far a rank is, so that the one behind is found; ranks that wait for others come after those that compute. */
+static uint64_t behind(worker_activity a)
+{
+    bool waits = a.operation == WORKER_EXCHANGE || a.operation == WORKER_STAGE || a.operation == WORKER_IDLE;
+    return (uint64_t)waits << 63 | (a.step & 0xffffffff) << 24 | (uint64_t)(a.layer & 0xffff) << 8 | (uint64_t)a.operation;
+}
+
+void coord_replica_activity(const coord_replica *r, char *out, size_t cap)
+{
+    int culprit = -1, away = 0;
+    worker_activity at = {0};
+    for (int i = 0; i < r->n_ranks; i++) {
+        uint64_t note;
+        if (!comm_note_of(r->world, i, &note)) {
+            away++;
+            continue;
+        }
+        worker_activity a = worker_activity_of(note);
+        if (culprit < 0 || behind(a) < behind(at)) {
+            culprit = i;
+            at = a;
+        }
+    }
+    snprintf(out, cap, "rank %d of %d is furthest behind: step %llu, layer %d, %s%s", culprit, r->n_ranks, (unsigned long long)at.step, at.layer,
+             worker_operation_text(at.operation), away > 0 ? " (ranks of other hosts are not seen)" : "");
 }

@@ -39,6 +39,7 @@ typedef struct coord_replica_options {
     size_t memory;              /* bytes this rank may use; 0 = what the host has left, divided among its ranks */
     int timeout_ms;             /* of a collective; 0 = 60 s */
     bool quiet;                 /* no progress display */
+    bool loads;                 /* ranks tell rank 0 their figures about once a second (coord_replica_loads) */
 } coord_replica_options;
 
 /* Collective.  On failure every rank returns the same status, and the message of the first rank that failed is its status_message();
@@ -55,6 +56,8 @@ bool coord_replica_cancel(coord_replica *r, uint64_t id);
 /* Advances by at least one result: fills the pipeline with steps, then waits for the oldest one's result and calls fn for each of its tokens.  *idle:
  * nothing was there to do. */
 status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *idle);
+/* While there is nothing to run: notices a dead rank or an abort, takes what figures have come.  Never waits; call it several times a second. */
+status coord_replica_poll(coord_replica *r);
 /* Tells the other ranks to leave coord_replica_serve.  Called once, also after a failure. */
 status coord_replica_stop(coord_replica *r);
 
@@ -73,8 +76,27 @@ typedef struct coord_rank_report {
     uint64_t io_read, io_needed;
     double load_seconds, ready_seconds;           /* weights read; from the world's creation to ready */
     char backend[128];
+    char numerics[96], host[64];
 } coord_rank_report;
 status coord_replica_report(coord_replica *r, coord_rank_report *reports);
+
+/* Equal ids give equal tokens: SHA-256 of version, checkpoint, formats, KV type and, layer by layer, which rank of a stage holds what and how it computes.  The number of
+ * stages does not enter. */
+enum { COORD_NUMERICS_ID = 65 };
+status coord_replica_numerics(const coord_replica *r, const coord_rank_report *reports, const char *version, char out[COORD_NUMERICS_ID]);
+
+/* Rank 0, with options.loads: each rank's figures as last told; totals since start. */
+typedef struct coord_rank_load {
+    uint64_t steps, resident_bytes;
+    double step_seconds, exchange_seconds, wait_seconds, skew_seconds; /* in steps; in collectives; for other stages; for the last rank to come */
+} coord_rank_load;
+void coord_replica_loads(const coord_replica *r, coord_rank_load *out /* [n_ranks] */);
+
+/* Ends the job: every rank's pending and later calls fail with `why`.  Any thread. */
+void coord_replica_abort(coord_replica *r, const char *why);
+
+/* What the ranks of this host are at, the one that keeps the others waiting first: one line for a watchdog.  Any thread. */
+void coord_replica_activity(const coord_replica *r, char *out, size_t cap);
 
 /* Rank 0: the scheduler's counters. */
 void coord_replica_sched_stats(const coord_replica *r, coord_sched_stats *out);

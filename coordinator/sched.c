@@ -201,6 +201,17 @@ bool coord_sched_cancel(coord_sched *s, uint64_t id)
     return true;
 }
 
+void coord_sched_began(coord_sched *s, double clock)
+{
+    if (s->n_flights == 0)
+        return;
+    const flight *f = &s->flights[(s->flight_head + s->n_flights - 1) % s->opt.depth];
+    for (int32_t i = 0; i < f->n; i++) {
+        if (f->seqs[i]->began == 0)
+            f->seqs[i]->began = clock;
+    }
+}
+
 /* ---- results ---- */
 
 /* The sequence of a slot in a step; *at is where the last one was found: rows come in the order of the step's spans. */
@@ -230,7 +241,8 @@ static bool token_append(seq *q, int32_t token)
 static status row_apply(coord_sched *s, seq *q, const step_result_row *row, coord_event_fn fn, void *arg, bool *ended)
 {
     coord_event e = {.id = q->request.id, .cached_tokens = q->cached_tokens, .token = row->token, .finish = row->finish, .hash = row->hash, .logprob = row->logprob,
-                     .rank = row->rank, .n_top = row->n_top, .top = row->top, .n_embedding = row->n_embedding, .embedding = row->embedding};
+                     .rank = row->rank, .n_top = row->n_top, .top = row->top, .n_embedding = row->n_embedding, .embedding = row->embedding,
+                     .began = q->began};
     if (row->token < 0 && row->finish == STEP_GOES_ON) { /* a prompt token's log-probabilities; a replay repeats some */
         if (row->position + 1 <= q->prompt_logprobs_done || row->position + 1 >= q->request.n_prompt)
             return ST_OK;

@@ -85,6 +85,7 @@ typedef struct coord_event {
     int32_t n_embedding;
     const float *embedding;
     int32_t cached_tokens;   /* of the prompt, that the prefix cache had when the request began: the same in each of its events */
+    double began;            /* what coord_sched_began was told of its first step; 0: nothing */
 } coord_event;
 typedef void (*coord_event_fn)(void *arg, const coord_event *event);
 
@@ -99,6 +100,9 @@ bool coord_sched_cancel(coord_sched *s, uint64_t id);
 /* Builds the next step if there is something to compute and fewer than `depth` are in flight; else returns false.  *out
  * borrows until the next call. */
 bool coord_sched_next(coord_sched *s, step *out);
+
+/* Tells the clock at which the step just built begins; requests whose first step it is keep it for their events. */
+void coord_sched_began(coord_sched *s, double clock);
 
 /* Retires the oldest step in flight.  ST_FORMAT if the result is not that step's.  Calls fn for each token. */
 status coord_sched_apply(coord_sched *s, const step_result *result, coord_event_fn fn, void *arg);

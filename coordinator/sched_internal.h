@@ -42,6 +42,7 @@ typedef struct seq {
     bool admitted_before;
     int32_t prompt_logprobs_done; /* prompt tokens reported */
     int32_t cached_tokens; /* of its prompt, found at its first admission */
+    double began;          /* see coord_sched_began */
     int64_t due;           /* order of service: steps built at its arrival + priority * COORD_PRIORITY_STEPS */
     uint64_t arrival;      /* among equals */
     uint64_t last_step;

@@ -40,6 +40,7 @@ static status slot_sum(worker *w)
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
     size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->n_rows;
+    worker_note(w, WORKER_EXCHANGE);
     status st = comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
     w->times.exchange_seconds += log_clock() - started;
     return st;
@@ -144,6 +145,7 @@ static status full_qk_squares(worker *w)
     TRY(w->ops->sumsq(w->ctx, &k));
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
+    worker_note(w, WORKER_EXCHANGE);
     status st = comm_all_reduce(w->group, w->sumsq, 2 * (size_t)rows);
     w->times.exchange_seconds += log_clock() - started;
     return st;
@@ -301,6 +303,7 @@ static norm_place second_norm(const worker *w, int32_t layer, bool takes_sum)
 static status block_sequential(worker *w, int32_t layer, ops_mat x)
 {
     const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    worker_note(w, WORKER_ATTENTION);
     double started = log_clock(), waited = w->times.exchange_seconds;
     formats fa = {.n = 0}, fm = {.n = 0};
     formats_want(w, &fa, &ww->matrix[SHARD_Q]);
@@ -315,6 +318,7 @@ static status block_sequential(worker *w, int32_t layer, ops_mat x)
     TRY(slot_sum(w));
     phase_end(&started, waited, w, &w->times.attention_seconds);
     waited = w->times.exchange_seconds;
+    worker_note(w, WORKER_MLP);
     at = second_norm(w, layer, true);
     TRY(norm(w, x, &at, &fm, w->h, false));
     TRY(worker_slot(w, w->n_rows, &slot));
@@ -327,6 +331,7 @@ static status block_sequential(worker *w, int32_t layer, ops_mat x)
 static status block_parallel(worker *w, int32_t layer, ops_mat x)
 {
     const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
+    worker_note(w, WORKER_ATTENTION);
     double started = log_clock(), waited = w->times.exchange_seconds;
     formats f = {.n = 0}, fm = {.n = 0};
     formats_want(w, &f, &ww->matrix[SHARD_Q]);
@@ -340,6 +345,7 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
     ops_mat slot;
     TRY(attention(w, layer, &f, w->h, &slot));
     phase_end(&started, waited, w, &w->times.attention_seconds);
+    worker_note(w, WORKER_MLP);
     if (w->arch->mlp_norm) { /* a norm of its own, of the same x */
         at = second_norm(w, layer, false);
         TRY(norm(w, x, &at, &fm, w->h, false));
@@ -353,6 +359,7 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
 /* Each rank looks up the rows it holds, the ranks' parts are added, and the sum replaces x. */
 static status embed(worker *w, ops_mat x)
 {
+    worker_note(w, WORKER_EMBED);
     double started = log_clock(), waited = w->times.exchange_seconds;
     ops_mat slot;
     TRY(worker_slot(w, w->n_rows, &slot));
@@ -401,6 +408,7 @@ static status finish(worker *w, ops_mat x)
     if (w->n_out == 0)
         return ST_OK;
     double started = log_clock();
+    worker_note(w, WORKER_HEAD);
     at.present = true;
     at.weight = &w->outside.vector[SHARD_FINAL_NORM];
     at.bias = &w->outside.vector[SHARD_FINAL_NORM_B];
@@ -435,6 +443,7 @@ static status receive_x(worker *w, ops_mat x)
     size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
     comm_request *r;
     double started = log_clock();
+    worker_note(w, WORKER_STAGE);
     TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory + x.offset, bytes, &r));
     TRY(comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
     w->times.stage_wait_seconds += log_clock() - started;
@@ -446,6 +455,7 @@ static status sent_done(worker *w, int which)
     if (w->sent[which] == NULL)
         return ST_OK;
     double started = log_clock();
+    worker_note(w, WORKER_STAGE);
     status st = comm_wait(w->opt.world, &w->sent[which], w->opt.timeout_ms, NULL);
     w->times.stage_wait_seconds += log_clock() - started;
     return st;
@@ -458,8 +468,10 @@ status worker_forward(worker *w, uint64_t step_number)
     TRY(sent_done(w, which));
     w->n_parts = 0;
     TRY(w->first_stage ? embed(w, x) : receive_x(w, x));
-    for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++)
+    for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++) {
+        w->layer = l;
         TRY(w->arch->parallel_block ? block_parallel(w, l, x) : block_sequential(w, l, x));
+    }
     TRY(finish(w, x));
     if (w->last_stage)
         return ST_OK;

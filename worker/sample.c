@@ -531,6 +531,7 @@ static status gather(worker *w, int32_t n, const char **all, size_t *stride)
     for (int32_t i = 0; i < tp; i++)
         sizes[i] = bytes;
     double started = log_clock();
+    worker_note(w, WORKER_EXCHANGE);
     status st = comm_all_gather(w->group, w->gather_mine, sizes, w->gather_all);
     w->times.exchange_seconds += log_clock() - started;
     free(sizes);
@@ -540,6 +541,7 @@ static status gather(worker *w, int32_t n, const char **all, size_t *stride)
 
 static status sample_rows(worker *w, int32_t begin, int32_t n, int32_t *n_tops)
 {
+    worker_note(w, WORKER_HEAD);
     TRY(worker_head(w, begin, n));
     for (int32_t i = 0; i < n; i++)
         row_describe(w, &w->outs[begin + i], i, &w->sample_rows[i]);
@@ -553,6 +555,7 @@ static status sample_rows(worker *w, int32_t begin, int32_t n, int32_t *n_tops)
         .rows = w->sample_rows,
         .out = w->sample_outs,
     };
+    worker_note(w, WORKER_SAMPLE);
     TRY(w->ops->sample(w->ctx, &a));
     TRY(w->ops->sync(w->ctx));
     const char *all;

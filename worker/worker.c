@@ -205,10 +205,32 @@ void worker_destroy(worker **worker_)
 
 /* ---- a step ---- */
 
+void worker_note(worker *w, worker_operation o)
+{
+    comm_note(w->opt.world, w->step_number << 24 | (uint64_t)o << 16 | (uint64_t)(w->layer & 0xffff));
+}
+
+worker_activity worker_activity_of(uint64_t note)
+{
+    return (worker_activity){note >> 24, (worker_operation)(note >> 16 & 0xff), (int32_t)(note & 0xffff)};
+}
+
+const char *worker_operation_text(worker_operation o)
+{
+    static const char *const texts[] = {
+        [WORKER_IDLE] = "waiting for a step", [WORKER_BATCH] = "preparing the batch", [WORKER_EMBED] = "embedding", [WORKER_ATTENTION] = "attention",
+        [WORKER_MLP] = "MLP", [WORKER_HEAD] = "output head", [WORKER_SAMPLE] = "sampling",
+        [WORKER_EXCHANGE] = "waiting for the other ranks of its stage", [WORKER_STAGE] = "waiting for another stage"};
+    return (size_t)o < ARRAY_LEN(texts) ? texts[o] : "?";
+}
+
 status worker_step(worker *w, const step *s, const step_result **result)
 {
     *result = NULL;
     double started = log_clock();
+    w->step_number = s->number;
+    w->layer = w->rank->layer_begin;
+    worker_note(w, WORKER_BATCH);
     TRY(worker_seqs_apply(w, s));
     w->ops->step_begin(w->ctx);
     status st = worker_forward(w, s->number);
@@ -218,6 +240,7 @@ status worker_step(worker *w, const step *s, const step_result **result)
         st = worker_pool(w);
     w->ops->step_end(w->ctx);
     TRY(st);
+    worker_note(w, WORKER_IDLE);
     w->times.steps++;
     w->times.tokens += (uint64_t)w->n_rows;
     w->times.step_seconds += log_clock() - started;
@@ -248,6 +271,11 @@ void worker_memory_get(const worker *w, worker_memory *out)
     *out = w->memory;
 }
 
+const char *worker_numerics(const worker *w)
+{
+    return w->ops->numerics(w->ctx);
+}
+
 const char *worker_backend(const worker *w)
 {
     return w->ops->ctx_describe(w->ctx);
@@ -256,4 +284,9 @@ const char *worker_backend(const worker *w)
 void worker_times_get(const worker *w, worker_times *out)
 {
     *out = w->times;
+    if (w->group != NULL) {
+        comm_stats g;
+        comm_group_stats(w->group, &g);
+        out->skew_seconds = g.wait_seconds;
+    }
 }

@@ -50,15 +50,36 @@ typedef struct worker_memory {
     size_t weight_bytes, kv_bytes, scratch_bytes;
 } worker_memory;
 void worker_memory_get(const worker *w, worker_memory *out);
-/* "cpu avx2, 2 threads", and what may change a bit of the results. */
-const char *worker_backend(const worker *w);
+const char *worker_backend(const worker *w);  /* "cpu avx2, 2 threads" */
+const char *worker_numerics(const worker *w); /* what of the backend may change a bit of the results */
+
+/* What a rank is at, as worker_step notes it all the while (comm_note). */
+typedef enum worker_operation {
+    WORKER_IDLE, /* between steps */
+    WORKER_BATCH,
+    WORKER_EMBED,
+    WORKER_ATTENTION,
+    WORKER_MLP,
+    WORKER_HEAD,
+    WORKER_SAMPLE,
+    WORKER_EXCHANGE, /* waiting for the stage's ranks */
+    WORKER_STAGE     /* waiting for the stage before, or for the next to take what was sent */
+} worker_operation;
+typedef struct worker_activity {
+    uint64_t step;
+    worker_operation operation;
+    int32_t layer;
+} worker_activity;
+worker_activity worker_activity_of(uint64_t note);
+const char *worker_operation_text(worker_operation o);
 
 typedef struct worker_times {
     uint64_t steps, tokens;
     double load_seconds;                       /* reading the weights */
     double step_seconds;                       /* inside worker_step */
     double stage_wait_seconds;                 /* waiting for the stage before, or for a buffer the next one still reads */
-    double exchange_seconds;                   /* waiting in the stage's collectives */
+    double exchange_seconds;                   /* in the stage's collectives */
+    double skew_seconds;                       /* of that: waiting for the last rank to come */
     double embed_seconds, attention_seconds, mlp_seconds, head_seconds; /* the plan's phases, exchanges left out */
 } worker_times;
 void worker_times_get(const worker *w, worker_times *out);

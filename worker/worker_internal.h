@@ -125,9 +125,14 @@ struct worker {
     int32_t n_lookups, max_lookups;
     float *embeddings, *pool_row; /* [max_seqs, hidden], [hidden] */
 
+    uint64_t step_number;
+    int32_t layer; /* being computed */
     worker_memory memory;
     worker_times times;
 };
+
+/* Notes what this rank is at. */
+void worker_note(worker *w, worker_operation o);
 
 /* weights.c */
 status worker_weights_load(worker *w);
