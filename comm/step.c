@@ -19,6 +19,17 @@ enum { FLAG_NORMALIZE = 4, POOLING_BITS = 3 }; /* admission: two bits of step_po
 enum { ADMIT_BYTES = 59, SPAN_BYTES = 6, ROW_BYTES = 19 }; /* the least that one takes in a message */
 enum { SEEN_RETIRE = 1, SEEN_ADMIT = 2, SEEN_SPAN = 4 };
 
+bool step_penalised(const step_sampling *s)
+{
+    return s->repetition_penalty != 1.0f || s->presence_penalty != 0.0f || s->frequency_penalty != 0.0f;
+}
+
+int32_t step_prefix_told(const step_admit *a)
+{
+    int32_t generated = a->n_prefix > a->n_prompt ? a->n_prefix - a->n_prompt : 0;
+    return step_penalised(&a->sampling) ? a->n_prefix : generated;
+}
+
 /* ---- writing: runs on past the end of buf, so that the need is known ---- */
 
 typedef struct writer {
@@ -154,10 +165,10 @@ status step_encode(const step *s, void *buf, size_t cap, size_t *len)
         put_i32(&w, a->n_generated);
         put_fixed(&w, a->hash, 8);
         put_i32(&w, a->n_prefix);
-        for (int32_t t = 0; t < a->n_prefix; t++)
-            put_i32(&w, a->prefix[t]);
         put_u8(&w, (uint8_t)((unsigned)a->pooling | (a->normalize ? FLAG_NORMALIZE : 0)));
         put_sampling(&w, &a->sampling);
+        for (int32_t t = 0; t < step_prefix_told(a); t++)
+            put_i32(&w, a->prefix[t]);
     }
     for (int32_t i = 0; i < s->n_copies; i++) {
         put_i32(&w, s->copies[i].group);
@@ -401,10 +412,13 @@ static void get_sampling(reader *r, const step_limits *lim, step_sampling *p)
 
 static void get_prefix(reader *r, const step_limits *lim, step_admit *a)
 {
-    int32_t known = a->n_prompt + a->n_generated, most = lim->max_prefix < known - 1 ? lim->max_prefix : known - 1;
-    a->n_prefix = get_count(r, 1, most, "a cached prefix leaves nothing to compute, or is longer than a sequence may be");
-    int32_t *prefix = take(r, (size_t)a->n_prefix, sizeof(int32_t));
-    for (int32_t i = 0; i < a->n_prefix; i++)
+    int32_t n = step_prefix_told(a);
+    if ((size_t)n > reader_left(r)) {
+        reader_fault(r, "it ends early");
+        n = a->n_prefix = 0;
+    }
+    int32_t *prefix = take(r, (size_t)n, sizeof(int32_t));
+    for (int32_t i = 0; i < n; i++)
         prefix[i] = get_i32(r, lim->vocab - 1, "a token is outside the vocabulary");
     a->prefix = prefix;
 }
@@ -417,13 +431,15 @@ static void get_admit(reader *r, const step_limits *lim, uint8_t *seen, step_adm
     a->n_prompt = get_i32(r, INT32_MAX, "a prompt's length is out of range");
     a->n_generated = get_i32(r, INT32_MAX - a->n_prompt, "a sequence's length is out of range");
     a->hash = get_fixed(r, 8);
-    get_prefix(r, lim, a);
+    int32_t known = a->n_prompt + a->n_generated, most = lim->max_prefix < known - 1 ? lim->max_prefix : known - 1;
+    a->n_prefix = get_i32(r, most, "a cached prefix leaves nothing to compute, or is longer than a sequence may be");
     uint8_t flags = get_flags(r, FLAG_NORMALIZE | POOLING_BITS, "unknown admission flags");
     if ((flags & POOLING_BITS) > STEP_POOL_MEAN)
         reader_fault(r, "an unknown kind of pooling");
     a->pooling = (step_pooling)(flags & POOLING_BITS);
     a->normalize = (flags & FLAG_NORMALIZE) != 0;
     get_sampling(r, lim, &a->sampling);
+    get_prefix(r, lim, a);
 }
 
 static void get_span(reader *r, const step_limits *lim, uint8_t *seen, int32_t *tokens_left, step_span *sp)

@@ -5,7 +5,7 @@
  * from `admit` until `retire`.
  *
  *   step     = header, retired slots, admissions, block copies, spans
- *   admit    = slot, rope set, prompt length, tokens of the cached prefix, pooling, sampling parameters (workers keep the sampling state)
+ *   admit    = slot, rope set, prompt length, pooling, sampling parameters, tokens of the cached prefix (workers keep the sampling state)
  *   span     = slot, first position, n tokens, new blocks for each KV group, flags
  *   token    = an id, or STEP_TOKEN_LAST: "what this sequence sampled last", which the last stage tells stage 0
  *
@@ -24,7 +24,7 @@
 #define STEP_MAX_KV_GROUPS 8
 #define STEP_MAX_STOP_IDS 16
 #define STEP_MAX_GRAMMAR ((size_t)16 << 20) /* bytes of a compiled grammar */
-#define STEP_VERSION 3
+#define STEP_VERSION 4
 
 typedef struct step_bias {
     int32_t token;
@@ -74,14 +74,19 @@ typedef struct step_admit {
     int32_t n_prompt;     /* tokens of the prompt as the user sees it */
     int32_t n_generated;  /* tokens already generated before (replay or preemption): counted for penalties, lengths and noise positions */
     uint64_t hash;        /* the running hash of its logits so far (0 at first) */
-    /* Tokens [0, n_prefix), whose keys and values lie in shared blocks already: no span computes them, the first one starts at position n_prefix.
-     * Whatever follows a sequence's tokens (penalties, a grammar) takes these as if spans had brought them.  Fewer than n_prompt + n_generated. */
+    /* Positions [0, n_prefix) have their keys and values in shared blocks already: no span computes them, the first one starts at n_prefix, which is less
+     * than n_prompt + n_generated. */
     int32_t n_prefix;
-    const int32_t *prefix;
+    const int32_t *prefix; /* the last step_prefix_told(admit) tokens of the prefix: what follows a sequence's tokens takes them as if spans had brought them */
     step_pooling pooling; /* not STEP_GENERATE: instead of a token, the span with STEP_SPAN_SAMPLE gives a vector, and `sampling` is not looked at */
     bool normalize;       /* the vector to length 1 */
     step_sampling sampling;
 } step_admit;
+
+/* Penalties look at every token of a sequence... */
+bool step_penalised(const step_sampling *s);
+/* ... and all else (bad words, grammar) at those generated: how many tokens at the end of a cached prefix the ranks must be told. */
+int32_t step_prefix_told(const step_admit *a);
 
 /* Copy a KV block (copy on write of a shared block). */
 typedef struct step_copy {

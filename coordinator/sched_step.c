@@ -197,18 +197,19 @@ static void seq_admit(builder *b, seq *q, int32_t hit)
     running_insert(s, q);
     if (!q->admitted_before)
         first_admission(s, q);
-    s->admits[b->out->n_admit++] = (step_admit){
+    step_admit *a = &s->admits[b->out->n_admit++];
+    *a = (step_admit){
         .slot = q->slot,
         .rope_set = q->request.rope_set,
         .n_prompt = q->request.n_prompt,
         .n_generated = q->n_tokens - q->request.n_prompt,
         .hash = q->request.hash,
         .n_prefix = q->n_computed,
-        .prefix = q->tokens,
         .pooling = q->request.pooling,
         .normalize = q->request.normalize,
         .sampling = q->request.sampling,
     };
+    a->prefix = q->tokens + (q->n_computed - step_prefix_told(a));
 }
 
 /* Blocks at hand that q, waiting, takes until it has computed all it has now and one token more; hit: blocks that the cache has of it. */

@@ -49,15 +49,9 @@ void worker_seqs_destroy(worker *w)
     free(w->outs);
 }
 
-static bool penalised(const worker_seq *q)
-{
-    const step_sampling *s = &q->sampling;
-    return s->repetition_penalty != 1.0f || s->presence_penalty != 0.0f || s->frequency_penalty != 0.0f;
-}
-
 static status count(worker *w, worker_seq *q, int32_t token, bool in_prompt)
 {
-    if (!penalised(q))
+    if (!step_penalised(&q->sampling))
         return ST_OK;
     if (q->count_of == NULL)
         TRY(mem_calloc((size_t)w->arch->vocab, sizeof(int32_t), "token counts", &q->count_of));
@@ -115,8 +109,9 @@ static status seq_ropes(worker *w, worker_seq *q)
 /* The tokens that the prefix cache spares this sequence count as if they had been computed. */
 static status seq_prefix(worker *w, worker_seq *q, const step_admit *a)
 {
-    for (int32_t i = 0; w->last_stage && i < a->n_prefix; i++)
-        TRY(worker_seq_saw(w, q, a->prefix[i], i < a->n_prompt));
+    int32_t n = step_prefix_told(a), first = a->n_prefix - n;
+    for (int32_t i = 0; w->last_stage && i < n; i++)
+        TRY(worker_seq_saw(w, q, a->prefix[i], first + i < a->n_prompt));
     q->n_computed = a->n_prefix;
     return ST_OK;
 }

@@ -137,7 +137,11 @@ static void random_step(rng *r, step_store *m, step *s)
         a->prefix = m->prefix + i * limits.max_prefix;
         for (int32_t t = 0; t < a->n_prefix; t++)
             m->prefix[i * limits.max_prefix + t] = below(r, limits.vocab);
-        random_sampling(r, m->bias + i * limits.max_bias, &m->admits[i].sampling);
+        random_sampling(r, m->bias + i * limits.max_bias, &a->sampling);
+        if (below(r, 2)) { /* of a prefix only what was generated travels */
+            a->sampling.repetition_penalty = 1;
+            a->sampling.presence_penalty = a->sampling.frequency_penalty = 0;
+        }
         list_store l = {m->listed + i * 200, m->words + i * 20, 0};
         random_lists(r, &l, m->grammar, &m->admits[i].sampling);
     }
@@ -206,7 +210,7 @@ static void same_step(const step *a, const step *b)
         assert_true(x->slot == y->slot && x->rope_set == y->rope_set && x->n_prompt == y->n_prompt && x->n_generated == y->n_generated &&
                     x->hash == y->hash && x->pooling == y->pooling && x->normalize == y->normalize);
         assert_int_equal(x->n_prefix, y->n_prefix);
-        same_list(x->prefix, y->prefix, (size_t)x->n_prefix * sizeof(int32_t));
+        same_list(x->prefix, y->prefix, (size_t)step_prefix_told(x) * sizeof(int32_t));
         same_sampling(&x->sampling, &y->sampling);
     }
     for (int32_t i = 0; i < a->n_spans; i++) {
@@ -300,7 +304,7 @@ static void small_step_make(small_step *m)
     m->words[0] = (step_tokens){1, &m->listed[2]};
     for (int i = 0; i < 2; i++) {
         m->admit[i] = (step_admit){.slot = 3 + i, .n_prompt = 10, .n_prefix = 3, .prefix = m->prefix};
-        m->admit[i].sampling = (step_sampling){.top_p = 1, .repetition_penalty = 1, .n_logprobs = -1, .n_prompt_logprobs = -1, .max_tokens = 5,
+        m->admit[i].sampling = (step_sampling){.top_p = 1, .repetition_penalty = 1.5f, .n_logprobs = -1, .n_prompt_logprobs = -1, .max_tokens = 5,
                                                .n_stop = 1, .stop = {2}, .n_bias = 2, .bias = m->bias,
                                                .allowed = {1, &m->listed[0]}, .logprob_tokens = {1, &m->listed[1]}, .n_bad_words = 1,
                                                .bad_words = m->words, .n_grammar = 3, .grammar = "abc"};

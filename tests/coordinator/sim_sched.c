@@ -189,7 +189,7 @@ static void submit(sim *s)
     uint8_t salt = salt_of(s, id);
     coord_request r = {.id = id, .no_prefix_cache = uncached(s, id) && (id & 1) != 0,
                        .pooling = uncached(s, id) && (id & 1) == 0 ? STEP_POOL_MEAN : STEP_GENERATE, .cache_salt = &salt, .n_cache_salt = salt > 0, .tokens = tokens, .n_tokens = u->n_prompt + u->n_seen, .n_prompt = u->n_prompt, .priority = u->priority, .hash = u->hash, .rope_set = rope_set_of(id),
-                       .sampling = {.max_tokens = u->max_tokens, .seed = id /* tells the ranks whose slot it is */, .n_prompt_logprobs = u->want_prompt ? 0 : -1}};
+                       .sampling = {.max_tokens = u->max_tokens, .repetition_penalty = id % 3 == 0 ? 1.5f : 1.0f, .seed = id /* tells the ranks whose slot it is */, .n_prompt_logprobs = u->want_prompt ? 0 : -1}};
     if (coord_sched_submit(s->sched, &r) != ST_OK) {
         fault(s, "a request that fits was refused");
         return;
@@ -317,7 +317,8 @@ static void check_prefix(sim *s, const step_admit *a, user *u, slot *q)
                             (u->want_prompt && u->n_prompt_seen < u->n_prompt - 1 && a->n_prefix > u->n_prompt_seen)))
         fault(s, "a prefix was taken from the cache that must be computed");
     for (int32_t i = 0; i < a->n_prefix; i++) {
-        if (a->prefix[i] != token_of(q->id, i))
+        int32_t told = i - (a->n_prefix - step_prefix_told(a));
+        if (told >= 0 && a->prefix[told] != token_of(q->id, i))
             fault(s, "a wrong token in a cached prefix");
         q->chain[i] = chain_of(s, q->id, i, i > 0 ? q->chain[i - 1] : 0);
     }

@@ -399,7 +399,8 @@ static void a_shared_block_is_told_to_the_ranks_with_its_tokens(void **state)
     r.id = 2;
     assert_int_equal(coord_sched_submit(s, &r), ST_OK);
     next(s, &second); /* the step that computes them has not retired: ranks apply it before */
-    assert_true(second.admit[0].n_prefix == 48 && memcmp(second.admit[0].prefix, a, 48 * sizeof(int32_t)) == 0);
+    assert_true(second.admit[0].n_prefix == 48 && step_prefix_told(&second.admit[0]) == 48);
+    assert_memory_equal(second.admit[0].prefix, a, 48 * sizeof(int32_t));
     assert_true(second.spans[0].position == 48 && second.spans[0].n_tokens == 2 && second.spans[0].n_new_blocks[0] == 4);
     assert_memory_equal(second.spans[0].new_blocks[0], blocks, 3 * sizeof(int32_t));
     assert_int_not_equal(second.spans[0].new_blocks[0][3], blocks[3]);
@@ -407,6 +408,26 @@ static void a_shared_block_is_told_to_the_ranks_with_its_tokens(void **state)
     assert_true(coord_sched_cancel(s, 1)); /* the other one's blocks stay */
     answer(s, &(step){.number = 1, .n_spans = 0}, 0);
     assert_int_equal(free_blocks(s), 1000 - 4);
+    coord_sched_destroy(&s);
+}
+
+static void only_tokens_that_somebody_looks_at_are_told(void **state)
+{
+    (void)state;
+    int32_t a[64];
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 100});
+    numbers(a, 64, 0);
+    assert_int_equal(prefix_of(s, 1, a, 64), 0);
+    coord_request r = request(2, a, 64);
+    r.n_prompt = 30; /* the others were generated */
+    r.sampling.max_tokens = 40;
+    r.sampling.repetition_penalty = 1;
+    assert_int_equal(coord_sched_submit(s, &r), ST_OK);
+    next(s, &st);
+    assert_true(st.admit[0].n_prefix == 48 && step_prefix_told(&st.admit[0]) == 18);
+    assert_memory_equal(st.admit[0].prefix, a + 30, 18 * sizeof(int32_t));
+    answer(s, &st, 2);
     coord_sched_destroy(&s);
 }
 
@@ -802,6 +823,7 @@ int main(void)
         cmocka_unit_test(nobody_overtakes_who_waits_for_room),
         cmocka_unit_test(what_begins_alike_is_taken_from_the_cache_in_whole_blocks),
         cmocka_unit_test(a_shared_block_is_told_to_the_ranks_with_its_tokens),
+        cmocka_unit_test(only_tokens_that_somebody_looks_at_are_told),
         cmocka_unit_test(prompts_of_one_step_share),
         cmocka_unit_test(nobody_shares_across_salts_rope_sets_or_an_off_switch),
         cmocka_unit_test(generated_tokens_are_found_too_unless_kernels_differ),
