@@ -80,9 +80,11 @@ static void cut_at(const gram_dfa *d, uint32_t state, bool cut[257])
     }
 }
 
-/* The product, in which a text is accepted if `b` accepts it and `a` does (or does not, with `without`). */
-static status product(gram_ctx *c, const gram_dfa *a, const gram_dfa *b, bool without, gram_dfa *out)
+/* The product, in which a text is accepted if `two` accepts it and `one` does (or does not, with `without`). */
+static status product(gram_ctx *c, const gram_dfa *one, const gram_dfa *two, bool without, gram_dfa *out)
 {
+    gram_dfa first_one = *one, second = *two; /* out may be one of them */
+    const gram_dfa *a = &first_one, *b = &second;
     gram_nfa n;
     pairs p = {.ctx = c};
     uint32_t number;

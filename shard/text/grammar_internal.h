@@ -130,6 +130,7 @@ struct gram_ctx {
     int64_t steps;          /* left */
     double deadline;
     size_t max_bytes;
+    const char *why_empty;  /* what was left out, should nothing be left; or NULL */
 };
 status gram_rule_add(gram_ctx *c, uint32_t *rule); /* body to be set */
 /* A rule that matches e min to max times. */

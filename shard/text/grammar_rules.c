@@ -527,7 +527,7 @@ status gram_rules_write(gram_ctx *c, uint32_t root, mem_str *out)
     TRY(marks_for(c, &m));
     TRY(find_facts(c, &m, true));
     if (!c->rules[root].productive)
-        return FAIL(ST_INVALID, "grammar: no text matches it");
+        return c->why_empty != NULL ? FAIL(ST_UNSUPPORTED, "schema: %s is not supported here", c->why_empty) : FAIL(ST_INVALID, "grammar: no text matches it");
     TRY(order_rules(c, root, &t));
     for (uint32_t i = 0; i < t.n_order; i++) {
         gram_rule *r = &c->rules[t.order[i]];

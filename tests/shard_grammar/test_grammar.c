@@ -128,6 +128,62 @@ static void json_objects_are_any(void **state)
     check_verdicts(SHARD_GRAMMAR_JSON_OBJECT, cases, ARRAY_LEN(cases));
 }
 
+static void schema_keywords_are_kept(void **state)
+{
+    (void)state;
+    static const verdicts cases[] = {
+        {"{}", {"1", "\"a\"", "[]", "{\"a\":null}"}, {"", "a"}},
+        {"true", {"null"}, {""}},
+        {"{\"type\":\"null\"}", {"null"}, {"0", "false"}},
+        {"{\"type\":\"boolean\"}", {"true", "false"}, {"null", "1"}},
+        {"{\"type\":\"integer\"}", {"0", "-7", "120"}, {"1.5", "01", "-0", "\"1\""}},
+        {"{\"type\":\"number\"}", {"0", "-7.25", "1e5", "-0.5E-3"}, {"01", ".5", "1.", "1e"}},
+        {"{\"type\":[\"string\",\"null\"]}", {"\"\"", "null"}, {"1", "[]"}},
+        {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}", {"\"ab\"", "\"\xe2\x82\xac\xf0\x9f\x98\x80x\"", "\"\\n\\u00e9\"", "\"\\ud83d\\ude00x\""}, {"\"a\"", "\"abcd\"", "\"\\ud83dx\""}},
+        {"{\"type\":\"string\",\"maxLength\":2000}", {"\"\"", "\"abc\""}, {"\"a"}},
+        {"{\"type\":\"string\",\"pattern\":\"^a.*\\\"$\"}", {"\"a\\\"\"", "\"axx\\\"\""}, {"\"a\"", "\"b\\\"\""}},
+        {"{\"type\":\"string\",\"pattern\":\"b\"}", {"\"abc\"", "\"b\""}, {"\"ac\""}},
+        {"{\"type\":\"string\",\"pattern\":\"^[a-z]*$\",\"minLength\":2,\"not\":{\"enum\":[\"abc\"]}}", {"\"ab\"", "\"abcd\""}, {"\"a\"", "\"abc\"", "\"A1\""}},
+        {"{\"type\":\"string\",\"format\":\"date-time\"}", {"\"2024-02-28T23:59:59Z\"", "\"1999-12-31T00:00:00.5+01:00\""}, {"\"2024-02-30T00:00:00Z\"", "\"2024-02-28\""}},
+        {"{\"type\":\"string\",\"format\":\"uuid\"}", {"\"2eb8aa08-aa98-11ea-b4aa-73b441d16380\""}, {"\"2eb8aa08\""}},
+        {"{\"type\":\"string\",\"format\":\"ipv4\"}", {"\"192.168.0.1\"", "\"255.0.0.0\""}, {"\"256.0.0.0\"", "\"1.2.3\""}},
+        {"{\"type\":\"string\",\"format\":\"email\"}", {"\"a.b@c-d.org\""}, {"\"a.org\"", "\"@b\""}},
+        {"{\"type\":\"string\",\"format\":\"uri\"}", {"\"https://a.b/c?d=e#f\"", "\"mailto:x@y\""}, {"\"//a\"", "\"a b:c\""}},
+        {"{\"type\":\"integer\",\"minimum\":-12,\"exclusiveMaximum\":105}", {"-12", "0", "104", "99", "-1"}, {"-13", "105", "1000", "-100"}},
+        {"{\"type\":\"number\",\"minimum\":0.25,\"maximum\":3}", {"0.25", "0.3", "1", "2.999", "3"}, {"0", "0.2", "0.249", "3.1", "30", "-1"}},
+        {"{\"type\":\"number\",\"exclusiveMaximum\":-1.5}", {"-1.51", "-2", "-20.5"}, {"-1.5", "-1", "0", "1.6"}},
+        {"{\"type\":\"integer\",\"multipleOf\":12}", {"0", "24", "-36", "120"}, {"6", "13", "-1"}},
+        {"{\"type\":\"number\",\"multipleOf\":2.5}", {"0", "5", "-10"}, {"2", "7"}},
+        {"{\"enum\":[1,\"a\\\"b\",null,[1,{\"x\":2}]]}", {"1", "\"a\\\"b\"", "null", "[1,{\"x\":2}]", "[1, {\"x\": 2}]"}, {"2", "\"a\"", "[1]"}},
+        {"{\"const\":3.5}", {"3.5"}, {"3", "3.6"}},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":1,\"maxItems\":3}", {"[1]", "[1, 2,3]"}, {"[]", "[1,2,3,4]", "[\"a\"]", "[1,]"}},
+        {"{\"type\":\"array\",\"items\":{\"type\":\"boolean\"},\"minItems\":150,\"maxItems\":900}", {NULL}, {"[]", "[true]"}},
+        {"{\"type\":\"array\",\"prefixItems\":[{\"const\":1},{\"const\":2}],\"items\":{\"const\":3}}", {"[]", "[1]", "[1,2]", "[1,2,3,3]"}, {"[2]", "[1,3]", "[1,2,2]"}},
+        {"{\"type\":\"array\",\"prefixItems\":[{\"const\":1}],\"items\":false,\"minItems\":1}", {"[1]"}, {"[]", "[1,1]"}},
+        {"{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"array\",\"items\":[{\"const\":1}],\"additionalItems\":{\"const\":2}}", {"[1,2,2]"}, {"[2]", "[1,1]"}},
+        {"{\"type\":\"array\",\"contains\":{\"const\":1},\"minContains\":2,\"maxContains\":3,\"items\":{\"enum\":[1,2]}}", {"[1,1]", "[2,1,2,1,1,2]"}, {"[1]", "[2,2]", "[1,1,1,1]", "[3,1,1]"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"null\"},\"c\":{\"const\":1}},\"required\":[\"b\"]}",
+         {"{\"b\":null}", "{\"a\": 1, \"b\": null}", "{\"a\":1,\"b\":null,\"c\":1}", "{\"b\":null,\"c\":1}"}, {"{}", "{\"a\":1}", "{\"b\":null,\"a\":1}", "{\"b\":null,\"d\":1}", "{\"b\":null,}", "{,\"b\":null}"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1}},\"additionalProperties\":{\"const\":2}}", {"{\"a\":1,\"x\":2,\"\":2}", "{\"aa\":2}", "{}"}, {"{\"a\":2}", "{\"x\":1}", "{\"x\":2,\"a\":2}"}},
+        {"{\"type\":\"object\",\"patternProperties\":{\"^x\":{\"const\":1},\"y$\":{\"enum\":[1,2]}},\"additionalProperties\":false}", {"{\"xa\":1,\"ay\":2,\"xy\":1}"}, {"{\"xy\":2}", "{\"z\":1}", "{\"xa\":2}"}},
+        {"{\"type\":\"object\",\"propertyNames\":{\"pattern\":\"^[a-b]+$\"}}", {"{\"ab\":1}", "{}"}, {"{\"c\":1}"}},
+        {"{\"type\":\"object\",\"minProperties\":1,\"maxProperties\":2,\"properties\":{\"a\":{},\"b\":{},\"c\":{}}}", {"{\"a\":1}", "{\"a\":1,\"c\":2}"}, {"{}", "{\"a\":1,\"b\":2,\"c\":3}"}},
+        {"{\"anyOf\":[{\"type\":\"integer\"},{\"type\":\"object\",\"properties\":{\"k\":{\"const\":1}},\"required\":[\"k\"]}]}", {"1", "{\"k\":1}"}, {"{}", "1.5", "null"}},
+        {"{\"oneOf\":[{\"type\":\"integer\",\"minimum\":0},{\"type\":\"integer\",\"maximum\":10}]}", {"-1", "11"}, {"0", "10", "5"}},
+        {"{\"oneOf\":[{\"type\":\"object\",\"properties\":{\"t\":{\"const\":\"a\"},\"x\":{\"type\":\"integer\"}},\"required\":[\"t\",\"x\"]},{\"type\":\"object\",\"properties\":{\"t\":{\"const\":\"b\"}},\"required\":[\"t\"]}]}",
+         {"{\"t\":\"a\",\"x\":1}", "{\"t\":\"b\"}"}, {"{\"t\":\"a\"}", "{\"t\":\"c\"}"}},
+        {"{\"allOf\":[{\"minimum\":2},{\"type\":\"integer\",\"maximum\":4}],\"not\":{\"const\":3}}", {"2", "4"}, {"3", "1", "5", "\"a\""}},
+        {"{\"type\":\"object\",\"properties\":{\"k\":{\"enum\":[\"a\",\"b\"]},\"v\":{\"const\":1}},\"required\":[\"k\"],\"if\":{\"properties\":{\"k\":{\"const\":\"a\"}}},\"then\":{\"required\":[\"v\"]},\"else\":{\"maxProperties\":1}}",
+         {"{\"k\":\"a\",\"v\":1}", "{\"k\":\"b\"}"}, {"{\"k\":\"a\"}", "{\"k\":\"b\",\"v\":1}"}},
+        {"{\"type\":\"object\",\"properties\":{\"a\":{},\"b\":{}},\"dependentRequired\":{\"a\":[\"b\"]}}", {"{}", "{\"b\":1}", "{\"a\":1,\"b\":1}"}, {"{\"a\":1}"}},
+        {"{\"$ref\":\"#/$defs/list\",\"$defs\":{\"list\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},\"next\":{\"anyOf\":[{\"$ref\":\"#/$defs/list\"},{\"type\":\"null\"}]}},\"required\":[\"v\",\"next\"]}}}",
+         {"{\"v\":1,\"next\":null}", "{\"v\":1,\"next\":{\"v\":2,\"next\":null}}"}, {"{\"v\":1}", "{\"v\":1,\"next\":{}}"}},
+        {"{\"anyOf\":[{\"$ref\":\"#\"},{\"const\":1}]}", {"1"}, {""}}, /* ill-founded: only that it ends */
+        {"{\"$id\":\"http://x/y/root.json\",\"$ref\":\"other.json#a\",\"$defs\":{\"o\":{\"$id\":\"other.json\",\"$defs\":{\"p\":{\"$anchor\":\"a\",\"const\":1}}}}}", {"1"}, {"2"}},
+    };
+    check_verdicts(SHARD_GRAMMAR_JSON_SCHEMA, cases, ARRAY_LEN(cases));
+}
+
 static void choices_are_exact(void **state)
 {
     (void)state;
@@ -167,6 +223,19 @@ static void bad_sources_are_refused_by_name(void **state)
         {SHARD_GRAMMAR_EBNF, "root ::= (\"a\"", ST_INVALID, "not closed"},
         {SHARD_GRAMMAR_EBNF, "root ::= \"a\" root", ST_INVALID, "no text"},
         {SHARD_GRAMMAR_EBNF, "root = \"a\"", ST_INVALID, "rule"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{", ST_FORMAT, "schema"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "[]", ST_INVALID, "object or a boolean"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "false", ST_INVALID, "no text"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"float\"}", ST_INVALID, "float"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"minLenght\":3}", ST_UNSUPPORTED, "minLenght"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"array\",\"uniqueItems\":true}", ST_UNSUPPORTED, "uniqueItems"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"format\":\"iri\"}", ST_UNSUPPORTED, "iri"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"pattern\":\"(?=a)b\"}", ST_UNSUPPORTED, "look-ahead"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"$ref\":\"http://elsewhere/s.json\"}", ST_UNSUPPORTED, "elsewhere"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"$ref\":\"#/$defs/none\"}", ST_UNSUPPORTED, "none"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"properties\":{\"a\":1}}", ST_INVALID, "object or a boolean"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"minLength\":-1}", ST_INVALID, "minLength"},
+        {SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}", ST_INVALID, "no text"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         mem_str out = {0};
@@ -245,6 +314,7 @@ static void masks_say_what_trying_says(void **state)
     (void)state;
     for (uint64_t seed = 1; seed < 8; seed++) {
         check_masks(SHARD_GRAMMAR_JSON_OBJECT, "", seed);
+        check_masks(SHARD_GRAMMAR_JSON_SCHEMA, "{\"type\":\"array\",\"items\":{\"type\":[\"string\",\"integer\",\"array\"],\"maxLength\":300},\"minItems\":3}", seed);
         check_masks(SHARD_GRAMMAR_REGEX, "[^x]{2,6}(ab|abc){250,260}", seed);
         check_masks(SHARD_GRAMMAR_EBNF, "root ::= e\ne ::= e \"+\" e | [a-c] | \"(\" e \")\"", seed);
     }
@@ -367,7 +437,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(regexes_match_whole_texts), cmocka_unit_test(counts_are_exact), cmocka_unit_test(ebnf_rules_may_recur),
-        cmocka_unit_test(json_objects_are_any), cmocka_unit_test(choices_are_exact), cmocka_unit_test(bad_sources_are_refused_by_name),
+        cmocka_unit_test(json_objects_are_any), cmocka_unit_test(schema_keywords_are_kept),
+        cmocka_unit_test(choices_are_exact), cmocka_unit_test(bad_sources_are_refused_by_name),
         cmocka_unit_test(compiling_is_bounded), cmocka_unit_test(masks_say_what_trying_says), cmocka_unit_test(an_end_token_ends),
         cmocka_unit_test(deep_nesting_stays_closable), cmocka_unit_test(a_long_run_is_renewed), cmocka_unit_test(damaged_bytes_are_refused_or_run),
     };
