@@ -225,6 +225,7 @@ static status make_worker(coord_replica *r)
         .max_context = r->opt.max_context,
         .timeout_ms = r->opt.timeout_ms,
         .quiet = r->opt.quiet || r->rank != 0,
+        .grammars = r->opt.grammars,
     };
     threads_resolve(r, &o.ctx);
     for (int g = 0; g < OPS_MAX_KV_GROUPS; g++)

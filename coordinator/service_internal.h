@@ -11,6 +11,7 @@
 
 #include "coordinator/service.h"
 #include "shard/text/bundle.h"
+#include "shard/text/grammar.h"
 
 /* ---- what the wire thread asks of the step thread ---- */
 
@@ -112,6 +113,7 @@ typedef struct service {
     status failed;          /* of an event */
 
     /* wire thread */
+    shard_grammar_vocab *grammar_vocab; /* NULL: no grammars here */
     wire_client *client;    /* replaced under the lock */
     uint64_t epoch;
     shard_text_asset *assets;
@@ -134,6 +136,7 @@ void service_wire_destroy(service *s);
 void *service_wire_main(void *arg);
 
 /* service_request.c */
+void service_grammars_prepare(service *s);
 /* A request from a Submit, whose ids the wire has checked.  ST_INVALID with status_message() naming the fault (muted: not logged). */
 status service_request_of(const service *s, const Trireme__Submit *m, service_command **out);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "coordinator/service_internal.h"
 #include "shard/arch.h"
@@ -42,6 +43,34 @@ static status numbers_valid(const service *s, const Trireme__Sampling *m)
     return ST_OK;
 }
 
+void service_grammars_prepare(service *s)
+{
+    const shard_tokenizer *t;
+    const shard_generation *g = shard_checkpoint_generation(coord_replica_checkpoint(s->replica));
+    status_mute();
+    status st = shard_checkpoint_tokenizer(coord_replica_checkpoint(s->replica), &t);
+    if (st == ST_OK)
+        st = shard_grammar_vocab_create(t, s->arch->vocab, g->eos, g->n_eos, &s->grammar_vocab);
+    if (st != ST_OK)
+        log_info("requests with grammars are refused: %s", status_message());
+    status_unmute();
+}
+
+/* Loads the grammar, as every rank of the last stage will: there it must not fail. */
+static status grammar_valid(const service *s, const ProtobufCBinaryData *bytes)
+{
+    shard_grammar *g = NULL;
+    if (bytes->len == 0)
+        return ST_OK;
+    if (s->grammar_vocab == NULL)
+        return FAIL(ST_UNSUPPORTED, "this checkpoint's tokenizer allows no grammars");
+    if (bytes->len > STEP_MAX_GRAMMAR)
+        return FAIL(ST_LIMIT, "a grammar of %zu bytes: at most %zu", bytes->len, STEP_MAX_GRAMMAR);
+    TRY(shard_grammar_load(bytes->data, bytes->len, s->grammar_vocab, &g));
+    shard_grammar_destroy(&g);
+    return ST_OK;
+}
+
 static status lists_valid(const service *s, const Trireme__Sampling *m)
 {
     if (m->n_stop > STEP_MAX_STOP_IDS)
@@ -65,9 +94,7 @@ static status lists_valid(const service *s, const Trireme__Sampling *m)
         if (m->bad_words[i]->n_tokens == 0)
             return FAIL(ST_INVALID, "bad_words: one is empty");
     }
-    if (m->grammar.len > 0)
-        return FAIL(ST_UNSUPPORTED, "this replica takes no grammars");
-    return ST_OK;
+    return grammar_valid(s, &m->grammar);
 }
 
 static void numbers_take(const Trireme__Sampling *m, step_sampling *out)

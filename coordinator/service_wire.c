@@ -111,12 +111,14 @@ status service_wire_create(service *s)
             return FAIL(ST_IO, "cannot draw an epoch: %s", strerror(errno));
     }
     TRY(assets_load(s));
+    service_grammars_prepare(s);
     return client_open(s);
 }
 
 void service_wire_destroy(service *s)
 {
     wire_client_destroy(&s->client);
+    shard_grammar_vocab_destroy(&s->grammar_vocab);
     shard_text_assets_free(s->assets, s->n_assets);
     free(s->digests);
 }

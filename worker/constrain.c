@@ -64,14 +64,13 @@ status worker_constrain_admit(worker *w, worker_seq *q, const step_sampling *s)
     free(q->lists);
     q->lists = NULL;
     TRY(step_sampling_copy(&kept, &q->sampling, &q->lists));
-    if (s->n_grammar > 0)
-        return FAIL(ST_UNSUPPORTED, "a grammar came with a request");
+    TRY(worker_grammar_admit(w, q, s->grammar, s->n_grammar));
     TRY(allow_set(w, q));
     TRY(bias_set(q));
     return tail_set(q);
 }
 
-void worker_constrain_saw(worker_seq *q, int32_t token)
+static void tail_push(worker_seq *q, int32_t token)
 {
     if (q->cap_tail == 0)
         return;
@@ -82,6 +81,12 @@ void worker_constrain_saw(worker_seq *q, int32_t token)
     q->tail[q->n_tail++] = token;
 }
 
+status worker_constrain_saw(worker_seq *q, int32_t token)
+{
+    tail_push(q, token);
+    return worker_grammar_saw(q, token);
+}
+
 /* Whether the tokens generated last are all of the word but its last one. */
 static bool completes(const worker_seq *q, const step_tokens *word)
 {
@@ -90,11 +95,12 @@ static bool completes(const worker_seq *q, const step_tokens *word)
            (before <= q->n_tail && memcmp(q->tail + q->n_tail - before, word->tokens, (size_t)before * sizeof(*q->tail)) == 0);
 }
 
-void worker_constrain_row(worker_seq *q, ops_sample_row *r)
+status worker_constrain_row(worker *w, worker_seq *q, ops_sample_row *r)
 {
     const step_sampling *s = &q->sampling;
     int32_t n = s->n_bias;
-    for (int32_t i = 0; q->n_generated < s->min_tokens && i < s->n_stop; i++)
+    bool too_early = q->n_generated < s->min_tokens && !worker_grammar_ended(q); /* a grammar's end comes first: nothing else could follow */
+    for (int32_t i = 0; too_early && i < s->n_stop; i++)
         q->bias[n++] = (ops_token_bias){s->stop[i], -INFINITY};
     for (int32_t i = 0; i < s->n_bad_words; i++) {
         if (completes(q, &s->bad_words[i]))
@@ -103,12 +109,20 @@ void worker_constrain_row(worker_seq *q, ops_sample_row *r)
     r->n_bias = n;
     r->bias = q->bias;
     r->allow = q->allows ? q->allow : NULL;
+    return worker_grammar_row(w, q, r);
+}
+
+void worker_constrain_retire(worker_seq *q)
+{
+    worker_grammar_retire(q);
 }
 
 void worker_constrain_free(worker_seq *q)
 {
+    worker_grammar_retire(q);
     free(q->lists);
     free(q->bias);
     free(q->allow);
     free(q->tail);
+    free(q->mask);
 }

@@ -71,7 +71,7 @@ static bool truncates(const step_sampling *s)
     return s->temperature > 0 && (s->top_k > 0 || s->top_p < 1.0f || s->min_p > 0.0f);
 }
 
-static void row_describe(worker *w, const worker_out *o, int32_t row, ops_sample_row *r)
+static status row_describe(worker *w, const worker_out *o, int32_t row, ops_sample_row *r)
 {
     worker_seq *q = &w->seqs[o->slot];
     const step_sampling *s = &q->sampling;
@@ -79,14 +79,13 @@ static void row_describe(worker *w, const worker_out *o, int32_t row, ops_sample
     *r = (ops_sample_row){.row = row, .repetition_penalty = 1, .target = o->target};
     r->n_raw = tops <= 0 || tops > OPS_MAX_CANDIDATES ? 0 : tops;
     if (o->target >= 0)
-        return;
+        return ST_OK;
     r->temperature = s->temperature;
     r->repetition_penalty = s->repetition_penalty;
     r->presence_penalty = s->presence_penalty;
     r->frequency_penalty = s->frequency_penalty;
     r->n_counts = q->n_counts;
     r->counts = q->counts;
-    worker_constrain_row(q, r);
     r->seed = s->seed;
     r->choice = s->choice;
     r->position = o->position + 1;
@@ -94,6 +93,7 @@ static void row_describe(worker *w, const worker_out *o, int32_t row, ops_sample
     r->want_hash = s->want_hash;
     if (truncates(s))
         r->n_candidates = s->top_k > 0 && s->top_k < OPS_MAX_CANDIDATES ? s->top_k : OPS_MAX_CANDIDATES;
+    return worker_constrain_row(w, q, r);
 }
 
 /* ---- merging ---- */
@@ -298,13 +298,15 @@ static status tops_reserve(worker *w, int32_t used, int32_t more)
     return ST_OK;
 }
 
-static uint8_t finish_of(const worker_seq *q, int32_t token)
+static uint8_t finish_of(const worker *w, const worker_seq *q, int32_t token)
 {
     const step_sampling *s = &q->sampling;
     for (int32_t i = 0; i < s->n_stop; i++) {
         if (s->stop[i] == token)
             return STEP_END_TOKEN;
     }
+    if (worker_grammar_ends(w, q, token))
+        return STEP_END_TOKEN;
     return q->n_generated >= s->max_tokens ? STEP_LENGTH : STEP_GOES_ON;
 }
 
@@ -384,7 +386,7 @@ static status row_token(worker *w, const worker_out *o, const ops_sample_row *r,
     if (q->sampling.want_hash)
         q->hash = hash_mix(q->hash + m->h.hash + 0x9e3779b97f4a7c15u);
     out->hash = q->hash;
-    out->finish = finish_of(q, c.token);
+    out->finish = finish_of(w, q, c.token);
     return ST_OK;
 }
 
@@ -544,7 +546,7 @@ static status sample_rows(worker *w, int32_t begin, int32_t n, int32_t *n_tops)
     worker_note(w, WORKER_HEAD);
     TRY(worker_head(w, begin, n));
     for (int32_t i = 0; i < n; i++)
-        row_describe(w, &w->outs[begin + i], i, &w->sample_rows[i]);
+        TRY(row_describe(w, &w->outs[begin + i], i, &w->sample_rows[i]));
     ops_sample_args a = {
         .logits = w->logits,
         .adjusted = w->adjusted,

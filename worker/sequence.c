@@ -77,7 +77,7 @@ static status count(worker *w, worker_seq *q, int32_t token, bool in_prompt)
 status worker_seq_saw(worker *w, worker_seq *q, int32_t token, bool in_prompt)
 {
     if (!in_prompt)
-        worker_constrain_saw(q, token);
+        TRY(worker_constrain_saw(q, token));
     return count(w, q, token, in_prompt);
 }
 
@@ -87,6 +87,7 @@ static void seq_retire(worker_seq *q)
         q->count_of[q->counts[i].token] = 0;
     q->n_counts = 0;
     q->live = false;
+    worker_constrain_retire(q);
     for (int r = 0; r < OPS_MAX_ROPES; r++) {
         free(q->inv_freq[r]);
         q->inv_freq[r] = NULL;

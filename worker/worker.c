@@ -145,6 +145,11 @@ status worker_create(const worker_options *o, worker **out)
     TRY_GOTO(worker_seqs_create(w), err);
     if (w->last_stage)
         TRY_GOTO(worker_sample_create(w), err);
+    if (w->last_stage && o->grammars) {
+        status_mute(); /* without a tokenizer for them, requests with grammars are refused before they come here */
+        (void)worker_grammars_prepare(w);
+        status_unmute();
+    }
     *out = w;
     return ST_OK;
 err:
@@ -176,6 +181,7 @@ void worker_destroy(worker **worker_)
     }
     worker_sample_destroy(w);
     worker_seqs_destroy(w);
+    worker_grammars_destroy(w);
     if (w->ctx != NULL) {
         if (w->batch != NULL)
             w->ops->batch_destroy(w->ctx, &w->batch);

@@ -31,6 +31,7 @@ typedef struct worker_options {
     int64_t kv_blocks[OPS_MAX_KV_GROUPS]; /* of each KV group */
     int timeout_ms;
     bool quiet;                   /* no progress display while loading */
+    bool grammars;                /* be ready for grammars before the first one comes, where the checkpoint's tokenizer allows any */
 } worker_options;
 
 /* Everything this rank can do alone: context, weights read, cache and buffers allocated. */

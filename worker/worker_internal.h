@@ -3,14 +3,18 @@
  *   worker.c    life of a worker, and a step from message to result
  *   weights.c   weights read in parallel into one block
  *   sequence.c  the state of each slot: block tables, sampling parameters, token counts
- *   constrain.c which tokens a sequence lets come: bans, allowed tokens, bad words, grammar
+ *   constrain.c which tokens a sequence lets come: bans, allowed tokens, bad words
+ *   grammar.c   and by a grammar
  *   forward.c   the forward pass: one for all families
  *   sample.c    choosing tokens from every rank's candidates
  *   pool.c      hidden states instead of tokens */
 #ifndef WORKER_WORKER_INTERNAL_H
 #define WORKER_WORKER_INTERNAL_H
 
+#include "shard/text/grammar.h"
 #include "worker/worker.h"
+
+typedef struct worker_grammar worker_grammar; /* loaded, with its users counted */
 
 typedef struct worker_weights {
     ops_weight matrix[SHARD_ROLES];
@@ -33,6 +37,10 @@ typedef struct worker_seq {
     uint32_t *allow; /* [vocab / 32] */
     bool allows;     /* allow counts */
     int32_t *tail, n_tail, cap_tail;
+    worker_grammar *grammar; /* NULL: none */
+    shard_grammar_state *grammar_state;
+    bool grammar_lost; /* its tokens left the grammar, or nothing continues it: the sequence ends */
+    uint32_t *mask;    /* [vocab / 32] of the moment */
     double *pool;    /* [hidden] sum of the hidden states so far */
     int32_t n_pooled;
     int32_t *table[STEP_MAX_KV_GROUPS];
@@ -123,6 +131,9 @@ struct worker {
     worker_lookup *lookups;
     float *lookup_sums;
     int32_t n_lookups, max_lookups;
+    shard_grammar_vocab *grammar_vocab;
+    worker_grammar **grammars;
+    int32_t n_grammars;
     float *embeddings, *pool_row; /* [max_seqs, hidden], [hidden] */
 
     uint64_t step_number;
@@ -147,9 +158,20 @@ status worker_seq_saw(worker *w, worker_seq *q, int32_t token, bool in_prompt);
 
 /* constrain.c */
 status worker_constrain_admit(worker *w, worker_seq *q, const step_sampling *s);
-void worker_constrain_saw(worker_seq *q, int32_t token); /* generated */
-void worker_constrain_row(worker_seq *q, ops_sample_row *r);
+status worker_constrain_saw(worker_seq *q, int32_t token); /* generated */
+status worker_constrain_row(worker *w, worker_seq *q, ops_sample_row *r);
+void worker_constrain_retire(worker_seq *q);
 void worker_constrain_free(worker_seq *q);
+
+/* grammar.c; n = 0 and sequences without a grammar: nothing happens */
+status worker_grammars_prepare(worker *w);
+void worker_grammars_destroy(worker *w); /* after the sequences */
+status worker_grammar_admit(worker *w, worker_seq *q, const void *bytes, size_t n);
+status worker_grammar_saw(worker_seq *q, int32_t token);
+status worker_grammar_row(worker *w, worker_seq *q, ops_sample_row *r); /* after r->allow is set */
+bool worker_grammar_ended(const worker_seq *q);
+bool worker_grammar_ends(const worker *w, const worker_seq *q, int32_t token);
+void worker_grammar_retire(worker_seq *q);
 
 /* forward.c */
 status worker_forward(worker *w, uint64_t step_number);

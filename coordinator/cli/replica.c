@@ -197,7 +197,7 @@ int cli_replica_command(int argc, char **argv)
     replica_args a = {.service = {.max_waiting = DEFAULT_WAITING, .max_logprobs = DEFAULT_LOGPROBS, .step_timeout = DEFAULT_STEP_TIMEOUT}};
     a.replica.options.max_seqs = DEFAULT_SEQS;
     a.replica.options.max_batched_tokens = COORD_BATCHED_TOKENS;
-    a.replica.options.loads = true;
+    a.replica.options.loads = a.replica.options.grammars = true;
     cli_parse_config("replica", &argp, argc, argv, &a);
     int n_ranks, rank;
     wire_security security;

@@ -15,6 +15,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "comm/wire/wire.h"
+#include "shard/text/grammar.h"
 
 typedef struct line {
     struct line *next;
@@ -92,6 +93,21 @@ static double number(const json_t *o, const char *key, double dflt)
     return v == NULL ? dflt : json_number_value(v);
 }
 
+/* "regex": source, or "grammar": hex bytes as they are. */
+static void grammar_of(const json_t *o, Trireme__Sampling *s)
+{
+    const char *regex = json_string_value(json_object_get(o, "regex")), *hex = json_string_value(json_object_get(o, "grammar"));
+    mem_str bytes = {0};
+    if (regex != NULL && shard_grammar_compile(SHARD_GRAMMAR_REGEX, regex, strlen(regex), NULL, &bytes) != ST_OK)
+        exit(2);
+    for (; hex != NULL && hex[0] != '\0' && hex[1] != '\0'; hex += 2) {
+        char two[3] = {hex[0], hex[1], '\0'};
+        mem_str_putc(&bytes, (char)strtoul(two, NULL, 16));
+    }
+    s->grammar.len = bytes.len;
+    s->grammar.data = (uint8_t *)bytes.data;
+}
+
 static void sampling_of(const json_t *o, Trireme__Sampling *s)
 {
     trireme__sampling__init(s);
@@ -123,6 +139,7 @@ static void sampling_of(const json_t *o, Trireme__Sampling *s)
         trireme__token_list__init(s->bad_words[i]);
         s->bad_words[i]->tokens = ints(json_array_get(json_object_get(o, "bad_words"), i), &s->bad_words[i]->n_tokens);
     }
+    grammar_of(o, s);
 }
 
 static void sampling_free(Trireme__Sampling *s)
@@ -137,6 +154,7 @@ static void sampling_free(Trireme__Sampling *s)
         free(s->bad_words[i]);
     }
     free(s->bad_words);
+    free(s->grammar.data);
 }
 
 static void submit(gateway *g, const json_t *o)

@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -214,6 +215,41 @@ def check_same(report, a, name, tp, pp, gateway, n, reference):
     report.check(replay[-1]["hash"] == reference[i]["logits_hash"], f"{name}: a replay's hash")
 
 
+def texts_of(a, ids):
+    lines = "".join(json.dumps({"ids": i}) + "\n" for i in ids)
+    p = subprocess.run([a.trireme, "tokenize", "-m", a.model, "--decode", "--jsonl", "-"], input=lines, capture_output=True, text=True, check=True, timeout=60)
+    return [json.loads(line)["text"] for line in p.stdout.splitlines()]
+
+
+def check_grammars(report, a, name, gateway, before):
+    """What comes matches the grammar, ends where it ends, is the same in company and after a replay, and on every split (before: what the first gave)."""
+    cases = [("[0-9]{3}-[0-9]{4}", {"temperature": 0}), ("(yes|no|maybe)", {"temperature": 1.5, "seed": 4}), ("[a-c]{1,40}z", {"temperature": 1, "seed": 5, "top_p": 0.9}),
+             ("[0-9]{3}-[0-9]{4}", {"temperature": 2, "seed": 6}), ("x[0-9]{60}", {"temperature": 1, "seed": 7, "top_k": 3})]
+    submits = [{"id": 600 + i, "tokens": [5, 77, 131], "sampling": {"regex": r, "max_tokens": 90, "stop": [2], **s}} for i, (r, s) in enumerate(cases)]
+    for s in submits:
+        gateway.say(op="submit", **s)
+    events = collect(gateway, [s["id"] for s in submits])
+    ids = [[e["token"] for e in events[s["id"]]] for s in submits]
+    for (regex, _), i, text in zip(cases, ids, texts_of(a, [i[:-1] for i in ids])):
+        report.check(re.fullmatch(regex, text) is not None and i[-1] == 2, f"{name}: {text!r} for {regex}")
+    report.check(all(events[s["id"]][-1]["finish"] == 1 for s in submits), f"{name}: a grammar's end is the end")
+    report.check(before is None or before == ids, f"{name}: grammars give what they gave on the first split")
+    long = submits[4]
+    for cut in (1, len(ids[4]) // 2, len(ids[4]) - 1):
+        gateway.say(op="submit", **dict(long, id=700 + cut, tokens=long["tokens"] + ids[4][:cut], n_prompt=3, hash=events[604][cut - 1]["hash"]))
+        again = collect(gateway, [700 + cut])[700 + cut]
+        report.check([e["token"] for e in again] == ids[4][cut:] and again[-1]["hash"] == events[604][-1]["hash"], f"{name}: a replay of {cut} tokens inside a grammar")
+    # Allowed tokens that the grammar does not know; tokens that left the grammar before; no grammar at all.
+    for number, fields, tokens in ((800, {"regex": "[0-9]+", "allowed_tokens": [2]}, [5]), (801, {"regex": "[0-9]+"}, [5, 300, 301])):
+        gateway.say(op="submit", id=number, tokens=tokens, n_prompt=1, sampling=fields)
+        line = gateway.wait(lambda l, n=number: l.get("aborted", {}).get("id") == n)["aborted"]
+        report.check("no token can follow" in line["message"], f"{name}: {line}")
+    gateway.say(op="submit", id=802, tokens=[5], sampling={"grammar": "00ff00ff"})
+    line = gateway.wait(lambda l: l.get("aborted", {}).get("id") == 802)["aborted"]
+    report.check(line["status"] == -2 and not line["retry"], f"{name}: bytes that are no grammar: {line}")
+    return ids
+
+
 def check_refusals(report, name, gateway):
     bad = {"temperature": {"sampling": {"temperature": -1}}, "top_p": {"sampling": {"top_p": 1.5}}, "max_tokens": {"sampling": {"max_tokens": 0}},
            "log-probabilities": {"sampling": {"n_logprobs": 21}}, "bias": {"sampling": {"bias_tokens": [1], "bias_values": [1e30]}},
@@ -299,6 +335,7 @@ def check_split(report, a, work, tp, pp):
             line = gateway.wait(lambda l: "asset" in l)
             report.check(line == {"asset": asset, "ok": True}, f"{name}: {line}")
         check_same(report, a, name, tp, pp, gateway, n, reference)
+        a.grammars = check_grammars(report, a, name, gateway, getattr(a, "grammars", None))
         check_refusals(report, name, gateway)
         check_loads(report, name, gateway, tp * pp)
         check_cancel(report, name, gateway, pp, hello["kv_blocks"])
