@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/sampling.h"
 #include "coordinator/service_internal.h"
 #include "shard/arch.h"
 
@@ -97,40 +98,13 @@ static status lists_valid(const service *s, const Trireme__Sampling *m)
     return grammar_valid(s, &m->grammar);
 }
 
-static void numbers_take(const Trireme__Sampling *m, step_sampling *out)
-{
-    *out = (step_sampling){
-        .temperature = m->temperature,
-        .top_k = m->top_k,
-        .top_p = m->top_p,
-        .min_p = m->min_p,
-        .repetition_penalty = m->repetition_penalty,
-        .presence_penalty = m->presence_penalty,
-        .frequency_penalty = m->frequency_penalty,
-        .seed = m->seed,
-        .choice = m->choice,
-        .n_logprobs = m->n_logprobs < 0 ? -1 : m->n_logprobs,
-        .n_prompt_logprobs = m->n_prompt_logprobs < 0 ? -1 : m->n_prompt_logprobs,
-        .min_tokens = m->min_tokens,
-        .max_tokens = m->max_tokens,
-        .want_hash = m->want_hash,
-        .n_stop = (int32_t)m->n_stop,
-        .allowed = {(int32_t)m->n_allowed_tokens, m->allowed_tokens},
-        .logprob_tokens = {(int32_t)m->n_logprob_tokens, m->logprob_tokens},
-        .n_grammar = m->grammar.len,
-        .grammar = m->grammar.data,
-    };
-    for (int32_t i = 0; i < out->n_stop; i++)
-        out->stop[i] = m->stop[i];
-}
-
 /* The sampling parameters, with lists of their own. */
 static status sampling_take(const Trireme__Sampling *m, service_command *c)
 {
     step_sampling borrowed;
     step_bias *bias = NULL;
     step_tokens *words = NULL;
-    numbers_take(m, &borrowed);
+    coord_sampling_of_wire(m, &borrowed);
     status st = mem_calloc(m->n_bias_tokens + 1, sizeof(*bias), "biases", &bias);
     if (st == ST_OK)
         st = mem_calloc(m->n_bad_words + 1, sizeof(*words), "bad words", &words);

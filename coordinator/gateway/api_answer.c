@@ -198,6 +198,20 @@ void api_put_stop_reason(const api_sequence *s, mem_str *out)
         mem_str_puts(out, "null");
 }
 
+void api_put_tokens(const api_call *c, const api_sequence *s, size_t *sent, mem_str *out)
+{
+    size_t n, from = sent == NULL ? 0 : *sent;
+    const int32_t *ids = api_generated(s, &n);
+    if (sent != NULL)
+        *sent = n;
+    if (!c->fields.return_token_ids)
+        return;
+    mem_str_puts(out, ",\"token_ids\":");
+    api_put_ids(out, ids + from, n - from);
+    if (s->ended)
+        mem_str_printf(out, ",\"logits_hash\":\"%016llx\"", (unsigned long long)s->hash);
+}
+
 void api_put_entries(mem_str *out, const mem_str *from, size_t *sent)
 {
     size_t at = sent == NULL ? 0 : *sent;

@@ -51,21 +51,14 @@ static void put_logprobs(const api_call *c, const api_sequence *s, api_sent *sen
 
 static void put_end(const api_call *c, const api_sequence *s, api_sent *sent, mem_str *out)
 {
-    size_t n, from = sent == NULL ? 0 : sent->ids;
-    const int32_t *ids = api_generated(s, &n);
     mem_str_puts(out, ",\"logprobs\":");
     put_logprobs(c, s, sent, out);
     mem_str_puts(out, ",\"finish_reason\":");
     api_put_text(out, s->finish);
     mem_str_puts(out, ",\"stop_reason\":");
     api_put_stop_reason(s, out);
-    if (c->fields.return_token_ids) {
-        mem_str_puts(out, ",\"token_ids\":");
-        api_put_ids(out, ids + from, n - from);
-    }
+    api_put_tokens(c, s, sent == NULL ? NULL : &sent->ids, out);
     mem_str_putc(out, '}');
-    if (sent != NULL)
-        sent->ids = n;
 }
 
 static void put_prompt(const api_call *c, const api_sequence *s, mem_str *out)

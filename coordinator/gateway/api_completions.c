@@ -44,8 +44,7 @@ static void put_logprobs(const api_call *c, const api_sequence *s, api_sent *sen
 static void put_choice(const api_call *c, const api_sequence *s, api_sent *sent, mem_str *out)
 {
     const mem_str *text = &api_parser_parts(s->parser)->content;
-    size_t from = sent == NULL ? 0 : sent->content, n;
-    const int32_t *ids = api_generated(s, &n);
+    size_t from = sent == NULL ? 0 : sent->content;
     mem_str_printf(out, "{\"index\":%d,\"text\":", s->prompt * c->n + s->choice);
     api_put_string(out, api_str(text) + from, text->len - from);
     mem_str_puts(out, ",\"logprobs\":");
@@ -54,11 +53,7 @@ static void put_choice(const api_call *c, const api_sequence *s, api_sent *sent,
     api_put_text(out, s->finish);
     mem_str_puts(out, ",\"stop_reason\":");
     api_put_stop_reason(s, out);
-    if (c->fields.return_token_ids) {
-        size_t ids_from = sent == NULL ? 0 : sent->ids;
-        mem_str_puts(out, ",\"token_ids\":");
-        api_put_ids(out, ids + ids_from, n - ids_from);
-    }
+    api_put_tokens(c, s, sent == NULL ? NULL : &sent->ids, out);
     if (c->fields.return_token_ids && (sent == NULL || !sent->prompt)) {
         mem_str_puts(out, ",\"prompt_token_ids\":");
         api_put_ids(out, s->tokens.data, s->n_prompt);
@@ -71,7 +66,6 @@ static void put_choice(const api_call *c, const api_sequence *s, api_sent *sent,
     mem_str_putc(out, '}');
     if (sent != NULL) {
         sent->content = text->len;
-        sent->ids = n;
         sent->prompt = true;
     }
 }

@@ -31,9 +31,10 @@ typedef struct api_fields {
     /* how to sample */
     float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     int32_t top_k, max_tokens, max_completion_tokens, max_output_tokens, min_tokens, n, priority, top_logprobs, prompt_logprobs;
-    const json_t *logprobs, *seed, *logit_bias, *stop, *stop_token_ids, *allowed_token_ids, *bad_words, *logprob_token_ids;
+    const json_t *logprobs, *seed, *logit_bias, *stop, *stop_token_ids, *allowed_token_ids, *bad_words, *bad_words_ids, *logprob_token_ids;
     bool ignore_eos, include_stop_str_in_output, skip_special_tokens;
-    const char *cache_salt, *request_id;
+    const char *cache_salt, *request_id, *pooling;
+    bool normalize;
 
     /* what it must look like */
     const json_t *response_format, *text, *structured_outputs, *guided_json, *guided_regex, *guided_choice, *guided_grammar, *guided_json_object;

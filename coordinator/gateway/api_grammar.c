@@ -4,12 +4,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#if __has_include("shard/text/grammar.h")
 #include "shard/text/grammar.h"
-#else
-typedef enum { SHARD_GRAMMAR_JSON_SCHEMA, SHARD_GRAMMAR_JSON_OBJECT, SHARD_GRAMMAR_REGEX, SHARD_GRAMMAR_CHOICE, SHARD_GRAMMAR_EBNF } shard_grammar_kind;
-#define shard_grammar_compile(k, s, l, i, o) ((void)(k), (void)(s), (void)(l), (void)(o), FAIL(ST_UNSUPPORTED, "structured output is not built in"))
-#endif
 
 /* What was asked for: at most one of these may be. */
 typedef struct wanted {

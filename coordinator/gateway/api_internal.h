@@ -120,6 +120,8 @@ void api_call_record_prompt_logprobs(api_call *c, api_sequence *s, const Trireme
 /* "prompt_tokens": ... with its braces. */
 void api_put_usage(const api_call *c, mem_str *out);
 void api_put_stop_reason(const api_sequence *s, mem_str *out);
+/* With return_token_ids: the generated tokens, or those beyond *sent, which moves; at the end the hash of their logits. */
+void api_put_tokens(const api_call *c, const api_sequence *s, size_t *sent, mem_str *out);
 /* What of `from` lies beyond *sent, as a list's entries (no comma first); moves *sent unless it is NULL. */
 void api_put_entries(mem_str *out, const mem_str *from, size_t *sent);
 void api_put_head(const api_call *c, const char *object, mem_str *out);

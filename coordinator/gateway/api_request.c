@@ -116,6 +116,7 @@ static status make_sequence(api_call *c, int i, api_error *e)
     s->n_prompt = s->tokens.n;
     s->sampling = c->sampling.message;
     s->sampling.choice = (uint32_t)s->choice;
+    s->sampling.want_hash = c->fields.return_token_ids; /* who compares tokens may compare these */
     api_sampling_fit(&c->fields, &c->limits, s->n_prompt, &s->sampling);
     s->discard = s->sampling.max_tokens == 0;
     if (s->discard) {

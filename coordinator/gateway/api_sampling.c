@@ -143,8 +143,8 @@ static status bias(const json_t *map, int32_t vocab, api_sampling *s, api_error 
     size_t n = json_object_size(map);
     if (n == 0)
         return ST_OK;
-    if (n > API_MAX_BIAS)
-        return api_refuse(e, ST_INVALID, "logit_bias", "logit_bias has %zu tokens; at most %d are accepted", n, API_MAX_BIAS);
+    if (n > (size_t)vocab)
+        return api_refuse(e, ST_INVALID, "logit_bias", "logit_bias has %zu tokens; the vocabulary has %d", n, vocab);
     if (mem_calloc(n, sizeof(int32_t), "logit_bias", &s->bias_tokens) != ST_OK || mem_calloc(n, sizeof(float), "logit_bias", &s->bias_values) != ST_OK)
         return api_refuse_message(e, ST_NO_MEMORY, "logit_bias");
     s->message.bias_tokens = s->bias_tokens;
@@ -162,46 +162,66 @@ static status bias(const json_t *map, int32_t vocab, api_sampling *s, api_error 
     return ST_OK;
 }
 
+/* Room for n more words, each a list of tokens. */
+static status more_words(api_sampling *s, size_t n, api_error *e)
+{
+    size_t all = s->message.n_bad_words + n;
+    Trireme__TokenList *lists = realloc(s->word_lists, (all + 1) * sizeof(*lists)), **words;
+    if (lists != NULL)
+        s->word_lists = lists;
+    words = lists == NULL ? NULL : realloc(s->words, (all + 1) * sizeof(*words));
+    if (words == NULL)
+        return api_refuse(e, ST_NO_MEMORY, "bad_words", "no memory for bad_words");
+    s->message.bad_words = s->words = words;
+    return ST_OK;
+}
+
+/* Takes the list over, or frees it where it is empty or there already. */
+static void add_tokens(api_sampling *s, shard_ids *ids)
+{
+    size_t n = s->message.n_bad_words;
+    bool known = ids->n == 0;
+    for (size_t i = 0; i < n && !known; i++)
+        known = s->word_lists[i].n_tokens == ids->n && memcmp(s->word_lists[i].tokens, ids->data, ids->n * sizeof(int32_t)) == 0;
+    if (known) {
+        shard_ids_free(ids);
+        return;
+    }
+    trireme__token_list__init(&s->word_lists[n]);
+    s->word_lists[n].tokens = ids->data;
+    s->word_lists[n].n_tokens = ids->n;
+    s->message.n_bad_words++;
+}
+
 /* The tokens of a word as it stands at the beginning of a text, or after a blank. */
 static status add_word(api_sampling *s, const shard_tokenizer *t, const char *word, const char *before, api_error *e)
 {
     shard_ids ids = {0};
     mem_str text = {0};
     mem_str_printf(&text, "%s%s", before, word);
+    status_mute();
     status st = text.failed ? ST_NO_MEMORY : shard_tokenizer_encode(t, text.data, text.len, SHARD_ENCODE_PLAIN, &ids);
+    status_unmute();
     mem_str_free(&text);
-    if (st != ST_OK || ids.n == 0) {
+    if (st == ST_OK)
+        add_tokens(s, &ids);
+    else
         shard_ids_free(&ids);
-        return st == ST_OK ? ST_OK : api_refuse_message(e, st, "bad_words");
-    }
-    size_t n = s->message.n_bad_words;
-    for (size_t i = 0; i < n; i++) {
-        if (s->word_lists[i].n_tokens == ids.n && memcmp(s->word_lists[i].tokens, ids.data, ids.n * sizeof(int32_t)) == 0) {
-            shard_ids_free(&ids);
-            return ST_OK;
-        }
-    }
-    trireme__token_list__init(&s->word_lists[n]);
-    s->word_lists[n].tokens = ids.data;
-    s->word_lists[n].n_tokens = ids.n;
-    s->words[n] = &s->word_lists[n];
-    s->message.n_bad_words++;
-    return ST_OK;
+    return st == ST_OK ? ST_OK : api_refuse_message(e, st, "bad_words");
 }
 
-static status bad_words(const json_t *list, const shard_text *text, api_sampling *s, api_error *e)
+static status words_as_text(const json_t *list, const shard_text *text, api_sampling *s, api_error *e)
 {
     size_t i, n = json_array_size(list);
     json_t *v;
     const shard_tokenizer *t = n == 0 ? NULL : shard_text_tokenizer(text);
     if (n == 0)
         return ST_OK;
-    if (t == NULL || n > API_MAX_BAD_WORDS)
-        return api_refuse(e, ST_INVALID, "bad_words", t == NULL ? "bad_words need a tokenizer, and the checkpoint brings none" : "more than %d bad_words",
-                          API_MAX_BAD_WORDS);
-    if (mem_calloc(2 * n, sizeof(*s->word_lists), "bad_words", &s->word_lists) != ST_OK || mem_calloc(2 * n, sizeof(*s->words), "bad_words", &s->words) != ST_OK)
-        return api_refuse_message(e, ST_NO_MEMORY, "bad_words");
-    s->message.bad_words = s->words;
+    if (t == NULL)
+        return api_refuse(e, ST_INVALID, "bad_words", "bad_words need a tokenizer, and the checkpoint brings none");
+    if (n > API_MAX_BAD_WORDS)
+        return api_refuse(e, ST_INVALID, "bad_words", "more than %d bad_words", API_MAX_BAD_WORDS);
+    TRY(more_words(s, 2 * n, e));
     json_array_foreach((json_t *)list, i, v)
     {
         if (!json_is_string(v) || json_string_length(v) == 0 || json_string_length(v) > API_MAX_STOP_BYTES ||
@@ -210,6 +230,37 @@ static status bad_words(const json_t *list, const shard_text *text, api_sampling
         TRY(add_word(s, t, json_string_value(v), "", e));
         TRY(add_word(s, t, json_string_value(v), " ", e));
     }
+    return ST_OK;
+}
+
+static status words_as_ids(const json_t *list, int32_t vocab, api_sampling *s, api_error *e)
+{
+    size_t i;
+    json_t *word;
+    if (json_array_size(list) > API_MAX_BAD_WORDS)
+        return api_refuse(e, ST_INVALID, "bad_words_ids", "more than %d bad_words_ids", API_MAX_BAD_WORDS);
+    TRY(more_words(s, json_array_size(list), e));
+    json_array_foreach((json_t *)list, i, word)
+    {
+        shard_ids ids = {0};
+        if (!json_is_array(word) || json_array_size(word) == 0)
+            return api_refuse(e, ST_INVALID, "bad_words_ids", "bad_words_ids is a list of lists of token ids, none of them empty");
+        status st = api_token_ids("bad_words_ids", word, vocab, &ids, e);
+        if (st == ST_OK)
+            add_tokens(s, &ids);
+        else
+            shard_ids_free(&ids);
+        TRY(st);
+    }
+    return ST_OK;
+}
+
+static status bad_words(const api_fields *f, const shard_text *text, int32_t vocab, api_sampling *s, api_error *e)
+{
+    TRY(words_as_text(f->bad_words, text, s, e));
+    TRY(words_as_ids(f->bad_words_ids, vocab, s, e));
+    for (size_t i = 0; i < s->message.n_bad_words; i++) /* now that the lists stay where they are */
+        s->words[i] = &s->word_lists[i];
     return ST_OK;
 }
 
@@ -281,7 +332,7 @@ status api_sampling_resolve(const api_fields *f, const shard_text *text, const a
     TRY(id_list("allowed_token_ids", f->allowed_token_ids, limits->vocab, (size_t)limits->vocab, &out->allowed, &s->n_allowed_tokens, e));
     if (f->allowed_token_ids != NULL && s->n_allowed_tokens == 0)
         return api_refuse(e, ST_INVALID, "allowed_token_ids", "allowed_token_ids is empty: nothing could be generated");
-    TRY(bad_words(f->bad_words, text, out, e));
+    TRY(bad_words(f, text, limits->vocab, out, e));
     s->allowed_tokens = out->allowed;
     s->logprob_tokens = out->logprob_tokens;
     return ST_OK;

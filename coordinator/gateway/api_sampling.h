@@ -4,7 +4,7 @@
 
 #include "coordinator/gateway/api_fields.h"
 
-enum { API_MAX_END_TOKENS = 16, API_MAX_BIAS = 4096, API_MAX_BAD_WORDS = 512, API_MAX_LOGPROBS = 1024, API_MAX_LOGPROB_TOKENS = 128 };
+enum { API_MAX_END_TOKENS = 16, API_MAX_BAD_WORDS = 512, API_MAX_LOGPROBS = 1024, API_MAX_LOGPROB_TOKENS = 1024 };
 
 /* What the model's side allows. */
 typedef struct api_limits {

@@ -89,6 +89,14 @@ status api_text_push(api_text *t, int32_t token, uint32_t finish, bool *stopped)
     return ST_OK;
 }
 
+status api_text_end(api_text *t)
+{
+    if (t->stream == NULL || t->ended)
+        return ST_OK;
+    t->ended = true;
+    return shard_stream_flush(t->stream, &t->text);
+}
+
 /* Bytes at the end of the text that may be the beginning of a stop string. */
 static size_t held_back(const api_text *t)
 {

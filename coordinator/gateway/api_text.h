@@ -29,6 +29,8 @@ void api_text_destroy(api_text **t);
 
 /* finish: as in an event (0 goes on, 1 an end token, 2 the length).  *stopped: a stop string was met, and nothing may follow. */
 status api_text_push(api_text *t, int32_t token, uint32_t finish, bool *stopped);
+/* Nothing follows, and no token said so. */
+status api_text_end(api_text *t);
 /* Text that may be shown and was not taken yet: never part of a stop string that may still complete, nor half a character. */
 const char *api_text_take(api_text *t, size_t *len);
 /* All so far; NULL: there is no tokenizer. */

@@ -131,6 +131,8 @@ def whole_chat(text):
             if d.get("logprobs"):
                 m["logprobs"] = m["logprobs"] or {"content": [], "refusal": None}
                 m["logprobs"]["content"] += d["logprobs"]["content"]
+            if "logits_hash" in d:
+                m["logits_hash"] = d["logits_hash"]
             if "token_ids" in d:
                 m["token_ids"] = m.get("token_ids", []) + d["token_ids"]
             m["finish_reason"], m["stop_reason"] = d["finish_reason"], d.get("stop_reason")
@@ -159,7 +161,7 @@ def whole_completion(text):
             for k in ("token_ids",):
                 if k in d:
                     m[k] = m.get(k, []) + d[k]
-            for k in ("prompt_token_ids", "prompt_logprobs"):
+            for k in ("prompt_token_ids", "prompt_logprobs", "logits_hash"):
                 if k in d:
                     assert k not in m
                     m[k] = d[k]
@@ -439,6 +441,8 @@ def streams_equal_answers():
             both("completions", {"prompt": ["one", "two"], "max_tokens": 4000, **body}, answers=[text])
         for body in ({}, {"top_logprobs": 2}, {"max_output_tokens": 5}, {"stop": "wor"}):
             both("responses", {"input": "hi", **body}, answers=[text])
+    out = chat("Hi", {"return_token_ids": True})["answer"]
+    equal((out["choices"][0]["token_ids"], out["choices"][0]["logits_hash"]), ([72, 105, 257], f"{1002:016x}"))
     plain = chat("Hello")["answer"]
     equal(plain["choices"], [{"index": 0, "message": {"role": "assistant", "content": "Hello", "refusal": None}, "logprobs": None, "finish_reason": "stop", "stop_reason": None}])
     n = plain["usage"]["prompt_tokens"]
