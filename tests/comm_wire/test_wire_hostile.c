@@ -2,6 +2,7 @@
  *
  *   test_wire_hostile                 the tests
  *   test_wire_hostile --samples DIR   writes the fuzzer's first inputs */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -328,6 +329,17 @@ static size_t mutate(dice *d, uint8_t out[2 * SAMPLE_BYTES])
     }
 }
 
+static int open_files(void)
+{
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    assert_non_null(d);
+    while (readdir(d) != NULL)
+        n++;
+    closedir(d);
+    return n;
+}
+
 enum { FRAMES = 10000, FRAMES_A_CONNECTION = 12 };
 
 /* What reaches the owner can be read: packing visits every field. */
@@ -351,6 +363,7 @@ static void the_server_goes_on_under_ten_thousand_fuzzed_frames(void **state)
     wire_received got;
     uint64_t answered = 0;
     size_t seen = 0;
+    int files = open_files();
     for (int sent = 0; sent < FRAMES;) {
         raw r = raw_open(wire_server_endpoint(s));
         uint64_t before = counters_of(s).messages_in;
@@ -384,6 +397,11 @@ static void the_server_goes_on_under_ten_thousand_fuzzed_frames(void **state)
         assert_int_equal(client_expect(NULL, c, WIRE_MESSAGE, TRIREME__ENVELOPE__BODY_CANCEL).message->cancel->id, answered++);
         raw_close(&r);
     }
+    for (double end = log_clock() + PATIENCE; open_files() > files && log_clock() < end;) {
+        assert_int_equal(wire_server_receive(s, 20, &got), ST_OK);
+        assert_int_equal(wire_client_receive(c, 20, &got), ST_OK);
+    }
+    assert_int_equal(open_files(), files); /* no connection is left over */
     wire_counters n = counters_of(s);
     print_message("%llu frames in, %llu bad, %llu strays, %llu hellos refused, %llu sessions, %llu dropped, %zu bytes of messages read\n",
                   (unsigned long long)n.messages_in, (unsigned long long)n.bad_frames, (unsigned long long)n.strays, (unsigned long long)n.refused_hellos,
