@@ -7,7 +7,8 @@
  * A frame holds one packed Trireme__Envelope (comm/wire/wire.proto) of at most WIRE_MAX_MESSAGE bytes.  A session begins with the
  * client's Hello, which the server checks (protocol, names, numbers) before its owner sees it, and ends with WIRE_GONE on either side:
  * the peer left, was silent for four heartbeats, was replaced, or broke the protocol.  A reconnection is a new session with a new peer,
- * so a message is either delivered, in order, or its session ends: nothing is lost in silence.
+ * so a message is either delivered, in order, or its session ends: nothing is lost in silence.  The last messages before an end may be lost with it (a socket that
+ * closes while its peer is busy): whoever must know that its last word was heard waits for an answer to its Goodbye.
  *
  * One thread owns a server or a client and calls everything but *_wake, which any thread may call (also a signal handler) to end a wait.  Heartbeats
  * are sent and judged inside *_receive, so an owner that hangs is noticed by its peers; call it at least twice a heartbeat.

@@ -174,17 +174,16 @@ static void a_reconnection_of_the_same_process_ends_its_earlier_session_first(vo
     wire_server_destroy(&s);
 }
 
-/* Also more of them than the socket takes in at once, so that its connection ends while it is not being read. */
-static void what_a_peer_said_is_heard_before_its_end(void **state)
+/* The client says `n` things and leaves; the server reads the first, then is busy for a while, then goes on. */
+static void hears_before_the_end(int n, bool may_be_cut)
 {
-    (void)state;
     wire_server *s = server_open("tcp://127.0.0.1:*", &no_security, 100, 0);
     wire_client *c = client_open(wire_server_endpoint(s), &no_security, "replica", 1, 100);
     wire_peer peer = session_open(s, c);
     Trireme__Tokens t;
     Trireme__Goodbye g = TRIREME__GOODBYE__INIT;
     Trireme__Envelope e = TRIREME__ENVELOPE__INIT;
-    for (int i = 0; i < MESSAGES; i++) {
+    for (int i = 0; i < n; i++) {
         e = tokens_of(&t, (uint64_t)i);
         assert_int_equal(wire_client_send(c, &e), ST_OK);
     }
@@ -192,18 +191,33 @@ static void what_a_peer_said_is_heard_before_its_end(void **state)
     e.goodbye = &g;
     assert_int_equal(wire_client_send(c, &e), ST_OK);
     wire_client_destroy(&c);
-    usleep(300000);
-    for (int i = 0; i < MESSAGES; i++) {
+    for (int i = 0; i < n; i++) {
+        if (i < 3)
+            usleep(100000); /* the loss is noticed, and looked into, while messages wait */
         wire_received r = {0};
         while (r.kind == WIRE_NOTHING)
             assert_int_equal(wire_server_receive(s, 1000, &r), ST_OK);
+        if (may_be_cut && r.kind == WIRE_GONE) {
+            wire_server_destroy(&s);
+            return;
+        }
         assert_int_equal(r.kind, WIRE_MESSAGE);
         assert_int_equal(r.message->body_case, TRIREME__ENVELOPE__BODY_TOKENS);
         assert_int_equal(r.message->tokens->step, i);
     }
-    assert_int_equal(server_expect(s, NULL, WIRE_MESSAGE, 0).message->body_case, TRIREME__ENVELOPE__BODY_GOODBYE);
+    if (!may_be_cut)
+        assert_int_equal(server_expect(s, NULL, WIRE_MESSAGE, 0).message->body_case, TRIREME__ENVELOPE__BODY_GOODBYE);
     assert_int_equal(server_expect(s, NULL, WIRE_GONE, 0).peer, peer);
     wire_server_destroy(&s);
+}
+
+static void what_a_peer_said_is_heard_before_its_end(void **state)
+{
+    (void)state;
+    hears_before_the_end(20, false);
+    /* More than the socket takes in at once: the connection breaks while nobody reads from it.  What the kernel still holds then may be lost, and the end is told where it
+     * is; libzmq must survive it. */
+    hears_before_the_end(MESSAGES, true);
 }
 
 static void a_client_outlives_its_gateway(void **state)
