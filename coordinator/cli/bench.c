@@ -61,6 +61,7 @@ static const char doc[] =
     "Examples:\n"
     "  trireme bench -m model.gguf --threads 2\n"
     "  mpirun -n 2 trireme bench -m model.gguf --tp 2 --threads 1 -p 128,1024 -n 64 -b 1,8 --json\n"
+    "  trireme bench -m model.gguf -p 0 -n 0 --shared 1000 -b 31 --among 4000\n"
     "\n"
     "Columns: tokens/s over all sequences with its standard deviation; the time of a step; and where rank 0's time of a step goes, in ms: the "
     "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.";

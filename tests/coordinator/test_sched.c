@@ -252,6 +252,25 @@ static void cancelling_is_silent_and_frees(void **state)
     coord_sched_destroy(&s);
 }
 
+/* One that every stage is busy with is gone, and its blocks are free, when those steps have retired. */
+static void cancelling_frees_when_the_steps_in_flight_have_retired(void **state)
+{
+    (void)state;
+    step st[3];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 2, .max_batched_tokens = 50, .depth = 3});
+    submit(s, 1, 400, 9);
+    for (int i = 0; i < 3; i++)
+        next(s, &st[i]); /* chunks of one prefill, step by step */
+    assert_true(coord_sched_cancel(s, 1));
+    for (int i = 0; i < 3; i++) {
+        assert_true(free_blocks(s) < 1000);
+        answer(s, &(step){.number = st[i].number, .n_spans = 0}, 0);
+    }
+    assert_int_equal(free_blocks(s), 1000);
+    assert_false(coord_sched_next(s, &st[0]));
+    coord_sched_destroy(&s);
+}
+
 static void lost_ranks_start_again_from_the_tokens_there_were(void **state)
 {
     (void)state;
@@ -818,6 +837,7 @@ int main(void)
         cmocka_unit_test(a_step_names_blocks_that_fall_out_of_the_window_at_once),
         cmocka_unit_test(a_window_lets_a_long_sequence_through_few_blocks),
         cmocka_unit_test(cancelling_is_silent_and_frees),
+        cmocka_unit_test(cancelling_frees_when_the_steps_in_flight_have_retired),
         cmocka_unit_test(lost_ranks_start_again_from_the_tokens_there_were),
         cmocka_unit_test(prompt_logprobs_come_for_every_token_in_any_chunk),
         cmocka_unit_test(nobody_overtakes_who_waits_for_room),
