@@ -296,12 +296,12 @@ static bool deliver_gone(wire_client *c, wire_received *out)
     return true;
 }
 
-static bool wait_for_input(wire_client *c, double seconds)
+static void wait_for_input(wire_client *c, double seconds)
 {
     zmq_pollitem_t items[] = {{.fd = c->wake.fd, .events = ZMQ_POLLIN}, {.socket = c->socket, .events = ZMQ_POLLIN},
                               {.socket = c->monitor, .events = ZMQ_POLLIN}};
     wire_poll(items, c->socket != NULL ? 3 : 1, seconds);
-    return wire_wake_take(&c->wake, items[0].revents != 0);
+    wire_wake_look(&c->wake, items[0].revents != 0);
 }
 
 status wire_client_receive(wire_client *c, int timeout_ms, wire_received *out)
@@ -309,10 +309,11 @@ status wire_client_receive(wire_client *c, int timeout_ms, wire_received *out)
     double now = log_clock(), deadline = now + (timeout_ms > 0 ? timeout_ms : 0) * 1e-3;
     *out = (wire_received){0};
     wire_message_free(&c->last);
-    for (bool woken = wire_wake_take(&c->wake, false); !woken; now = log_clock()) {
+    wire_wake_look(&c->wake, false);
+    for (;; now = log_clock()) {
         tick(c, now);
         take_events(c, now);
-        if (deliver_gone(c, out))
+        if (deliver_gone(c, out) || wire_wake_turn(&c->wake))
             break;
         bool more = read_one(c, out);
         if (!more && c->lost && c->socket != NULL) {
@@ -322,8 +323,8 @@ status wire_client_receive(wire_client *c, int timeout_ms, wire_received *out)
         if (out->kind != WIRE_NOTHING || now >= deadline)
             break;
         double until = next_time(c, now);
-        if (!more)
-            woken = wait_for_input(c, (until < deadline ? until : deadline) - log_clock());
+        if (!more && !c->wake.due)
+            wait_for_input(c, (until < deadline ? until : deadline) - log_clock());
     }
     return ST_OK;
 }

@@ -130,7 +130,7 @@ void wire_wake_set(wire_wake *w)
     errno = saved;
 }
 
-bool wire_wake_take(wire_wake *w, bool readable)
+void wire_wake_look(wire_wake *w, bool readable)
 {
     /* The flag is cleared before the count is read: a wake in between leaves the flag set, and the owner looks at it before it waits. */
     bool woken = atomic_load_explicit(&w->set, memory_order_relaxed) && atomic_exchange(&w->set, false);
@@ -139,7 +139,14 @@ bool wire_wake_take(wire_wake *w, bool readable)
         ssize_t got = read(w->fd, &count, sizeof(count));
         (void)got;
     }
-    return woken;
+    w->due = w->due || woken;
+}
+
+bool wire_wake_turn(wire_wake *w)
+{
+    w->turn = w->due && !w->turn;
+    w->due = w->due && !w->turn;
+    return w->turn;
 }
 
 wire_tuning wire_tuning_of(int heartbeat_ms, int send_queue, size_t send_bytes)

@@ -523,13 +523,12 @@ static void serve_aside(wire_server *s, double now)
     }
 }
 
-/* true: someone woke us. */
-static bool wait_for_input(wire_server *s, double seconds)
+static void wait_for_input(wire_server *s, double seconds)
 {
     zmq_pollitem_t items[] = {{.socket = s->router, .events = ZMQ_POLLIN}, {.socket = s->monitor, .events = ZMQ_POLLIN},
                               {.fd = s->wake.fd, .events = ZMQ_POLLIN}, {.socket = s->zap, .events = ZMQ_POLLIN}};
     wire_poll(items, s->zap != NULL ? 4 : 3, seconds);
-    return wire_wake_take(&s->wake, items[2].revents != 0);
+    wire_wake_look(&s->wake, items[2].revents != 0);
 }
 
 /* What is there already, without waiting; false: nothing was, and nothing more can come at once. */
@@ -563,15 +562,18 @@ status wire_server_receive(wire_server *s, int timeout_ms, wire_received *out)
     if (take_held(s, out))
         return ST_OK;
     wire_message_free(&s->last);
-    for (bool woken = wire_wake_take(&s->wake, false); !woken; now = log_clock()) {
+    wire_wake_look(&s->wake, false);
+    for (;; now = log_clock()) {
         tick(s, now);
         serve_aside(s, now);
+        if (wire_wake_turn(&s->wake))
+            break;
         bool more = take_waiting(s, out);
         if (out->kind != WIRE_NOTHING || now >= deadline)
             break;
         double until = next_time(s);
-        if (!more)
-            woken = wait_for_input(s, (until < deadline ? until : deadline) - log_clock());
+        if (!more && !s->wake.due)
+            wait_for_input(s, (until < deadline ? until : deadline) - log_clock());
     }
     return ST_OK;
 }

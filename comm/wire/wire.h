@@ -99,7 +99,7 @@ status wire_server_create(const wire_server_options *options, wire_server **out)
 void wire_server_destroy(wire_server **s);              /* gives what is queued half a second to leave */
 const char *wire_server_endpoint(const wire_server *s); /* as bound, with the real port */
 
-/* Waits up to timeout_ms; WIRE_NOTHING: time over or woken.  A peer's first message is a Hello that was checked; the owner answers with Welcome (whose protocol is
+/* Waits up to timeout_ms; WIRE_NOTHING: time over, or woken (in the midst of messages too, in turns with them).  A peer's first message is a Hello that was checked; the owner answers with Welcome (whose protocol is
  * filled in here) or with Goodbye and wire_server_drop.  After it come AssetChunk, Tokens, Aborted, Load, Health and Goodbye, their counts and sizes checked against the
  * Hello; floats may be anything.  Every Hello is followed by one WIRE_GONE in the end, unless the owner dropped the peer.
  * A Hello of a live peer's name is refused, except from the same process (key and epoch), whose earlier session ends first. */

@@ -48,14 +48,17 @@ void wire_quota_release(wire_quota **q);
 status wire_outgoing(const Trireme__Envelope *e, wire_quota *q, size_t limit, zmq_msg_t *out);
 status wire_outgoing_bytes(const void *packed, size_t n, zmq_msg_t *out);
 
+/* Any thread sets it; the owner sees it in the midst of messages, and messages in the midst of wakes: they take turns. */
 typedef struct wire_wake {
     int fd;
     atomic_bool set;
+    bool due, turn; /* owner's: to be told; the last thing told was a wake */
 } wire_wake;
 status wire_wake_create(wire_wake *w);
 void wire_wake_destroy(wire_wake *w);
 void wire_wake_set(wire_wake *w);
-bool wire_wake_take(wire_wake *w, bool readable); /* readable: its descriptor is, whatever the flag says */
+void wire_wake_look(wire_wake *w, bool readable); /* readable: its descriptor is, whatever the flag says */
+bool wire_wake_turn(wire_wake *w);                /* a wake is to be told now */
 
 /* Defaults filled in. */
 typedef struct wire_tuning {

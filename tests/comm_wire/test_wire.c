@@ -1,9 +1,11 @@
 /* tests/comm_wire/test_wire.c - sessions between a server and clients over real sockets: they begin, carry messages, and end with a reason. */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -600,6 +602,85 @@ static void a_wait_is_ended_from_another_thread(void **state)
     wire_server_destroy(&w.s);
 }
 
+static void wakes_and_messages_take_turns(void **state)
+{
+    (void)state;
+    wire_server *s = server_open("tcp://127.0.0.1:*", &no_security, 10000, 0);
+    wire_client *c = client_open(wire_server_endpoint(s), &no_security, "replica", 1, 10000);
+    wire_peer peer = session_open(s, c);
+    Trireme__Tokens t;
+    Trireme__Cancel x;
+    for (int i = 0; i < 20; i++) {
+        Trireme__Envelope up = tokens_of(&t, (uint64_t)i), down = cancel_of(&x, (uint64_t)i);
+        assert_int_equal(wire_client_send(c, &up), ST_OK);
+        assert_int_equal(wire_server_send(s, peer, &down), ST_OK);
+    }
+    server_expect(s, NULL, WIRE_MESSAGE, TRIREME__ENVELOPE__BODY_TOKENS);
+    client_expect(NULL, c, WIRE_MESSAGE, TRIREME__ENVELOPE__BODY_CANCEL);
+    usleep(50000); /* the others are there too */
+    int n_server[2] = {0}, n_client[2] = {0};
+    wire_received r;
+    for (int i = 0; i < 20; i++) { /* woken before each */
+        wire_server_wake(s);
+        assert_int_equal(wire_server_receive(s, 600000, &r), ST_OK);
+        n_server[r.kind == WIRE_MESSAGE]++;
+        wire_client_wake(c);
+        assert_int_equal(wire_client_receive(c, 600000, &r), ST_OK);
+        n_client[r.kind == WIRE_MESSAGE]++;
+    }
+    assert_int_equal(n_server[0], 10);
+    assert_int_equal(n_server[1], 10);
+    assert_int_equal(n_client[0], 10);
+    assert_int_equal(n_client[1], 10);
+    wire_client_destroy(&c);
+    wire_server_destroy(&s);
+}
+
+typedef struct hammer {
+    waker w;
+    atomic_bool stop;
+} hammer;
+
+static void *wake_all_the_time(void *arg)
+{
+    hammer *h = arg;
+    while (!atomic_load(&h->stop)) {
+        wire_server_wake(h->w.s);
+        wire_client_wake(h->w.c);
+        sched_yield();
+    }
+    return NULL;
+}
+
+static void a_session_lives_under_constant_wakes(void **state)
+{
+    (void)state;
+    hammer h = {.w = {server_open("tcp://127.0.0.1:*", &no_security, 50, 0), NULL}};
+    pthread_t thread;
+    wire_received r;
+    h.w.c = client_open(wire_server_endpoint(h.w.s), &no_security, "replica", 1, 50);
+    wire_peer peer = session_open(h.w.s, h.w.c);
+    assert_int_equal(pthread_create(&thread, NULL, wake_all_the_time, &h), 0);
+    wire_counters at_server = {0}, at_client = {0};
+    for (double end = log_clock() + PATIENCE; (at_server.messages_in < 6 || at_client.messages_in < 6) && log_clock() < end;) { /* heartbeats */
+        assert_int_equal(wire_server_receive(h.w.s, 100, &r), ST_OK);
+        assert_int_equal(r.kind, WIRE_NOTHING);
+        assert_int_equal(wire_client_receive(h.w.c, 100, &r), ST_OK);
+        assert_int_equal(r.kind, WIRE_NOTHING);
+        wire_server_counters(h.w.s, &at_server);
+        wire_client_counters(h.w.c, &at_client);
+    }
+    assert_true(at_server.messages_in >= 6 && at_client.messages_in >= 6);
+    Trireme__Tokens t;
+    Trireme__Envelope e = tokens_of(&t, 1);
+    assert_int_equal(wire_client_send(h.w.c, &e), ST_OK);
+    assert_int_equal(server_expect(h.w.s, NULL, WIRE_MESSAGE, TRIREME__ENVELOPE__BODY_TOKENS).peer, peer);
+    atomic_store(&h.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    wire_client_destroy(&h.w.c);
+    wire_server_destroy(&h.w.s);
+}
+
 /* ---- violations among the well-behaved ---- */
 
 static void a_submit_of_a_wrong_shape_is_answered(void **state)
@@ -655,6 +736,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_peers_queue_is_bounded_in_bytes_too),
         cmocka_unit_test(a_message_over_the_limit_is_not_sent),
         cmocka_unit_test(a_wait_is_ended_from_another_thread),
+        cmocka_unit_test(wakes_and_messages_take_turns),
+        cmocka_unit_test(a_session_lives_under_constant_wakes),
         cmocka_unit_test(a_submit_of_a_wrong_shape_is_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
