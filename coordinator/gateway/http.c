@@ -15,6 +15,7 @@
 #include "base/log.h"
 
 #define TICK_MS 100
+#define GIVE_BACK_MS 10000
 #define HUNG_UP_MS 500
 #define DESCRIPTORS_APART 64 /* for everything that is not a connection */
 
@@ -27,10 +28,9 @@ uint64_t http_now(void)
 
 void http_conn_deadline(http_conn *c, int ms)
 {
-    uint64_t now = http_now();
-    atomic_store(&c->deadline, ms > 0 ? now + (uint64_t)ms * 1000000u : 0);
-    if (ms > HUNG_UP_MS && atomic_load(&c->hung_up)) /* looked at after the store: whichever thread is later sees both */
-        atomic_store(&c->deadline, now + HUNG_UP_MS * 1000000u);
+    if (c->hung_up && ms > HUNG_UP_MS)
+        ms = HUNG_UP_MS;
+    c->deadline = ms > 0 ? http_now() + (uint64_t)ms * 1000000u : 0;
 }
 
 status http_raise_open_files(int n, int *got)
@@ -48,50 +48,24 @@ status http_raise_open_files(int n, int *got)
     return ST_OK;
 }
 
-/* ---- the watcher ---- */
+/* ---- the I/O thread ---- */
 
-/* Shuts the connection down: the library sees the end of it, unless it is not looking, which http_request_lost mends. Server.lock held;
- * a request to be told is returned with a reference. */
-static http_request *cut_locked(http_conn *c)
+/* Ends a connection: the library sees the end of it, unless it is not looking, which http_request_lost mends. */
+static void cut(http_conn *c)
 {
     c->cut = true;
     if (c->started)
         shutdown(c->fd, SHUT_RDWR);
     if (c->current != NULL)
-        atomic_fetch_add(&c->current->references, 1);
-    return c->current;
-}
-
-static void tell(http_request *r)
-{
-    if (r == NULL)
-        return;
-    http_request_lost(r);
-    http_request_release(r);
+        http_request_lost(c->current);
 }
 
 static void sweep(http_server *s, uint64_t now)
 {
-    bool more = true;
-    while (more) {
-        http_request *lost[64];
-        int n = 0;
-        more = false;
-        pthread_mutex_lock(&s->lock);
-        for (http_conn *c = s->conns; c != NULL; c = c->next) {
-            uint64_t deadline = atomic_load_explicit(&c->deadline, memory_order_relaxed);
-            if (deadline == 0 || now < deadline || c->cut)
-                continue;
-            if (n == (int)ARRAY_LEN(lost)) {
-                more = true;
-                break;
-            }
-            lost[n] = cut_locked(c);
-            n += lost[n] != NULL;
-        }
-        pthread_mutex_unlock(&s->lock);
-        for (int i = 0; i < n; i++)
-            tell(lost[i]);
+    bool all = atomic_load(&s->cutting);
+    for (http_conn *c = s->conns; c != NULL; c = c->next) {
+        if (!c->cut && (all || (c->deadline != 0 && now >= c->deadline)))
+            cut(c);
     }
 }
 
@@ -106,29 +80,38 @@ static bool at_work(http_request *r)
 
 static void hung_up(http_server *s, int fd, uint32_t generation)
 {
-    http_request *r = NULL;
-    pthread_mutex_lock(&s->lock);
     http_conn *c = (size_t)fd < s->by_fd_cap ? s->by_fd[fd] : NULL;
-    if (c != NULL && c->generation == generation) {
-        atomic_store(&c->hung_up, true);
-        if (c->current != NULL && at_work(c->current))
-            r = cut_locked(c);
-        else
-            http_conn_deadline(c, HUNG_UP_MS); /* what has arrived may be whole; if it is not, the library would wait for more */
-    }
-    pthread_mutex_unlock(&s->lock);
-    tell(r);
+    if (c == NULL || c->generation != generation)
+        return;
+    c->hung_up = true;
+    if (c->current != NULL && at_work(c->current))
+        cut(c);
+    else
+        http_conn_deadline(c, HUNG_UP_MS); /* what has arrived may be whole; if it is not, the library may wait for more */
 }
 
-static void on_event(http_server *s, const struct epoll_event *e)
+void http_wake(http_server *s)
+{
+    uint64_t one = 1;
+    if (!atomic_exchange(&s->woken, true) && write(s->wake, &one, sizeof(one)) < 0)
+        log_debug("the HTTP server will see it at its next tick");
+}
+
+/* Which libraries have something to do. */
+typedef struct runs {
+    bool plain, tls;
+} runs;
+
+static void on_event(http_server *s, const struct epoll_event *e, runs *run)
 {
     int fd = (int)(uint32_t)e->data.u64;
     uint32_t middle = (uint32_t)(e->data.u64 >> 32) & 0xffffff;
     uint64_t n;
     switch (e->data.u64 >> 56) {
     case HTTP_EVENT_WAKE:
-        if (read(s->wake, &n, sizeof(n)) < 0)
-            return;
+        run->plain = run->tls = true;
+        if (read(s->wake, &n, sizeof(n)) == sizeof(n))
+            atomic_store(&s->woken, false);
         return;
     case HTTP_EVENT_LISTENER:
         if (!s->accept_paused)
@@ -137,20 +120,37 @@ static void on_event(http_server *s, const struct epoll_event *e)
     case HTTP_EVENT_CONN:
         hung_up(s, fd, middle);
         return;
+    case HTTP_EVENT_LIBRARY:
+        *(middle != 0 ? &run->tls : &run->plain) = true;
+        return;
     default:
         http_linger_read(s, fd);
     }
 }
 
-static void *watch(void *arg)
+/* Has it something left to do though no event will say so? */
+static bool run(struct MHD_Daemon *d, bool now)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    if (d == NULL)
+        return false;
+    if (now)
+        MHD_run(d);
+    return MHD_get_timeout(d, &ms) == MHD_YES && ms == 0;
+}
+
+static void *io_loop(void *arg)
 {
     http_server *s = arg;
     uint64_t swept = 0;
+    runs pending = {0};
     while (!atomic_load(&s->stopping)) {
         struct epoll_event events[64];
-        int n = epoll_wait(s->epoll, events, ARRAY_LEN(events), TICK_MS);
+        int n = epoll_wait(s->epoll, events, ARRAY_LEN(events), pending.plain || pending.tls ? 0 : TICK_MS);
         for (int i = 0; i < n; i++)
-            on_event(s, &events[i]);
+            on_event(s, &events[i], &pending);
+        pending.plain = run(s->plain, pending.plain);
+        pending.tls = run(s->tls, pending.tls);
         uint64_t now = http_now();
         if (now - swept >= TICK_MS * 900000u) {
             swept = now;
@@ -158,7 +158,7 @@ static void *watch(void *arg)
             http_linger_sweep(s, now);
             s->accept_paused = false;
         } else if (s->accept_paused) {
-            usleep(10000); /* listening sockets stay readable */
+            usleep(1000); /* listening sockets stay readable */
         }
     }
     return NULL;
@@ -235,9 +235,9 @@ static status start(http_server *s)
 {
     s->epoll = epoll_create1(EPOLL_CLOEXEC);
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event e = {.events = EPOLLIN, .data.u64 = HTTP_EVENT(HTTP_EVENT_WAKE, 0, s->wake)};
-    if (s->epoll < 0 || s->wake < 0 || epoll_ctl(s->epoll, EPOLL_CTL_ADD, s->wake, &e) != 0)
+    if (s->epoll < 0 || s->wake < 0)
         return FAIL(ST_IO, "epoll: %s", strerror(errno));
+    TRY(http_watch(s, s->wake, EPOLLIN, HTTP_EVENT(HTTP_EVENT_WAKE, 0, s->wake)));
     if (getrandom(&s->epoch, sizeof(s->epoch), GRND_NONBLOCK) < 0)
         s->epoch = http_now();
     TRY(size_for_files(s));
@@ -248,10 +248,10 @@ static status start(http_server *s)
         if (*daemon == NULL)
             TRY(http_daemon_start(s, s->listeners[i].tls, daemon));
     }
-    int error = pthread_create(&s->watcher, NULL, watch, s);
+    int error = pthread_create(&s->io, NULL, io_loop, s);
     if (error != 0)
         return FAIL(ST_IO, "the HTTP server's thread: %s", strerror(error));
-    s->watching = true;
+    s->running = true;
     return ST_OK;
 }
 
@@ -261,7 +261,7 @@ static void server_free(http_server *s)
     for (int i = 0; i < s->n_lingering; i++)
         close(s->lingering[i].fd);
     while (s->conns != NULL)
-        http_conn_free_locked(s, s->conns);
+        http_conn_free(s, s->conns);
     if (s->epoll >= 0)
         close(s->epoll);
     if (s->wake >= 0)
@@ -345,15 +345,6 @@ static bool wait_zero(http_server *s, const int *count, int timeout_ms)
     return zero;
 }
 
-static void cut_all(http_server *s)
-{
-    pthread_mutex_lock(&s->lock);
-    for (http_conn *c = s->conns; c != NULL; c = c->next)
-        atomic_store(&c->deadline, 1);
-    pthread_mutex_unlock(&s->lock);
-    sweep(s, http_now());
-}
-
 void http_server_destroy(http_server **sp, int timeout_ms)
 {
     http_server *s = *sp;
@@ -361,15 +352,13 @@ void http_server_destroy(http_server **sp, int timeout_ms)
         return;
     *sp = NULL;
     http_server_drain(s);
-    if (s->watching && !wait_zero(s, &s->n_active, timeout_ms))
-        cut_all(s);
-    bool returned = !s->watching || wait_zero(s, &s->n_requests, 10000);
-    if (s->watching) {
+    if (s->running && !wait_zero(s, &s->n_active, timeout_ms))
+        atomic_store(&s->cutting, true); /* at the next tick */
+    bool returned = !s->running || wait_zero(s, &s->n_requests, GIVE_BACK_MS);
+    if (s->running) {
         atomic_store(&s->stopping, true);
-        uint64_t one = 1;
-        if (write(s->wake, &one, sizeof(one)) < 0)
-            log_debug("the watcher will see the stop at its next tick");
-        pthread_join(s->watcher, NULL);
+        http_wake(s);
+        pthread_join(s->io, NULL);
     }
     if (!returned) { /* stopping would free what they use */
         log_error("%d requests were not given back: the HTTP server is left as it is", s->n_requests);

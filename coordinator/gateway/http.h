@@ -2,9 +2,9 @@
  *
  * Owns sockets, TLS, deadlines, bounds and the table of routes; knows nothing of models, keys or replicas.
  *
- * Two threads (three with TLS beside plain sockets).  The I/O thread is libmicrohttpd's: it parses, collects bodies, calls `admit` and a route's
- * handler, and writes.  The watcher accepts connections, notices clients that went away while their request is at work, and ends
- * whatever passes a deadline.  No callback may block; a handler hands the request to some other thread and returns, or answers at once.
+ * One thread of its own, the I/O thread: it accepts, parses (libmicrohttpd, run in our loop), collects bodies, calls `admit` and a route's handler, writes,
+ * notices clients that went away while their request is at work, and ends whatever passes a deadline.  No callback may block; a handler
+ * hands the request to some other thread and returns, or answers at once.
  *
  *   accepted -> head read -> admit? -> body read -> handler ... respond ----------------> written -> done
  *                  |                                        `.. stream_begin, append* , end ' |
@@ -89,7 +89,7 @@ typedef struct http_options {
     void *arg; /* for the callbacks */
     /* I/O thread, head read, route found: true lets the body in; false: *refuse is sent (its strings must live until the next call). May be NULL. */
     bool (*admit)(void *arg, http_request *r, const http_route *route, http_answer *refuse);
-    /* I/O thread or watcher, without locks held: nobody will read the answer of request id, which the handler still owns.  Once at most, never before
+    /* I/O thread, without locks held: nobody will read the answer of request id, which the handler still owns.  Once at most, never before
      * the handler has returned, and perhaps while another thread gives the request back.  Who makes the id known later than in the handler must then look at
      * http_request_gone. */
     void (*gone)(void *arg, uint64_t id);

@@ -74,6 +74,7 @@ static void wake(http_request *r)
         return;
     r->suspended = false;
     MHD_resume_connection(r->connection);
+    http_wake(r->server); /* the library's own signal may be taken off by a run that has already looked */
 }
 
 void http_request_lost(http_request *r)

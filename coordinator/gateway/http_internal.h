@@ -1,17 +1,17 @@
 /* coordinator/gateway/http_internal.h - what the parts of the HTTP server share.
  *
- *   http.c          the server's life, options, the watcher thread's loop and deadlines
+ *   http.c          the server's life, options, the I/O thread's loop and deadlines
  *   http_listen.c   addresses, accepting, and lingering close
  *   http_head.c     what a request's head must be: lengths, names, paths, routes, CORS
  *   http_serve.c    libmicrohttpd's callbacks: from the request line to the end of the exchange
  *   http_answer.c   answers and streams, from any thread
  *
- * Locks, in the order they are taken: server.lock (connections), request.lock (one exchange), then libmicrohttpd's own (suspend, resume).  No callback of the
- * user's is called under any of them.
+ * The library runs inside our loop, not in a thread of its own: version 0.9.75's own loop, when exactly as many events as it asks for are ready, waits for
+ * one more before it looks at those, for ever if none comes.
  *
- * A connection belongs to the watcher's table from accept until libmicrohttpd reports it closed, which is before its socket is: so whoever finds it in
- * the table under server.lock may use its descriptor.  A request has two references: libmicrohttpd's side, until the exchange has ended,
- * and the handler's, until it gives the request back; `done` is called when both are gone. */
+ * Connections are the I/O thread's alone.  A request has two references: the I/O thread's, until the exchange has ended, and the
+ * handler's, until it gives the request back; `done` is called when both are gone.  Locks: request.lock, under which the library may be asked to
+ * suspend or resume; server.lock, innermost, for counts.  No callback of the user's is called under either. */
 #ifndef COORDINATOR_GATEWAY_HTTP_INTERNAL_H
 #define COORDINATOR_GATEWAY_HTTP_INTERNAL_H
 
@@ -28,17 +28,18 @@
 #define HTTP_MARKS 32                /* appended pieces of a stream whose way to the socket is timed */
 #define HTTP_NAME 129
 
+/* Known from accept until the library reports it closed, which is before its socket is. */
 typedef struct http_conn {
-    struct http_conn *prev, *next; /* server.conns, under server.lock */
-    struct http_request *current;  /* under server.lock: the exchange under way */
+    struct http_conn *prev, *next;
+    struct http_request *current; /* the exchange under way */
+    uint64_t deadline;            /* http_now() after which it is ended; 0: none */
     uint32_t generation;
     int fd;
     char address[INET6_ADDRSTRLEN];
-    _Atomic uint64_t deadline; /* http_now() after which the watcher ends it; 0: none */
-    atomic_bool hung_up;       /* the client has closed its sending side */
-    bool started;              /* the library has it, and will say when it closes it (under server.lock) */
-    bool cut;                  /* the watcher has shut it down (under server.lock) */
-    bool linger;               /* I/O thread: there may be unread input, which must not turn the answer into a reset */
+    bool started; /* the library has it, and will say when it closes it */
+    bool hung_up; /* the client has closed its sending side */
+    bool cut;     /* we have shut it down */
+    bool linger;  /* there may be unread input, which must not turn the answer into a reset */
 } http_conn;
 
 typedef struct http_mark {
@@ -55,7 +56,7 @@ struct http_request {
     uint64_t id;
 
     /* Written on the I/O thread before a handler has the request; constant afterwards. */
-    http_conn *conn; /* I/O thread only */
+    http_conn *conn; /* I/O thread only; NULL once the exchange has ended */
     mem_arena *arena;
     const http_route *route;
     const char *method, *target, *path, *param, *origin;
@@ -120,20 +121,23 @@ struct http_server {
     http_listener *listeners;
     int n_listeners;
     int epoll, wake;
-    pthread_t watcher;
-    bool watching;
-    atomic_bool stopping, draining;
-    bool accept_paused; /* watcher: out of descriptors */
+    pthread_t io;
+    bool running;
+    atomic_bool stopping, draining, cutting;
+    atomic_bool woken; /* wake has been written to and not yet read */
 
-    pthread_mutex_t lock;
-    pthread_cond_t changed; /* a request ended or was given back */
+    /* The I/O thread's. */
+    bool accept_paused; /* out of descriptors */
     http_conn *conns;
     http_conn **by_fd;
     size_t by_fd_cap;
-    int n_conns, n_active, n_requests; /* connections; exchanges open; request objects alive */
     uint32_t generation;
     http_lingering lingering[HTTP_MAX_LINGERING];
     int n_lingering;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* a request ended or was given back */
+    int n_conns, n_active, n_requests; /* under lock: connections; exchanges open; request objects alive */
     uint64_t epoch; /* random: request names */
 
     _Atomic uint64_t next_id;
@@ -141,17 +145,20 @@ struct http_server {
 };
 
 /* http_listen.c */
+status http_watch(http_server *s, int fd, uint32_t events, uint64_t data);
 status http_listen_open(http_server *s);
 void http_listen_close(http_server *s);
 void http_listen_accept(http_server *s, const http_listener *l);
-void http_linger_add(http_server *s, http_conn *c); /* I/O thread, server.lock held, before the library closes the socket */
+void http_linger_add(http_server *s, http_conn *c); /* before the library closes the socket */
 void http_linger_read(http_server *s, int fd);
 void http_linger_sweep(http_server *s, uint64_t now);
 #define HTTP_EVENT(kind, generation, fd) ((uint64_t)(kind) << 56 | (uint64_t)((generation)&0xffffff) << 32 | (uint32_t)(fd))
-enum { HTTP_EVENT_WAKE, HTTP_EVENT_LISTENER, HTTP_EVENT_CONN, HTTP_EVENT_LINGER };
-void http_conn_free_locked(http_server *s, http_conn *c);
+enum { HTTP_EVENT_WAKE, HTTP_EVENT_LISTENER, HTTP_EVENT_CONN, HTTP_EVENT_LINGER, HTTP_EVENT_LIBRARY };
+void http_conn_free(http_server *s, http_conn *c);
 /* Within ms the connection must have moved on, or is ended; 0: no deadline. */
 void http_conn_deadline(http_conn *c, int ms);
+/* Any thread: the I/O thread runs the library, which looks for resumed connections when it begins to run. */
+void http_wake(http_server *s);
 
 /* http_head.c: copies head and query; 0, or the status to refuse it with and *why.  Sets close where the length of the message is in doubt. */
 int http_head_read(http_request *r, struct MHD_Connection *c, const char *method, const char *version, const char **why);

@@ -21,7 +21,7 @@
 #define LINGER_NS 2000000000u
 #define LINGER_BYTES (64u << 20)
 
-static status watch(http_server *s, int fd, uint32_t events, uint64_t data)
+status http_watch(http_server *s, int fd, uint32_t events, uint64_t data)
 {
     struct epoll_event e = {.events = events, .data.u64 = data};
     if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &e) != 0)
@@ -38,7 +38,7 @@ static status add_listener(http_server *s, int fd, int port, int spec, bool tls,
     }
     s->listeners = grown;
     s->listeners[s->n_listeners++] = (http_listener){.fd = fd, .port = port, .spec = spec, .tls = tls, .path = path != NULL ? strdup(path) : NULL};
-    return watch(s, fd, EPOLLIN, HTTP_EVENT(HTTP_EVENT_LISTENER, s->n_listeners - 1, fd));
+    return http_watch(s, fd, EPOLLIN, HTTP_EVENT(HTTP_EVENT_LISTENER, s->n_listeners - 1, fd));
 }
 
 /* A socket file that nobody answers behind is left over from a process that was killed. */
@@ -214,32 +214,31 @@ static http_conn *conn_add(http_server *s, int fd, const struct sockaddr_storage
         return NULL;
     c->fd = fd;
     show_address(a, c->address);
-    pthread_mutex_lock(&s->lock);
     int same = 0;
     if (s->o.max_connections_per_address > 0 && a->ss_family != AF_UNIX) {
         for (const http_conn *o = s->conns; o != NULL; o = o->next)
             same += strcmp(o->address, c->address) == 0;
     }
-    bool full = s->n_conns >= s->o.max_connections || (s->o.max_connections_per_address > 0 && same >= s->o.max_connections_per_address) || (size_t)fd >= s->by_fd_cap;
+    bool full = http_server_connections(s) >= s->o.max_connections || (s->o.max_connections_per_address > 0 && same >= s->o.max_connections_per_address) || (size_t)fd >= s->by_fd_cap;
     if (full) {
-        pthread_mutex_unlock(&s->lock);
         free(c);
         return NULL;
     }
     if (s->by_fd[fd] != NULL) /* the library could not take it, and says so to nobody */
-        http_conn_free_locked(s, s->by_fd[fd]);
+        http_conn_free(s, s->by_fd[fd]);
     c->generation = ++s->generation & 0xffffff;
     c->next = s->conns;
     if (c->next != NULL)
         c->next->prev = c;
     s->conns = s->by_fd[fd] = c;
+    pthread_mutex_lock(&s->lock);
     s->n_conns++;
     pthread_mutex_unlock(&s->lock);
     http_conn_deadline(c, s->o.head_timeout_ms);
     return c;
 }
 
-void http_conn_free_locked(http_server *s, http_conn *c)
+void http_conn_free(http_server *s, http_conn *c)
 {
     if (c->prev != NULL)
         c->prev->next = c->next;
@@ -248,14 +247,16 @@ void http_conn_free_locked(http_server *s, http_conn *c)
     if (c->next != NULL)
         c->next->prev = c->prev;
     s->by_fd[c->fd] = NULL;
-    s->n_conns--;
     free(c);
+    pthread_mutex_lock(&s->lock);
+    s->n_conns--;
+    pthread_mutex_unlock(&s->lock);
 }
 
 static void linger_start(http_server *s, int fd)
 {
     shutdown(fd, SHUT_WR);
-    if (s->n_lingering == HTTP_MAX_LINGERING || watch(s, fd, EPOLLIN | EPOLLRDHUP, HTTP_EVENT(HTTP_EVENT_LINGER, 0, fd)) != ST_OK) {
+    if (s->n_lingering == HTTP_MAX_LINGERING || http_watch(s, fd, EPOLLIN | EPOLLRDHUP, HTTP_EVENT(HTTP_EVENT_LINGER, 0, fd)) != ST_OK) {
         close(fd);
         return;
     }
@@ -273,9 +274,7 @@ static void turn_away(http_server *s, int fd, bool tls)
         close(fd);
         return;
     }
-    pthread_mutex_lock(&s->lock);
     linger_start(s, fd);
-    pthread_mutex_unlock(&s->lock);
 }
 
 void http_listen_accept(http_server *s, const http_listener *l)
@@ -297,15 +296,11 @@ void http_listen_accept(http_server *s, const http_listener *l)
             continue;
         }
         status_mute();
-        watch(s, fd, EPOLLRDHUP | EPOLLET, HTTP_EVENT(HTTP_EVENT_CONN, c->generation, fd));
+        http_watch(s, fd, EPOLLRDHUP | EPOLLET, HTTP_EVENT(HTTP_EVENT_CONN, c->generation, fd));
         status_unmute();
         struct sockaddr *addr = (struct sockaddr *)&a;
-        if (MHD_add_connection(l->tls ? s->tls : s->plain, fd, addr, len) != MHD_YES) { /* which closes fd */
-            pthread_mutex_lock(&s->lock);
-            if (s->by_fd[fd] == c)
-                http_conn_free_locked(s, c);
-            pthread_mutex_unlock(&s->lock);
-        }
+        if (MHD_add_connection(l->tls ? s->tls : s->plain, fd, addr, len) != MHD_YES && s->by_fd[fd] == c)
+            http_conn_free(s, c); /* the library has closed fd */
     }
 }
 
@@ -326,7 +321,6 @@ static void linger_end(http_server *s, int i)
 void http_linger_read(http_server *s, int fd)
 {
     char waste[16 << 10];
-    pthread_mutex_lock(&s->lock);
     for (int i = 0; i < s->n_lingering; i++) {
         if (s->lingering[i].fd != fd)
             continue;
@@ -342,15 +336,12 @@ void http_linger_read(http_server *s, int fd)
         }
         break;
     }
-    pthread_mutex_unlock(&s->lock);
 }
 
 void http_linger_sweep(http_server *s, uint64_t now)
 {
-    pthread_mutex_lock(&s->lock);
     for (int i = s->n_lingering - 1; i >= 0; i--) {
         if (now >= s->lingering[i].deadline)
             linger_end(s, i);
     }
-    pthread_mutex_unlock(&s->lock);
 }

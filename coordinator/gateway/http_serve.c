@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 
 #include "base/log.h"
 
@@ -12,26 +13,6 @@ static http_conn *conn_of(struct MHD_Connection *c)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     return info != NULL ? info->socket_context : NULL;
-}
-
-static void on_connection(void *arg, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode code)
-{
-    http_server *s = arg;
-    pthread_mutex_lock(&s->lock);
-    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
-        http_conn *conn = info != NULL && (size_t)info->connect_fd < s->by_fd_cap ? s->by_fd[info->connect_fd] : NULL;
-        if (conn != NULL)
-            conn->started = true;
-        *context = conn;
-    } else if (*context != NULL) {
-        http_conn *conn = *context;
-        if (conn->linger)
-            http_linger_add(s, conn);
-        http_conn_free_locked(s, conn);
-        *context = NULL;
-    }
-    pthread_mutex_unlock(&s->lock);
 }
 
 static http_request *request_create(http_server *s, struct MHD_Connection *c, http_conn *conn, const char *target)
@@ -55,8 +36,8 @@ static http_request *request_create(http_server *s, struct MHD_Connection *c, ht
     r->caller = -1;
     r->method = r->path = r->param = "";
     memcpy(r->address, conn->address, sizeof(r->address));
-    pthread_mutex_lock(&s->lock);
     conn->current = r;
+    pthread_mutex_lock(&s->lock);
     s->n_active++;
     s->n_requests++;
     pthread_mutex_unlock(&s->lock);
@@ -274,9 +255,8 @@ static enum MHD_Result on_complete(http_request *r, struct MHD_Connection *c)
     }
     if (r->body_read == 0 && r->response == NULL)
         hand_over(r);
-    bool hung_up = atomic_load(&r->conn->hung_up);
     pthread_mutex_lock(&r->lock);
-    bool over = r->gone || r->aborted, ready = r->response != NULL, wait = !over && !ready && !hung_up;
+    bool over = r->gone || r->aborted, ready = r->response != NULL, wait = !over && !ready && !r->conn->hung_up;
     if (wait) {
         r->suspended = true;
         MHD_suspend_connection(c);
@@ -309,18 +289,13 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 }
 
 /* The exchange is over: the answer is in the socket, or the connection has failed. */
-static void on_completed(void *arg, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode code)
+static void finish(http_request *r, http_conn *conn, bool sent, int http)
 {
-    http_server *s = arg;
-    http_request *r = *context;
-    (void)c;
-    if (r == NULL)
-        return;
-    *context = NULL;
-    http_conn *conn = r->conn;
+    http_server *s = r->server;
     pthread_mutex_lock(&r->lock);
-    r->complete = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && r->queued && !r->aborted;
+    r->complete = sent && r->queued && !r->aborted;
     r->completed = http_now();
+    r->status = r->status != 0 ? r->status : http;
     r->suspended = false;
     r->connection = NULL;
     r->conn = NULL;
@@ -333,13 +308,43 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **context, en
     if (lost)
         http_request_lost(r);
     http_conn_deadline(conn, s->o.idle_timeout_ms);
+    conn->current = NULL;
     pthread_mutex_lock(&s->lock);
-    if (conn->current == r)
-        conn->current = NULL;
     s->n_active--;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     http_request_release(r);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode code)
+{
+    http_request *r = *context;
+    (void)arg;
+    if (r == NULL)
+        return;
+    *context = NULL;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_HTTP_STATUS); /* the library answers some nonsense itself */
+    finish(r, r->conn, code == MHD_REQUEST_TERMINATED_COMPLETED_OK, info != NULL ? (int)info->http_status : 0);
+}
+
+static void on_connection(void *arg, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode code)
+{
+    http_server *s = arg;
+    http_conn *conn = *context;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED && conn != NULL && conn->current != NULL) /* the library reports no end where it lacks the memory to refuse */
+        finish(conn->current, conn, false, 0);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+        conn = info != NULL && (size_t)info->connect_fd < s->by_fd_cap ? s->by_fd[info->connect_fd] : NULL;
+        if (conn != NULL)
+            conn->started = true;
+        *context = conn;
+    } else if (conn != NULL) {
+        if (conn->linger)
+            http_linger_add(s, conn);
+        http_conn_free(s, conn);
+        *context = NULL;
+    }
 }
 
 status http_daemon_start(http_server *s, bool tls, struct MHD_Daemon **out)
@@ -349,15 +354,18 @@ status http_daemon_start(http_server *s, bool tls, struct MHD_Daemon **out)
                                            {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t) "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"},
                                            {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | (tls ? MHD_USE_TLS : 0);
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | (tls ? MHD_USE_TLS : 0);
     /* The head must fit beside what the answer's head needs. */
     size_t memory = s->o.max_head + (16u << 10);
     *out = MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
                             MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections + 64, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_ARRAY, tls ? credentials : none,
                             MHD_OPTION_END);
+    const union MHD_DaemonInfo *info = *out != NULL ? MHD_get_daemon_info(*out, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+    if (info != NULL)
+        return http_watch(s, info->epoll_fd, EPOLLIN, HTTP_EVENT(HTTP_EVENT_LIBRARY, tls, info->epoll_fd));
     if (*out == NULL)
         return tls ? FAIL(ST_FORMAT, "TLS: %s and %s are not a certificate and its key in PEM, or do not belong together", s->o.tls_cert, s->o.tls_key)
                    : FAIL(ST_IO, "the HTTP server cannot be started");
-    return ST_OK;
+    return FAIL(ST_UNSUPPORTED, "this libmicrohttpd has no epoll");
 }

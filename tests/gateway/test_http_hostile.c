@@ -304,6 +304,21 @@ static void slow_heads_and_bodies_and_idle_connections_are_cut_off(void **state)
     mem_str_free(&rest);
 }
 
+/* All deadlines pass at once: the library once waited for one event more before it looked at the 128 it had. */
+static void very_many_silent_connections_are_all_cut_off(void **state)
+{
+    (void)state;
+    int fds[400];
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+        fds[i] = client_connect("127.0.0.1", serve_port(s));
+        assert_true(client_text(fds[i], "GET /hel"));
+    }
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+        assert_true(client_wait_closed(fds[i], 10000));
+        close(fds[i]);
+    }
+}
+
 static void a_request_at_work_is_not_cut_off_by_any_of_these_times(void **state)
 {
     (void)state;
@@ -440,6 +455,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_chunked_body_that_is_too_large_is_refused_at_its_end, setup, teardown),
         cmocka_unit_test_setup_teardown(bodies_of_all_together_are_bounded, setup, teardown),
         cmocka_unit_test_setup_teardown(slow_heads_and_bodies_and_idle_connections_are_cut_off, setup_impatient, teardown),
+        cmocka_unit_test_setup_teardown(very_many_silent_connections_are_all_cut_off, setup_impatient, teardown),
         cmocka_unit_test_setup_teardown(a_request_at_work_is_not_cut_off_by_any_of_these_times, setup_impatient, teardown),
         cmocka_unit_test_setup_teardown(a_client_that_never_reads_costs_a_bounded_amount_and_is_cut_off, setup_impatient, teardown),
         cmocka_unit_test_setup_teardown(a_whole_answer_that_is_not_read_is_given_up, setup_impatient, teardown),
