@@ -32,6 +32,18 @@ static status check_layers(const sch_shape *sh)
     return ST_OK;
 }
 
+/* Does another schema inside the scope say something of the item?  (contains is not asked: fewer texts, none wrong.) */
+static bool evaluated(const sch_shape *sh, const sch_cell *scope, uint32_t at)
+{
+    for (const sch_cell *l = sh->item_layers; l != NULL; l = l->next) {
+        uint32_t listed;
+        bool rest;
+        if ((l->min & scope->min) != 0 && item_schema(l->json, at, &listed, &rest) != NULL)
+            return true;
+    }
+    return false;
+}
+
 /* All that must hold of the item at a position. */
 static status item_conj(sch_ctx *s, const sch_shape *sh, uint32_t at, sch_conj *out)
 {
@@ -43,6 +55,10 @@ static status item_conj(sch_ctx *s, const sch_shape *sh, uint32_t at, sch_conj *
         if (schema != NULL)
             TRY(sch_conj_add(s, out, (sch_lit){schema, false}));
     }
+    for (const sch_cell *l = sh->item_scopes; l != NULL; l = l->next) {
+        if (!evaluated(sh, l, at))
+            TRY(sch_conj_add(s, out, (sch_lit){json_object_get(l->json, "unevaluatedItems"), false}));
+    }
     for (const sch_cell *l = sh->item_lits; l != NULL; l = l->next) {
         if (l->min == at)
             TRY(sch_conj_add(s, out, l->lit));
@@ -53,7 +69,7 @@ static status item_conj(sch_ctx *s, const sch_shape *sh, uint32_t at, sch_conj *
 /* Positions that differ from the rest, and whether the rest may be written unasked. */
 static void measure(const sch_shape *sh, uint32_t *positions, bool *open)
 {
-    bool said = false;
+    bool said = sh->item_scopes != NULL;
     *positions = 0;
     for (const sch_cell *l = sh->item_layers; l != NULL; l = l->next) {
         uint32_t listed;

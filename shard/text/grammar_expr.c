@@ -152,10 +152,31 @@ status gram_text(gram_ctx *c, const char *text, size_t len, const gram_expr **ou
     return create(c, (gram_expr){.kind = GRAM_TEXT, .text = copy, .len = len, .size = sum(len, 0), .depth = 1}, out);
 }
 
+/* A class of many ranges as its minimal automaton, made once: hundreds of ranges share most of their bytes. */
+static status large_class(gram_ctx *c, const gram_expr *chars, const gram_expr **out)
+{
+    gram_dfa d;
+    const gram_set *set = &chars->chars;
+    for (size_t i = 0; i < c->n_classes; i++) {
+        const gram_class *k = &c->classes[i];
+        if (k->set.n == set->n && memcmp(k->set.at, set->at, set->n * sizeof(*set->at)) == 0) {
+            *out = k->expr;
+            return ST_OK;
+        }
+    }
+    TRY(gram_dfa_of(c, chars, true, &d));
+    TRY(gram_automaton(c, d, out));
+    TRY(gram_grow(c, &c->classes, c->n_classes, &c->cap_classes, sizeof(*c->classes)));
+    c->classes[c->n_classes++] = (gram_class){*set, *out};
+    return ST_OK;
+}
+
 status gram_chars(gram_ctx *c, gram_set set, const gram_expr **out)
 {
+    enum { MANY = 8 };
     uint32_t wide = set.n > 0 && set.at[set.n - 1].last > 0x7f ? 4 : 0;
-    return create(c, (gram_expr){.kind = set.n == 0 ? GRAM_NOTHING : GRAM_CHARS, .chars = set, .size = 1 + wide, .depth = 1}, out);
+    TRY(create(c, (gram_expr){.kind = set.n == 0 ? GRAM_NOTHING : GRAM_CHARS, .chars = set, .size = 1 + wide, .depth = 1}, out));
+    return set.n > MANY ? large_class(c, *out, out) : ST_OK;
 }
 
 status gram_push(gram_ctx *c, gram_list *l, const gram_expr *e)

@@ -123,8 +123,14 @@ typedef struct gram_rule {
     uint32_t number;        /* in the bytes */
 } gram_rule;
 
+typedef struct gram_class {
+    gram_set set;
+    const gram_expr *expr;
+} gram_class;
 struct gram_ctx {
     mem_arena *arena;
+    gram_class *classes;    /* large sets of characters, and the expressions made of them */
+    size_t n_classes, cap_classes;
     gram_rule *rules;
     uint32_t n_rules, cap_rules;
     int64_t steps;          /* left */

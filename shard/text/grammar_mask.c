@@ -238,21 +238,29 @@ static void allow(const shard_grammar_vocab *v, int32_t token, uint32_t *bits)
         bits[token / 32] |= 1u << (token % 32);
 }
 
+/* The common move is one load from the row of the node above; a leaf needs no row of its own. */
 static status walk(shard_grammar *g, int32_t config, const gram_trie *t, uint32_t *bits)
 {
     g->path[0] = config;
+    g->rows[0] = g->configs[config].row;
     for (uint32_t i = 0; i < t->n;) {
         const gram_trie_node *node = &t->at[i];
-        int32_t to;
-        TRY(run_move(g, g->path[node->depth - 1], node->byte, &to));
+        uint32_t row = g->rows[node->depth - 1];
+        int32_t to = row == RUN_NONE ? RUN_UNKNOWN : g->moves[row + g->class_of[node->byte]];
+        if (to == RUN_UNKNOWN) {
+            TRY(run_move(g, g->path[node->depth - 1], node->byte, &to));
+            g->rows[node->depth - 1] = g->configs[g->path[node->depth - 1]].row;
+        }
         if (to == RUN_DEAD) {
             i = node->end;
             continue;
         }
-        g->path[node->depth] = to;
         if (node->token >= 0)
             bits[node->token / 32] |= 1u << (node->token % 32);
-        i++;
+        if (node->end > ++i) {
+            g->path[node->depth] = to;
+            g->rows[node->depth] = g->configs[to].row;
+        }
     }
     return ST_OK;
 }

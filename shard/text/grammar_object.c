@@ -1,7 +1,7 @@
 /* shard/text/grammar_object.c - objects of a schema: its properties in its order, then others.
  *
  * Optional properties may be skipped.  Properties that no schema names are written only if one says what they are (additionalProperties,
- * patternProperties, propertyNames), none names any, or more are asked for than are named.
+ * patternProperties, propertyNames, unevaluatedProperties), none names any, or more are asked for than are named.
  *
  *   states (properties passed, how many written): a property leads to the next with one more, skipping one to the next as it is
  *
@@ -89,29 +89,52 @@ static status names_conj(sch_ctx *s, const sch_shape *sh, sch_conj *out)
     return ST_OK;
 }
 
+/* What a layer says of a name: adds it; *found: it says something. */
+static status layer_conj(sch_ctx *s, const json_t *layer, const char *name, size_t len, sch_conj *out, bool *found)
+{
+    const json_t *schema = json_object_getn(json_object_get(layer, "properties"), name, len), *other = json_object_get(layer, "additionalProperties");
+    const char *key;
+    json_t *value;
+    *found = schema != NULL;
+    if (schema != NULL)
+        TRY(sch_conj_add(s, out, (sch_lit){schema, false}));
+    json_object_foreach(json_object_get(layer, "patternProperties"), key, value) {
+        const gram_dfa *d;
+        TRY(sch_pattern_dfa(s, key, strlen(key), false, &d));
+        if (!gram_dfa_matches(d, name, len))
+            continue;
+        *found = true;
+        TRY(sch_conj_add(s, out, (sch_lit){value, false}));
+    }
+    if (!*found && other != NULL) {
+        *found = true;
+        TRY(sch_conj_add(s, out, (sch_lit){other, false}));
+    }
+    return ST_OK;
+}
+
+/* seen: the scopes in which something is said of the name. */
+static status scopes_conj(sch_ctx *s, const sch_shape *sh, uint32_t seen, sch_conj *out)
+{
+    for (const sch_cell *l = sh->property_scopes; l != NULL; l = l->next) {
+        if ((l->min & seen) == 0)
+            TRY(sch_conj_add(s, out, (sch_lit){json_object_get(l->json, "unevaluatedProperties"), false}));
+    }
+    return ST_OK;
+}
+
 /* All that must hold of the property of a name, if there is one. */
 static status property_conj(sch_ctx *s, const sch_shape *sh, const char *name, size_t len, sch_conj *out)
 {
     sch_conj names;
+    uint32_t seen = 0;
     *out = (sch_conj){0};
     for (const sch_cell *l = sh->property_layers; l != NULL; l = l->next) {
-        const json_t *schema = json_object_getn(json_object_get(l->json, "properties"), name, len), *other = json_object_get(l->json, "additionalProperties");
-        bool found = schema != NULL;
-        const char *key;
-        json_t *value;
-        if (schema != NULL)
-            TRY(sch_conj_add(s, out, (sch_lit){schema, false}));
-        json_object_foreach(json_object_get(l->json, "patternProperties"), key, value) {
-            const gram_dfa *d;
-            TRY(sch_pattern_dfa(s, key, strlen(key), false, &d));
-            if (!gram_dfa_matches(d, name, len))
-                continue;
-            found = true;
-            TRY(sch_conj_add(s, out, (sch_lit){value, false}));
-        }
-        if (!found && other != NULL)
-            TRY(sch_conj_add(s, out, (sch_lit){other, false}));
+        bool found;
+        TRY(layer_conj(s, l->json, name, len, out, &found));
+        seen |= found ? l->min : 0;
     }
+    TRY(scopes_conj(s, sh, seen, out));
     for (const sch_cell *l = sh->property_lits; l != NULL; l = l->next) {
         if (l->len == len && memcmp(l->text, name, len) == 0)
             TRY(sch_conj_add(s, out, l->lit));
@@ -140,6 +163,23 @@ static status union_dfa(sch_ctx *s, const gram_dfa *a, const gram_dfa *b, gram_d
     return gram_nfa_finish(&n, out);
 }
 
+static status listed_names(sch_ctx *s, const sch_shape *sh, gram_dfa *out)
+{
+    gram_list l = {0};
+    const gram_expr *e;
+    for (const sch_cell *v = sh->values; v != NULL; v = v->next) {
+        bool ok = json_is_string(v->json);
+        if (ok)
+            TRY(sch_shape_ok(s, sh, v->json, &ok));
+        if (!ok)
+            continue;
+        TRY(gram_text(s->c, json_string_value(v->json), json_string_length(v->json), &e));
+        TRY(gram_push(s->c, &l, e));
+    }
+    TRY(gram_alt(s->c, &l, &e));
+    return gram_dfa_of(s->c, e, true, out);
+}
+
 static status allowed_names(sch_ctx *s, const sch_shape *sh, gram_dfa *out)
 {
     sch_conj names;
@@ -153,9 +193,7 @@ static status allowed_names(sch_ctx *s, const sch_shape *sh, gram_dfa *out)
         gram_dfa d;
         if ((shapes.at[i].types & SCH_STRING) == 0)
             continue;
-        if (shapes.at[i].listed)
-            return FAIL(ST_UNSUPPORTED, "schema: propertyNames of listed names is not supported");
-        TRY(sch_string_dfa(s, &shapes.at[i], &d));
+        TRY(shapes.at[i].listed ? listed_names(s, &shapes.at[i], &d) : sch_string_dfa(s, &shapes.at[i], &d));
         TRY(union_dfa(s, out, &d, out));
     }
     return ST_OK;
@@ -193,6 +231,7 @@ static size_t pattern_number(const object *o, const char *pattern)
 /* The values under names that match just the patterns in the set. */
 static status class_conj(sch_ctx *s, const object *o, unsigned set, sch_conj *out)
 {
+    uint32_t seen = 0;
     *out = (sch_conj){0};
     for (const sch_cell *l = o->sh->property_layers; l != NULL; l = l->next) {
         const json_t *other = json_object_get(l->json, "additionalProperties");
@@ -207,8 +246,9 @@ static status class_conj(sch_ctx *s, const object *o, unsigned set, sch_conj *ou
         }
         if (!found && other != NULL)
             TRY(sch_conj_add(s, out, (sch_lit){other, false}));
+        seen |= found || other != NULL ? l->min : 0;
     }
-    return ST_OK;
+    return scopes_conj(s, o->sh, seen, out);
 }
 
 static status class_names(sch_ctx *s, const object *o, unsigned set, gram_dfa *out)
@@ -272,7 +312,7 @@ static status other_pair(sch_ctx *s, const object *o, uint32_t length, const gra
 
 static status gather(sch_ctx *s, const sch_shape *sh, object *o)
 {
-    bool said = sh->name_lits != NULL;
+    bool said = sh->name_lits != NULL || sh->property_scopes != NULL;
     *o = (object){.sh = sh};
     TRY(name_layers(s, o, sh->property_layers));
     for (const sch_cell *l = sh->property_lits; l != NULL; l = l->next)

@@ -397,6 +397,7 @@ status run_begin(shard_grammar *g)
     TRY(mem_calloc(RUN_MAX_ITEMS, sizeof(*g->set), "grammar", &g->set));
     TRY(mem_calloc(MAX_PUSHES, sizeof(*g->pushes), "grammar", &g->pushes));
     TRY(mem_calloc((size_t)g->vocab->max_len + 1, sizeof(*g->path), "grammar", &g->path));
+    TRY(mem_calloc((size_t)g->vocab->max_len + 1, sizeof(*g->rows), "grammar", &g->rows));
     TRY(mem_calloc(g->vocab->words, sizeof(*g->bits), "grammar", &g->bits));
     return start(g);
 }
@@ -409,6 +410,7 @@ void run_free(shard_grammar *g)
     free(g->set);
     free(g->pushes);
     free(g->path);
+    free(g->rows);
     free(g->bits);
 }
 

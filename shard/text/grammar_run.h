@@ -85,7 +85,8 @@ struct shard_grammar {
     size_t n_set;
     struct run_push *pushes;
     size_t n_pushes;
-    int32_t *path;     /* [max_len + 1] configurations along the trie */
+    int32_t *path;     /* [max_len + 1] configurations along the trie, and their rows */
+    uint32_t *rows;
     uint32_t *bits;    /* [words] */
     int32_t initial;
 };

@@ -61,13 +61,15 @@ typedef struct sch_shape {
     const sch_cell *multiples; /* json */
     /* arrays */
     uint32_t min_items, max_items;
-    const sch_cell *item_layers; /* json: schemas with items, prefixItems ... */
+    const sch_cell *item_layers; /* json: schemas with items, prefixItems ...; min: scopes */
+    const sch_cell *item_scopes; /* json: schemas with unevaluatedItems; min: its scope */
     const sch_cell *item_lits;   /* min: position, lit */
     const sch_cell *contains;    /* lit, min, max */
     bool unique;
     /* objects */
     uint32_t min_properties, max_properties;
-    const sch_cell *property_layers; /* json: schemas with properties ... */
+    const sch_cell *property_layers; /* json: schemas with properties ...; min: scopes */
+    const sch_cell *property_scopes; /* json: schemas with unevaluatedProperties; min: its scope */
     const sch_cell *property_lits;   /* text, lit: where there is such a property */
     const sch_cell *required;        /* text */
     const sch_cell *name_lits;       /* lit on every name */
@@ -111,6 +113,8 @@ typedef struct sch_ctx {
     size_t n_patterns, cap_patterns;
     const gram_expr *any, *any_object;
     const gram_expr *comma, *colon;
+    const json_t *scopes[32]; /* schemas with unevaluated...: a bit each */
+    size_t n_scopes;
     char left_out[160];    /* what a negation could not say: why nothing may be left */
     int depth;             /* of values judged */
 } sch_ctx;

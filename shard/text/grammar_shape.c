@@ -2,7 +2,10 @@
  *
  * A depth-first search over choices (anyOf, oneOf, if, dependencies, and a negation, which is the choice of the keyword that fails). What
  * does not hold of a value fails by some keyword; a keyword whose failing cannot be said is left out of that choice: fewer texts,
- * none wrong. */
+ * none wrong.
+ *
+ * unevaluatedProperties and unevaluatedItems see what the schemas inside theirs, at the same place of the value, say of properties and items.
+ * So each such schema opens a scope, a bit, and what is said remembers in which scopes.  Of branches only those chosen count. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +19,8 @@ typedef enum choice { CHOOSE_ANY, CHOOSE_ONE, CHOOSE_IF, CHOOSE_NOT, CHOOSE_NOT_
 
 /* What is still to be taken in. */
 typedef struct todo {
-    const sch_cell *lits, *choices;
+    const sch_cell *lits, *choices; /* min: scopes */
+    uint32_t scopes;                /* of what is being taken in */
     int depth;
 } todo;
 
@@ -70,12 +74,12 @@ static status want(sch_ctx *s, todo *t, const json_t *schema, bool negated)
 {
     if (!json_is_object(schema) && !json_is_boolean(schema))
         return FAIL(ST_INVALID, "schema: a schema must be an object or a boolean");
-    return sch_cons(s, &t->lits, (sch_cell){.lit = {schema, negated}});
+    return sch_cons(s, &t->lits, (sch_cell){.lit = {schema, negated}, .min = negated ? 0 : t->scopes});
 }
 
 static status choose(sch_ctx *s, todo *t, choice kind, const json_t *json, const char *text)
 {
-    return sch_cons(s, &t->choices, (sch_cell){.kind = (int)kind, .json = json, .text = text});
+    return sch_cons(s, &t->choices, (sch_cell){.kind = (int)kind, .json = json, .text = text, .min = t->scopes});
 }
 
 static status count_of(const char *key, const json_t *value, uint32_t *out)
@@ -156,10 +160,36 @@ static status apply_nothing(sch_ctx *s, sch_shape *sh, todo *t, const json_t *sc
     return ST_OK;
 }
 
-static status apply_refused(sch_ctx *s, sch_shape *sh, todo *t, const json_t *schema, const char *key, const json_t *value)
+static status scope_of(sch_ctx *s, const json_t *schema, uint32_t *bit)
 {
-    (void)s, (void)sh, (void)t, (void)schema;
-    return json_is_true(value) || (json_is_object(value) && json_object_size(value) == 0) ? ST_OK : refused(key);
+    size_t i = 0;
+    while (i < s->n_scopes && s->scopes[i] != schema)
+        i++;
+    if (i == ARRAY_LEN(s->scopes))
+        return FAIL(ST_LIMIT, "schema: more than %zu schemas with unevaluated properties or items", ARRAY_LEN(s->scopes));
+    s->scopes[i] = schema;
+    s->n_scopes = i == s->n_scopes ? i + 1 : s->n_scopes;
+    *bit = 1u << i;
+    return ST_OK;
+}
+
+static status apply_unevaluated(sch_ctx *s, sch_shape *sh, todo *t, const json_t *schema, const char *key, const json_t *value)
+{
+    uint32_t bit;
+    (void)t, (void)value;
+    TRY(scope_of(s, schema, &bit));
+    return sch_cons(s, strcmp(key, "unevaluatedItems") == 0 ? &sh->item_scopes : &sh->property_scopes, (sch_cell){.json = schema, .min = bit});
+}
+
+/* The scope that a schema opens, if it does. */
+static status enter_scope(sch_ctx *s, const json_t *schema, todo *t)
+{
+    uint32_t bit;
+    if (json_object_get(schema, "unevaluatedItems") == NULL && json_object_get(schema, "unevaluatedProperties") == NULL)
+        return ST_OK;
+    TRY(scope_of(s, schema, &bit));
+    t->scopes |= bit;
+    return ST_OK;
 }
 
 static status apply_type(sch_ctx *s, sch_shape *sh, todo *t, const json_t *schema, const char *key, const json_t *value)
@@ -302,17 +332,17 @@ static status apply_multiple(sch_ctx *s, sch_shape *sh, todo *t, const json_t *s
 }
 
 /* One layer for all keywords on items (or properties) of one schema. */
-static status add_layer(sch_ctx *s, const sch_cell **layers, const json_t *schema)
+static status add_layer(sch_ctx *s, const todo *t, const sch_cell **layers, const json_t *schema)
 {
-    if (*layers != NULL && (*layers)->json == schema)
+    if (*layers != NULL && (*layers)->json == schema && (*layers)->min == t->scopes)
         return ST_OK;
-    return sch_cons(s, layers, (sch_cell){.json = schema});
+    return sch_cons(s, layers, (sch_cell){.json = schema, .min = t->scopes});
 }
 
 static status apply_items(sch_ctx *s, sch_shape *sh, todo *t, const json_t *schema, const char *key, const json_t *value)
 {
-    (void)t, (void)key, (void)value;
-    return add_layer(s, &sh->item_layers, schema);
+    (void)key, (void)value;
+    return add_layer(s, t, &sh->item_layers, schema);
 }
 
 static status apply_contains(sch_ctx *s, sch_shape *sh, todo *t, const json_t *schema, const char *key, const json_t *value)
@@ -338,10 +368,9 @@ static status apply_unique(sch_ctx *s, sch_shape *sh, todo *t, const json_t *sch
 
 static status apply_properties(sch_ctx *s, sch_shape *sh, todo *t, const json_t *schema, const char *key, const json_t *value)
 {
-    (void)t;
     if (strcmp(key, "additionalProperties") != 0)
         TRY(need_map(key, value));
-    return add_layer(s, &sh->property_layers, schema);
+    return add_layer(s, t, &sh->property_layers, schema);
 }
 
 static status require(sch_ctx *s, sch_shape *sh, const json_t *name)
@@ -402,8 +431,8 @@ static const struct keyword { const char *name; apply_fn *apply; } keywords[] = 
     {"maximum", apply_bound}, {"exclusiveMinimum", apply_bound}, {"exclusiveMaximum", apply_bound}, {"multipleOf", apply_multiple}, {"items", apply_items}, {"prefixItems", apply_items},
     {"additionalItems", apply_items}, {"contains", apply_contains}, {"minContains", apply_nothing}, {"maxContains", apply_nothing}, {"uniqueItems", apply_unique},
     {"properties", apply_properties}, {"patternProperties", apply_properties}, {"additionalProperties", apply_properties}, {"required", apply_required}, {"propertyNames", apply_names},
-    {"dependentRequired", apply_dependent}, {"dependentSchemas", apply_dependent}, {"dependencies", apply_dependent}, {"unevaluatedItems", apply_refused},
-    {"unevaluatedProperties", apply_refused}, {"$recursiveRef", apply_recursive}, {"$dynamicRef", apply_recursive},
+    {"dependentRequired", apply_dependent}, {"dependentSchemas", apply_dependent}, {"dependencies", apply_dependent}, {"unevaluatedItems", apply_unevaluated},
+    {"unevaluatedProperties", apply_unevaluated}, {"$recursiveRef", apply_recursive}, {"$dynamicRef", apply_recursive},
     /* annotations */
     {"$schema", apply_nothing}, {"$id", apply_nothing}, {"id", apply_nothing}, {"$anchor", apply_nothing}, {"$dynamicAnchor", apply_nothing}, {"$recursiveAnchor", apply_nothing},
     {"$defs", apply_nothing}, {"definitions", apply_nothing}, {"$comment", apply_nothing}, {"title", apply_nothing}, {"description", apply_nothing}, {"default", apply_nothing},
@@ -766,15 +795,18 @@ static status take(sch_ctx *s, sch_shape *sh, todo *t, sch_lit lit, bool *possib
 {
     *possible = true;
     for (const sch_cell *d = sh->done; d != NULL; d = d->next) {
-        if (d->lit.schema == lit.schema) {
-            *possible = d->lit.negated == lit.negated;
+        if (d->lit.schema != lit.schema)
+            continue;
+        *possible = d->lit.negated == lit.negated;
+        if (!*possible || (d->min & t->scopes) == t->scopes) /* else once more, for what new scopes see */
             return ST_OK;
-        }
     }
     *possible = !never(lit);
     if (always(lit) || never(lit))
         return ST_OK;
-    TRY(sch_cons(s, &sh->done, (sch_cell){.lit = lit}));
+    TRY(sch_cons(s, &sh->done, (sch_cell){.lit = lit, .min = t->scopes}));
+    if (!lit.negated)
+        TRY(enter_scope(s, lit.schema, t));
     return lit.negated ? choose(s, t, CHOOSE_NOT, lit.schema, NULL) : apply(s, sh, t, lit.schema);
 }
 
@@ -786,6 +818,7 @@ static status expand(sch_ctx *s, sch_shape sh, todo t, sch_shapes *out)
     while (t.lits != NULL && sh.types != 0) {
         bool possible;
         sch_lit lit = t.lits->lit;
+        t.scopes = t.lits->min;
         t.lits = t.lits->next;
         TRY(take(s, &sh, &t, lit, &possible));
         if (!possible)
@@ -796,6 +829,7 @@ static status expand(sch_ctx *s, sch_shape sh, todo t, sch_shapes *out)
     if (t.choices != NULL) {
         const sch_cell *c = t.choices;
         t.choices = c->next;
+        t.scopes = c->min;
         return make_choice(s, &sh, t, c, out);
     }
     if (out->n == MAX_SHAPES)

@@ -36,6 +36,13 @@ static const struct { const char *name, *regex; } formats[] = {
     {"uuid", "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"},
     {"uri", URI},
     {"uri-reference", "(?:" URI ")|" AUTHORITY TAIL "|/?(?:[a-zA-Z0-9._~-]+(?:/" PCHAR "*)*)?" TAIL},
+    /* what the international and templated forms share with the plain ones */
+    {"idn-email", ATOM "(?:\\." ATOM "){0,3}@" HOST},
+    {"idn-hostname", HOST},
+    {"iri", URI},
+    {"iri-reference", AUTHORITY TAIL "|" URI},
+    {"uri-template", URI},
+    {"regex", "[a-zA-Z0-9_ ]*"},
     {"json-pointer", "(?:/(?:[^~/]|~[01])*)*"},
     {"relative-json-pointer", "(?:0|[1-9][0-9]{0,5})(?:#|(?:/(?:[^~/]|~[01])*)*)"},
     /* of OpenAPI: no text is wrong */
