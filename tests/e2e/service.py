@@ -341,14 +341,14 @@ def check_split(report, a, work, tp, pp):
         check_cancel(report, name, gateway, pp, hello["kv_blocks"])
         check_idle(report, name, replica)
         # A drain: what runs ends, what comes is sent back, the job ends with 0.
-        gateway.say(op="submit", id=400, tokens=[5, 6, 7], sampling={"max_tokens": 2900})
+        gateway.say(op="submit", id=400, tokens=[5, 6, 7], sampling={"max_tokens": 1500})
         gateway.wait(lambda l: any(e["id"] == 400 for e in l.get("events", [])))
         gateway.say(op="drain", ms=0)
         gateway.say(op="submit", id=401, tokens=[5, 6, 7], sampling={"max_tokens": 60})
         back = gateway.wait(lambda l: "aborted" in l)["aborted"]
         report.check(back["id"] == 401 and back["retry"], f"{name}: sent back while it drains: {back}")
         last = gateway.wait(lambda l: any(e["id"] == 400 and e["finish"] for e in l.get("events", [])))
-        report.check(last["events"][-1]["index"] == 2899, f"{name}: what ran before the drain ends")
+        report.check(last["events"][-1]["index"] == 1499, f"{name}: what ran before the drain ends")
         gateway.wait(lambda l: "goodbye" in l)
         code, said = replica.wait()
         report.check(code == 0, f"{name}: exit code {code} after a drain: {said[-500:]}")
