@@ -38,9 +38,10 @@ static status numbers_valid(const service *s, const Trireme__Sampling *m)
     TRY(in_range("frequency_penalty", m->frequency_penalty, -1e6, 1e6));
     if (m->top_k < 0 || m->min_tokens < 0 || m->max_tokens < 1)
         return FAIL(ST_INVALID, "top_k %d, min_tokens %d, max_tokens %d: none may be negative, max_tokens not 0", m->top_k, m->min_tokens, m->max_tokens);
-    if (m->n_logprobs > s->opt.max_logprobs || m->n_prompt_logprobs > s->opt.max_logprobs)
+    int32_t most = s->opt.max_logprobs < s->arch->vocab ? s->opt.max_logprobs : s->arch->vocab;
+    if (m->n_logprobs > most || m->n_prompt_logprobs > most)
         return FAIL(ST_INVALID, "%d log-probabilities are asked for: this replica gives at most %d (--max-logprobs)",
-                    m->n_logprobs > m->n_prompt_logprobs ? m->n_logprobs : m->n_prompt_logprobs, s->opt.max_logprobs);
+                    m->n_logprobs > m->n_prompt_logprobs ? m->n_logprobs : m->n_prompt_logprobs, most);
     return ST_OK;
 }
 
@@ -88,6 +89,8 @@ static status lists_valid(const service *s, const Trireme__Sampling *m)
     TRY(ids_valid(s, "logprob_tokens", m->logprob_tokens, m->n_logprob_tokens));
     if (m->n_logprob_tokens > MAX_NAMED_LOGPROBS)
         return FAIL(ST_INVALID, "%zu logprob_tokens: at most %d", m->n_logprob_tokens, MAX_NAMED_LOGPROBS);
+    if (m->n_logprobs > 0 && m->n_logprob_tokens + (size_t)m->n_logprobs > (size_t)s->arch->vocab)
+        return FAIL(ST_INVALID, "%zu logprob_tokens beside %d log-probabilities: more than the vocabulary of %d", m->n_logprob_tokens, m->n_logprobs, s->arch->vocab);
     if (m->n_bad_words > (size_t)s->arch->vocab)
         return FAIL(ST_INVALID, "%zu bad words, more than the vocabulary of %d", m->n_bad_words, s->arch->vocab);
     for (size_t i = 0; i < m->n_bad_words; i++) {
