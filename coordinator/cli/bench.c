@@ -43,7 +43,7 @@ typedef struct bench_args {
 enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON, OPT_SHARED, OPT_AMONG };
 
 static const struct argp_option options[] = {
-    {NULL, 0, NULL, 0, "What to measure (lists with commas; 0 leaves a part out):", 1},
+    {NULL, 0, NULL, 0, "What to measure (lists with commas; -p 0 or -n 0 leaves that part out):", 1},
     {"prompt", 'p', "TOKENS,...", 0, "Prefill of so many tokens (default 512)", 0},
     {"gen", 'n', "TOKENS,...", 0, "Decode of so many tokens (default 128)", 0},
     {"batch", 'b', "N,...", 0, "Sequences at once (default 1)", 0},
