@@ -14,6 +14,7 @@ const cli_command cli_commands[] = {
     {"pull", "download a checkpoint from the hub", cli_pull, false, NULL},
     {"tokenize", "text to token ids and back", cli_tokenize, false, NULL},
     {"template", "render conversations with a chat template", cli_template, false, NULL},
+    {"gateway", "serve an OpenAI API with the replicas that join", cli_gateway, false, cli_gateway_argp},
     {"config", "show each option's value and where it comes from", cli_config_command, false, NULL},
     {"keygen", "make the keys of a gateway and its replicas", cli_keygen, false, NULL},
     {"apikey", "add, list and remove the API keys of a gateway", cli_apikey, false, NULL},

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""The real gateway with replicas that compute nothing: deaths, mischief, cancels, overload, drain, many streams.
+
+    gateway_fake.py --trireme BIN --fake BIN --checkpoint DIR [--only NAME,...] [--full]
+
+Tokens of fake replicas depend on the request alone, so what a client must read is known: what an undisturbed run reads.
+"""
+import argparse
+import asyncio
+import random
+import signal
+import time
+
+import serving
+from serving import Failed, Serving, ask, get, post, stream
+
+CANARY = "xylophone-quagga-7261"
+
+
+def prompts(n, seed, max_tokens=24):
+    rng = random.Random(seed)
+    for i in range(n):
+        yield {"model": "fake", "prompt": [rng.randrange(1, 250) for _ in range(rng.randrange(1, 80))], "max_tokens": rng.randrange(1, max_tokens + 1), "seed": i}
+
+
+async def all_streams(port, bodies, **kw):
+    return await asyncio.gather(*(stream(port, "/v1/completions", b, **kw) for b in bodies))
+
+
+def undisturbed(s, bodies):
+    return [x.text() for x in asyncio.run(all_streams(s.port, bodies))]
+
+
+def check_streams(report, what, got, want):
+    wrong = [i for i, (g, w) in enumerate(zip(got, want)) if g.status != 200 or not g.done or g.text() != w or g.finish() != "length"]
+    report.check(not wrong and len(got) == len(want), f"{what}: {len(wrong)} of {len(want)} streams differ from the undisturbed ones, first "
+                 f"{[(got[i].status, got[i].body, got[i].done, got[i].finish(), got[i].text()[:60], want[i][:60]) for i in wrong[:1]]}")
+
+
+def test_routes(s, a, report):
+    """Answers that need little, and refusals."""
+    status, _, body = asyncio.run(get(s.port, "/health"))
+    report.check(status == 503 and "no replica" in body["error"]["message"], f"/health without a replica: {status} {body}")
+    status, headers, body = asyncio.run(post(s.port, "/v1/completions", {"model": "fake", "prompt": "a"}))
+    report.check(status == 503 and "retry-after" in headers, f"no replica yet: {status} {headers} {body}")
+    s.start_fake("a", a.checkpoint)
+    s.wait_ready()
+    for path in ("/health", "/ping", "/version", "/load", "/metrics", "/state", "/v1/models", "/v1/models/fake"):
+        status, _, body = asyncio.run(get(s.port, path))
+        report.check(status == 200 and body != "", f"{path}: {status} {body}")
+    status, _, body = asyncio.run(post(s.port, "/v1/completions", {"model": "none", "prompt": "a"}))
+    report.check(status == 404 and body["error"]["code"] == "model_not_found" and "fake" in body["error"]["message"], f"unknown model: {status} {body}")
+    status, _, body = asyncio.run(ask(s.port, "POST", "/v1/completions", b"{"))
+    report.check(status == 400 and body["error"]["type"] == "invalid_request_error", f"malformed JSON: {status} {body}")
+    status, _, body = asyncio.run(post(s.port, "/v1/load_lora_adapter", {"lora_name": "a"}))
+    report.check(status in (403, 501), f"adapters: {status} {body}")
+    status, _, body = asyncio.run(post(s.port, "/tokenize", {"prompt": "hello"}))
+    report.check(status == 200 and body["count"] == len(body["tokens"]) > 0, f"/tokenize: {status} {body}")
+    status, _, back = asyncio.run(post(s.port, "/detokenize", {"tokens": body.get("tokens", [])}))
+    report.check(status == 200 and "hello" in back["prompt"], f"/detokenize: {status} {back}")
+    status, _, body = asyncio.run(post(s.port, "/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 5, "seed": 1}))
+    report.check(status == 200 and body["usage"]["completion_tokens"] == 5 and body["choices"][0]["finish_reason"] == "length", f"completion: {status} {body}")
+    status, _, text = asyncio.run(get(s.port, "/metrics"))
+    report.check(status == 200 and "trireme:request_success_total" in text and 'finished_reason="length"' in text, "/metrics counts the request")
+
+
+def test_deaths(s, a, report):
+    """Replicas are killed under streams, with one (restarted) and with two; every stream ends as if nothing had happened."""
+    rng = random.Random(a.seed)
+    s.start_fake("a", a.checkpoint, step_ms=3)
+    s.wait_ready()
+    bodies = list(prompts(8, a.seed, 60))
+    want = undisturbed(s, bodies)
+
+    async def disturbed(names):
+        work = asyncio.create_task(all_streams(s.port, bodies))
+        for _ in range(3):
+            await asyncio.sleep(rng.uniform(0, 0.12))
+            name = rng.choice(names)
+            await asyncio.to_thread(s.kill_replica, name)
+            await asyncio.sleep(rng.uniform(0, 0.1))
+            s.start_fake(name, a.checkpoint, step_ms=3, mischief=True)
+        return await work
+
+    for seed in range(20 if a.full else 2):
+        check_streams(report, f"one replica, killed and restarted, run {seed}", asyncio.run(disturbed(["a"])), want)
+    s.start_fake("b", a.checkpoint, step_ms=3, mischief=True)
+    s.wait_ready(2)
+    for seed in range(20 if a.full else 2):
+        check_streams(report, f"two replicas, run {seed}", asyncio.run(disturbed(["a", "b"])), want)
+    report.check(asyncio.run(get(s.port, "/state"))[2]["requests"]["replayed"] > 0, "requests were replayed")
+
+
+def test_other_numerics(s, a, report):
+    """What began on one kind of replica does not go on at another, but waits."""
+    s.start_fake("a", a.checkpoint, step_ms=10, numerics="one")
+    s.wait_ready()
+    body = {"prompt": [1, 2, 3], "max_tokens": 30, "seed": 3}
+    want = undisturbed(s, [body])
+
+    async def go():
+        s.start_fake("b", a.checkpoint, step_ms=1, numerics="two")
+        while True:
+            state = (await get(s.port, "/state"))[2]
+            if sum(r["state"] == "ready" for r in state["replicas"]) == 2:
+                break
+            await asyncio.sleep(0.02)
+        seen = asyncio.Event()
+        work = asyncio.create_task(stream(s.port, "/v1/completions", body, on_event=lambda x: seen.set()))
+        await asyncio.wait_for(seen.wait(), 20)
+        state = (await get(s.port, "/state"))[2]
+        name = next(r["name"] for r in state["replicas"] if r["held"] > 0)
+        await asyncio.to_thread(s.kill_replica, name)
+        await asyncio.sleep(0.3)
+        early = work.done()
+        s.start_fake(name, a.checkpoint, step_ms=1, numerics={"a": "one", "b": "two"}[name])
+        return name, early, await work
+    name, early, got = asyncio.run(go())
+    report.check(not early, "a stream ended although no replica of its kind was there")
+    if name == "a":
+        check_streams(report, "after the restart of its kind", [got], want)
+    else:
+        report.check(got.done and got.finish() == "length", "after the restart of its kind")
+
+
+def test_cancel(s, a, report):
+    """A client that leaves frees its place at the replica."""
+    s.start_fake("a", a.checkpoint, step_ms=10, seqs=4)
+    s.wait_ready()
+
+    async def go():
+        await asyncio.gather(*(stream(s.port, "/v1/completions", {"prompt": [1, i], "max_tokens": 3000, "seed": i}, on_event=lambda x: len(x.events) > 2) for i in range(8)
+                               if i < 4))
+        for _ in range(200):
+            state = (await get(s.port, "/state"))[2]
+            if state["replicas"][0]["held"] == 0:
+                return state
+            await asyncio.sleep(0.02)
+        return state
+    state = asyncio.run(go())
+    report.check(state["replicas"][0]["held"] == 0 and state["requests"]["cancelled"] == 4, f"cancelled: {state['requests']} {state['replicas']}")
+    got = asyncio.run(stream(s.port, "/v1/completions", {"prompt": [1], "max_tokens": 3, "seed": 1}))
+    report.check(got.done, "and others are served")
+
+
+def test_overload(s, a, report):
+    """More than may wait: 429 with Retry-After for some, answers for the others, and then all is as before."""
+    s.start_fake("a", a.checkpoint, step_ms=5, seqs=4)
+    s.wait_ready()
+
+    async def go():
+        return await asyncio.gather(*(post(s.port, "/v1/completions", {"prompt": [1, i], "max_tokens": 20, "seed": i}) for i in range(120)))
+    answers = asyncio.run(go())
+    refused = [x for x in answers if x[0] == 429]
+    served = [x for x in answers if x[0] == 200]
+    report.check(len(refused) + len(served) == 120 and refused and served, f"overload: {len(refused)} refused, {len(served)} served")
+    report.check(all(int(h.get("retry-after", 0)) >= 1 and b["error"]["type"] == "rate_limit_error" for _, h, b in refused), "429 says when to come back")
+    report.check(all(b["usage"]["completion_tokens"] == 20 for _, _, b in served), "what was taken in is answered whole")
+    report.check(asyncio.run(post(s.port, "/v1/completions", {"prompt": [1], "max_tokens": 2}))[0] == 200, "it recovers")
+
+
+def test_drain(s, a, report):
+    """SIGTERM: streams go on to their end, new requests are refused, the exit code is 0."""
+    s.start_fake("a", a.checkpoint, step_ms=10)
+    s.wait_ready()
+    bodies = list(prompts(6, 5, 60))
+    want = undisturbed(s, bodies)
+
+    async def go():
+        seen = asyncio.Event()
+        work = asyncio.create_task(all_streams(s.port, bodies, on_event=lambda x: seen.set()))
+        await asyncio.wait_for(seen.wait(), 20)
+        await asyncio.sleep(0.05)
+        s.gateway.signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        try:
+            late = (await post(s.port, "/v1/completions", bodies[0]))[0]
+        except OSError:
+            late = 0
+        return late, await work
+    late, got = asyncio.run(go())
+    check_streams(report, "drain", got, want)
+    report.check(late in (0, 503), f"a late request: {late}")
+    report.check(s.gateway.p.wait(20) == 0, "exit code of a drained gateway")
+    report.check("tokens received to socket written" in s.gateway.said(), "it says its latencies at the end")
+
+
+def test_canary(s, a, report):
+    """No prompt and no answer in any log or metric."""
+    s.start_fake("a", a.checkpoint)
+    s.wait_ready()
+    bodies = [{"prompt": CANARY, "max_tokens": 3}, {"prompt": CANARY, "max_tokens": "no"}, {"prompt": CANARY, CANARY: 1}, {"prompt": [CANARY]}]
+    for body in bodies:
+        asyncio.run(post(s.port, "/v1/completions", body))
+        asyncio.run(stream(s.port, "/v1/completions", body))
+    asyncio.run(ask(s.port, "POST", "/v1/completions", (CANARY + "{").encode()))
+    asyncio.run(post(s.port, "/v1/chat/completions", {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 2}))
+    asyncio.run(post(s.port, "/tokenize", {"prompt": CANARY}))
+    metrics = asyncio.run(get(s.port, "/metrics"))[2]
+    state = str(asyncio.run(get(s.port, "/state"))[2])
+    s.gateway.end()
+    logs = s.logs()
+    report.check(CANARY not in logs and CANARY not in metrics and CANARY not in state, "the canary is in a log")
+    report.check('"prompt_tokens"' in logs, "requests are logged")
+
+
+def test_many(s, a, report):
+    """A thousand streams at once: none lost, none doubled, little memory."""
+    n = 1000 if a.full else 200
+    s.start_fake("a", a.checkpoint, step_ms=50, seqs=4 * n)
+    s.start_fake("b", a.checkpoint, step_ms=50, seqs=4 * n)
+    s.wait_ready(2)
+    bodies = [{"prompt": [1 + i % 200, 7, i // 200], "max_tokens": 20, "seed": i} for i in range(n)]
+    began = time.monotonic()
+    got = asyncio.run(all_streams(s.port, bodies))
+    took = time.monotonic() - began
+    again = asyncio.run(all_streams(s.port, bodies[:50]))
+    check_streams(report, f"{n} streams", got[:50], [x.text() for x in again])
+    report.check(all(x.done and x.finish() == "length" and x.events[-1] for x in got), "all streams end")
+    with open(f"/proc/{s.gateway.p.pid}/status", encoding="ascii") as f:
+        peak = next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) // 1024
+    latency = asyncio.run(get(s.port, "/state"))[2]["latency"]
+    print(f"{n} streams of 20 tokens in {took:.1f} s, gateway's peak {peak} MiB, {latency}", flush=True)
+    report.check(peak < 300 or a.sanitized, f"the gateway took {peak} MiB")
+
+
+TESTS = {"routes": (test_routes, []), "deaths": (test_deaths, []), "numerics": (test_other_numerics, []), "cancel": (test_cancel, []),
+         "overload": (test_overload, ["--max-waiting", "20"]), "drain": (test_drain, []), "canary": (test_canary, []), "many": (test_many, [])}
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--trireme", required=True)
+    p.add_argument("--fake", required=True)
+    p.add_argument("--checkpoint", required=True)
+    p.add_argument("--only", default=",".join(TESTS))
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--full", action="store_true")
+    p.add_argument("--sanitized", action="store_true")
+    a = p.parse_args()
+    report = serving.Report()
+    for name in a.only.split(","):
+        test, options = TESTS[name]
+        began = time.monotonic()
+        try:
+            with Serving(a.trireme, a.fake, options) as s:
+                try:
+                    test(s, a, report)
+                except Exception:
+                    print(f"the gateway said:\n{s.gateway.said()[-3000:]}", flush=True)
+                    raise
+        except (Failed, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, KeyError) as e:
+            report.check(False, f"{name}: {type(e).__name__}: {e}")
+        print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
+    report.end()
+
+
+if __name__ == "__main__":
+    main()

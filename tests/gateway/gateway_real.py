@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""The real gateway with real replicas of a tiny checkpoint: the same tokens as `trireme generate`, whatever dies meanwhile.
+
+    gateway_real.py --trireme BIN --model DIR --vocab N [--only NAME,...] [--requests N] [--seeds N] [--seed FIRST]
+"""
+import argparse
+import asyncio
+import os
+import pathlib
+import random
+import signal
+import time
+
+import serving
+from serving import Failed, Serving, get, post, stream
+
+run = serving.run
+
+
+def mixed(n, vocab, seed):
+    """Requests of all kinds, as `trireme generate` takes them."""
+    rng = random.Random(seed)
+    for i in range(n):
+        r = {"id": f"r{i}", "prompt_ids": [rng.randrange(4, vocab) for _ in range(rng.randrange(1, 60))], "max_tokens": rng.randrange(1, 40), "seed": i, "ignore_eos": True}
+        r["temperature"] = rng.choice([0, 0, 0.7, 1.0, 1.5])
+        if i % 3 == 0:
+            r.update(top_k=rng.choice([0, 5, 40]), top_p=rng.choice([1.0, 0.8]), min_p=rng.choice([0, 0.05]))
+        if i % 4 == 1:
+            r.update(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.3)
+        if i % 5 == 2:
+            r["logit_bias"] = {str(rng.randrange(vocab)): rng.choice([-100, 5])}
+        yield r
+
+
+def as_completion(r):
+    body = {k: v for k, v in r.items() if k not in ("id", "prompt_ids")}
+    return {**body, "prompt": r["prompt_ids"], "return_token_ids": True}
+
+
+def tokens_of(s):
+    return [t for e in s.events for c in e.get("choices", []) for t in c.get("token_ids") or []]
+
+
+def hash_of(choices):
+    return next((c["logits_hash"] for c in choices if c.get("logits_hash")), None)
+
+
+def test_same(a, report):
+    """Mixed requests, 32 at once, half of them streamed: tokens and logits hashes of `trireme generate` alone."""
+    requests = list(mixed(a.requests, a.vocab, a.seed))
+    want = run.generate(a.trireme, a.model, requests)
+    with Serving(a.trireme) as s:
+        s.start_replica("a", a.model, ranks=2, args=["--tp", 1, "--pp", 2])
+        s.wait_ready()
+
+        async def one(gate, i, r):
+            async with gate:
+                if i % 2:
+                    x = await stream(s.port, "/v1/completions", as_completion(r))
+                    return x.status, x.body, tokens_of(x), hash_of([c for e in x.events for c in e.get("choices", [])])
+                status, _, b = await post(s.port, "/v1/completions", as_completion(r))
+                return (status, None, b["choices"][0]["token_ids"], hash_of(b["choices"])) if status == 200 else (status, b, None, None)
+
+        async def go():
+            gate = asyncio.Semaphore(32)
+            return await asyncio.gather(*(one(gate, i, r) for i, r in enumerate(requests)))
+        got = asyncio.run(go())
+        for r, w, g in zip(requests, want, got):
+            report.check(g[2] == w["token_ids"] and g[3] == w["logits_hash"], f"{r}: got {g}, generate says {w['token_ids']} {w['logits_hash']}")
+
+
+# ---- what dies ----
+
+def children(pid):
+    return [int(p) for t in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for p in t.read_text().split()]
+
+
+def ranks_of(process):
+    """Processes of the ranks: below mpirun, or the process itself."""
+    below = [p for p in children(process.p.pid) if b"replica" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes().split(b"\0")]
+    return below or [process.p.pid]
+
+
+def kill_rank(rng, process):
+    try:
+        os.kill(rng.choice(ranks_of(process)), signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def kill_mpirun(rng, process):
+    process.p.kill()
+
+
+def kill_all(rng, process):
+    os.killpg(process.p.pid, signal.SIGKILL)
+
+
+async def supervise(s, names, start, stop):
+    """Starts again what has died, as `trireme up` does."""
+    while not stop.is_set():
+        for name in names:
+            if s.replicas[name].p.poll() is not None:
+                await asyncio.to_thread(s.kill_replica, name)
+                start(name)
+        await asyncio.sleep(0.05)
+
+
+async def kill_under_streams(s, bodies, names, start, rng):
+    stop, first = asyncio.Event(), asyncio.Event()
+    guard = asyncio.create_task(supervise(s, names, start, stop))
+    work = asyncio.create_task(serving_streams(s.port, bodies, first))
+    await asyncio.wait_for(first.wait(), 60)
+    await asyncio.sleep(rng.uniform(0, 0.3))
+    kind = rng.choice([kill_rank, kill_mpirun, kill_all])
+    kind(rng, s.replicas[rng.choice(names)])
+    try:
+        return kind.__name__, await work
+    finally:
+        stop.set()
+        await guard
+
+
+async def serving_streams(port, bodies, first):
+    return await asyncio.gather(*(stream(port, "/v1/completions", b, on_event=lambda x: first.set(), timeout=100) for b in bodies))
+
+
+def test_kills(a, report):
+    """SIGKILL of a rank, of mpirun, of all of it, under 8 streams, with one replica and with two: the undisturbed tokens."""
+    requests = [{**r, "max_tokens": 120, "prompt_ids": r["prompt_ids"][:50]} for r in mixed(8, a.vocab, a.seed)]
+    want = run.generate(a.trireme, a.model, requests)
+    bodies = [as_completion(r) for r in requests]
+    for n_replicas in (1, 2):
+        names = ["a", "b"][:n_replicas]
+        with Serving(a.trireme) as s:
+            def start(name):
+                s.start_replica(name, a.model, ranks=2, args=["--tp", 2, "--pp", 1, "--threads", 1])
+            for name in names:
+                start(name)
+            s.wait_ready(n_replicas)
+            for seed in range(a.seed, a.seed + a.seeds):
+                kind, got = asyncio.run(kill_under_streams(s, bodies, names, start, random.Random(seed)))
+                wrong = [(g.status, g.body, len(tokens_of(g)), g.finish(), g.done) for g, w in zip(got, want) if tokens_of(g) != w["token_ids"] or not g.done]
+                report.check(not wrong, f"{kind} with {n_replicas} replicas, seed {seed}: {len(wrong)} of 8 streams differ: {wrong[:2]}\n{s.gateway.said()[-1500:] if wrong else ''}")
+                s.wait_ready(n_replicas)
+            state = asyncio.run(get(s.port, "/state"))[2]
+            print(f"{n_replicas} replicas: {a.seeds} kills, {state['requests']['replayed']} requests went on elsewhere or after the restart", flush=True)
+            report.check(state["requests"]["replayed"] > 0, "nothing was replayed")
+
+
+def test_cancel(a, report):
+    """A closed connection frees its KV blocks."""
+    with Serving(a.trireme) as s:
+        s.start_replica("a", a.model)
+        s.wait_ready()
+        body = {"prompt": [5] * 40, "max_tokens": 200, "ignore_eos": True}
+
+        async def go():
+            await asyncio.gather(*(stream(s.port, "/v1/completions", {**body, "seed": i}, on_event=lambda x: len(x.events) > 3) for i in range(8)))
+            for _ in range(250):
+                r = (await get(s.port, "/state"))[2]["replicas"][0]
+                if r["running"] == 0 and r["kv_blocks_free"] == r["kv_blocks"] and r["held"] == 0:
+                    return r
+                await asyncio.sleep(0.02)
+            return r
+        r = asyncio.run(go())
+        report.check(r["running"] == 0 and r["held"] == 0, f"still running after its clients left: {r}")
+        report.check(r["kv_blocks_free"] == r["kv_blocks"], f"blocks are kept: {r['kv_blocks_free']} of {r['kv_blocks']} are free")
+
+
+TESTS = {"same": test_same, "kills": test_kills, "cancel": test_cancel}
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--trireme", required=True)
+    p.add_argument("--model", required=True)
+    p.add_argument("--vocab", type=int, required=True)
+    p.add_argument("--only", default=",".join(TESTS))
+    p.add_argument("--requests", type=int, default=32)
+    p.add_argument("--seeds", type=int, default=2)
+    p.add_argument("--seed", type=int, default=1)
+    a = p.parse_args()
+    report = serving.Report()
+    for name in a.only.split(","):
+        began = time.monotonic()
+        try:
+            TESTS[name](a, report)
+        except (Failed, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, KeyError) as e:
+            report.check(False, f"{name}: {type(e).__name__}: {e}")
+        print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
+    report.end()
+
+
+if __name__ == "__main__":
+    main()
