@@ -64,7 +64,7 @@ class Process:
 class Serving:
     """One gateway, and replicas that come and go.  A context: leaves nothing behind."""
 
-    def __init__(self, trireme, fake=None, options=(), plain=False):
+    def __init__(self, trireme, fake=None, options=(), plain=False, before=None):
         self.trireme, self.fake = trireme, fake
         self.dir = tempfile.mkdtemp(prefix="trireme-serving-")
         self.endpoint = f"ipc://{self.dir}/replicas"
@@ -72,11 +72,15 @@ class Serving:
         self.replicas, self.port, self.gateway = {}, 0, None
         self.options = list(options)
         self.started = 0
+        self.before = before # what is to be made before the gateway starts
+        self.api_key = None
 
     def __enter__(self):
         try:
             if self.keys:
                 subprocess.run([self.trireme, "keygen", self.keys], check=True, capture_output=True)
+            if self.before:
+                self.before()
             self.start_gateway()
         except BaseException:
             self.__exit__()
@@ -118,7 +122,7 @@ class Serving:
         """Until n replicas are ready; the state."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            state = asyncio.run(get(self.port, "/state"))[2]
+            state = asyncio.run(get(self.port, "/state", headers={"Authorization": f"Bearer {self.api_key}"}))[2]
             if sum(r["state"] == "ready" for r in state["replicas"]) >= n:
                 return state
             if self.gateway.p.poll() is not None:
