@@ -1,11 +1,12 @@
 /* shard/text/grammar_array.c - arrays of a schema: items by position, then the rest; how many; how many of a kind (contains).
  *
- * Items behind those that a schema lists by position are written only if it says what they are, or asks for that many. */
+ * Items behind those that a schema lists by position are written only if it says what they are, or asks for that many.  Items that must
+ * differ can be kept apart only where their values are listed. */
 #include <string.h>
 
 #include "shard/text/grammar_schema.h"
 
-enum { MAX_POSITIONS = 200, MAX_STATES = 20000 };
+enum { MAX_POSITIONS = 200, MAX_STATES = 20000, MAX_UNIQUE = 60, MAX_ANY_ORDER = 6 };
 
 /* What one layer says of an item: NULL: nothing. */
 static const json_t *item_schema(const json_t *layer, uint32_t at, uint32_t *listed, bool *rest)
@@ -215,21 +216,108 @@ static status with_contains(sch_ctx *s, const sch_shape *sh, uint32_t positions,
     return gram_automaton(s->c, d, out);
 }
 
-status sch_array(sch_ctx *s, const sch_shape *sh, const gram_expr **out)
+/* ---- without doubles: items out of a list ---- */
+
+/* The values that an item may have, if they are listed; doubles left out.  *listed: they are. */
+static status item_values(sch_ctx *s, const sch_shape *sh, const json_t **values, size_t *n, bool *listed)
+{
+    sch_conj conj;
+    sch_shapes shapes;
+    *n = 0;
+    TRY(item_conj(s, sh, 0, &conj));
+    TRY(sch_expand(s, &conj, &shapes));
+    *listed = conj.n > 0 && sh->contains == NULL && sh->item_lits == NULL;
+    for (size_t i = 0; i < shapes.n && *listed; i++) {
+        *listed = shapes.at[i].listed;
+        for (const sch_cell *v = shapes.at[i].values; v != NULL && *listed; v = v->next) {
+            bool ok;
+            size_t k = 0;
+            TRY(sch_shape_ok(s, &shapes.at[i], v->json, &ok));
+            while (k < *n && !sch_equal(values[k], v->json))
+                k++;
+            if (ok && k == MAX_UNIQUE)
+                return FAIL(ST_UNSUPPORTED, "schema: \"uniqueItems\" with more than %d listed values is not supported", MAX_UNIQUE);
+            if (ok && k == *n)
+                values[(*n)++] = v->json;
+        }
+    }
+    return ST_OK;
+}
+
+/* Value i from one state to another, behind a comma where something was written. */
+static status unique_item(sch_ctx *s, gram_nfa *n, const json_t *value, bool comma, uint32_t from, uint32_t to)
+{
+    const gram_expr *e;
+    TRY(sch_literal(s, value, &e));
+    if (comma) {
+        uint32_t behind = n->n_states++;
+        TRY(gram_nfa_expr(n, s->comma, from, behind));
+        from = behind;
+    }
+    return gram_nfa_expr(n, e, from, to);
+}
+
+/* Few values in any order: a state for each set of them; many only in the order of the list: a state for each place in it and count. */
+static status unique_states(sch_ctx *s, const sch_shape *sh, const json_t *const *values, size_t n_values, gram_nfa *n)
+{
+    bool any_order = n_values <= MAX_ANY_ORDER;
+    uint32_t rows = any_order ? 1u << n_values : (uint32_t)n_values + 1, columns = any_order ? 1 : (uint32_t)n_values + 1;
+    n->n_states = 2 + rows * columns;
+    TRY(gram_nfa_skip(n, 0, 2));
+    for (uint32_t at = 0; at < rows * columns; at++) {
+        uint32_t row = at / columns, count = any_order ? (uint32_t)__builtin_popcount(row) : at % columns;
+        if (count >= sh->min_items && count <= sh->max_items)
+            TRY(gram_nfa_skip(n, 2 + at, 1));
+        for (uint32_t i = 0; i < n_values && any_order && count < sh->max_items; i++) {
+            if ((row >> i & 1) == 0)
+                TRY(unique_item(s, n, values[i], count > 0, 2 + at, 2 + (row | 1u << i)));
+        }
+        if (any_order || row == n_values)
+            continue;
+        TRY(gram_nfa_skip(n, 2 + at, 2 + at + columns));
+        if (count < n_values && count < sh->max_items)
+            TRY(unique_item(s, n, values[row], count > 0, 2 + at, 2 + at + columns + 1));
+    }
+    return ST_OK;
+}
+
+static status without_doubles(sch_ctx *s, const sch_shape *sh, uint32_t positions, const gram_expr **out)
+{
+    const json_t *values[MAX_UNIQUE];
+    size_t n;
+    bool listed = false;
+    gram_nfa a;
+    gram_dfa d;
+    if (positions == 0)
+        TRY(item_values(s, sh, values, &n, &listed));
+    if (!listed)
+        return FAIL(ST_UNSUPPORTED, "schema: the keyword \"uniqueItems\" is not supported but for items out of a list");
+    TRY(gram_nfa_init(s->c, false, &a));
+    TRY(unique_states(s, sh, values, n, &a));
+    TRY(gram_nfa_finish(&a, &d));
+    return gram_automaton(s->c, d, out);
+}
+
+static status array_inside(sch_ctx *s, const sch_shape *sh, const gram_expr **out)
 {
     uint32_t positions;
     bool open;
+    measure(sh, &positions, &open);
+    if (sh->unique && sh->max_items > 1 && (open || positions > 1))
+        return without_doubles(s, sh, positions, out);
+    return sh->contains != NULL ? with_contains(s, sh, positions, out) : by_position(s, sh, positions, open, out);
+}
+
+status sch_array(sch_ctx *s, const sch_shape *sh, const gram_expr **out)
+{
     gram_list l = {0};
     const gram_expr *inside;
-    if (sh->unique && sh->max_items > 1)
-        return FAIL(ST_UNSUPPORTED, "schema: the keyword \"uniqueItems\" is not supported");
     for (const sch_cell *x = sh->excluded; x != NULL; x = x->next) {
         if (json_is_array(x->json))
             return FAIL(ST_UNSUPPORTED, "schema: the keyword \"not\" is not supported with a listed array");
     }
     TRY(check_layers(sh));
-    measure(sh, &positions, &open);
-    TRY(sh->contains != NULL ? with_contains(s, sh, positions, &inside) : by_position(s, sh, positions, open, &inside));
+    TRY(array_inside(s, sh, &inside));
     TRY(gram_push_text(s->c, &l, "["));
     TRY(gram_push(s->c, &l, inside));
     TRY(gram_push_text(s->c, &l, "]"));

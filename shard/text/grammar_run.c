@@ -177,11 +177,12 @@ static status add(shard_grammar *g, run_item item)
 {
     if (g->nodes[item.stack].depth + g->states[item.state].height > RUN_MAX_DEPTH)
         return ST_OK;
+    g->work += g->n_set + 8;
     for (size_t i = 0; i < g->n_set; i++) {
         if (memcmp(&g->set[i], &item, sizeof(item)) == 0)
             return ST_OK;
     }
-    if (g->n_set == RUN_MAX_ITEMS)
+    if (g->n_set == RUN_MAX_ITEMS || g->work > RUN_MAX_WORK)
         return too_ambiguous();
     g->set[g->n_set++] = item;
     return ST_OK;
@@ -466,6 +467,7 @@ static status renew(shard_grammar *g, shard_grammar *old)
 status run_tidy(shard_grammar *g)
 {
     size_t bytes = g->n_items * sizeof(*g->items) + g->n_configs * sizeof(*g->configs) + g->n_moves * sizeof(*g->moves) + g->n_nodes * sizeof(*g->nodes);
+    g->work = 0;
     if (bytes < soft_bytes)
         return ST_OK;
     run_free_masks(g);

@@ -41,7 +41,9 @@ typedef struct run_config {
     bool accept;
 } run_config;
 
-enum { RUN_MAX_DEPTH = 1000, RUN_MAX_ITEMS = 2048 };
+enum { RUN_MAX_DEPTH = 1000, RUN_MAX_ITEMS = 1024 };
+/* Comparisons of items that one mask or token may cost, some 50 ms: a step must not wait for a grammar with thousands of readings. */
+enum { RUN_MAX_WORK = 30000000 };
 #define RUN_NONE UINT32_MAX
 #define RUN_DEAD (-1)
 #define RUN_UNKNOWN (-2)
@@ -83,6 +85,7 @@ struct shard_grammar {
     /* scratch of a move */
     run_item *set;
     size_t n_set;
+    uint64_t work;     /* since the mask or token began */
     struct run_push *pushes;
     size_t n_pushes;
     int32_t *path;     /* [max_len + 1] configurations along the trie, and their rows */
@@ -105,7 +108,7 @@ void run_free_grammar(shard_grammar *g);
 /* grammar_run.c */
 status run_begin(shard_grammar *g); /* the initial configuration */
 void run_free(shard_grammar *g);
-/* Past its soft bound the run is rebuilt with what states hold. */
+/* Before each mask and token: past its soft bound the run is rebuilt with what states hold. */
 status run_tidy(shard_grammar *g);
 status run_move_slow(shard_grammar *g, int32_t config, uint8_t class, int32_t *out);
 size_t run_sort(run_item *items, size_t n); /* and drops doubles; returns how many are left */

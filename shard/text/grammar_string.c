@@ -106,7 +106,7 @@ static status add_formats(sch_ctx *s, const sch_shape *sh, gram_dfa *all)
 {
     for (const sch_cell *f = sh->formats; f != NULL; f = f->next) {
         gram_dfa d;
-        bool any;
+        bool any = false;
         TRY(format_dfa(s, f, &d, &any));
         if (!any)
             TRY(gram_dfa_both(s->c, all, &d, all));

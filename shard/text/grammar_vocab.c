@@ -31,95 +31,17 @@ static status check_decoders(const shard_tokenizer *t)
     return t->n_decs > 0 ? ST_OK : FAIL(ST_UNSUPPORTED, "grammar: the tokenizer has no decoder");
 }
 
-static void replace_literal(mem_str *s, const tok_dec *d)
-{
-    mem_str out = {0};
-    size_t len = d->pattern.literal.len;
-    for (size_t i = 0; i < s->len;) {
-        if (len > 0 && s->len - i >= len && memcmp(s->data + i, d->pattern.literal.data, len) == 0) {
-            mem_str_append(&out, d->content.data, d->content.len);
-            i += len;
-        } else {
-            mem_str_putc(&out, s->data[i++]);
-        }
-    }
-    mem_str_free(s);
-    *s = out;
-}
-
-static void map_bytes(mem_str *s)
-{
-    mem_str out = {0};
-    for (size_t i = 0; i < s->len;) {
-        int byte = tok_char_byte(tok_utf8_next(s->data, &i));
-        if (byte < 0) { /* as the decoder: then the token is taken as it is */
-            mem_str_free(&out);
-            return;
-        }
-        mem_str_putc(&out, (char)byte);
-    }
-    mem_str_free(s);
-    *s = out;
-}
-
-static void map_metaspace(mem_str *s, uint32_t character)
-{
-    mem_str out = {0};
-    for (size_t i = 0; i < s->len;) {
-        uint32_t c = tok_utf8_next(s->data, &i);
-        tok_utf8_push(&out, c == character ? ' ' : c);
-    }
-    mem_str_free(s);
-    *s = out;
-}
-
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-/* <0xNN> */
-static bool map_fallback(mem_str *s)
-{
-    if (s->len != 6 || memcmp(s->data, "<0x", 3) != 0 || s->data[5] != '>')
-        return false;
-    int high = hex_digit(s->data[3]), low = hex_digit(s->data[4]);
-    if (high < 0 || low < 0)
-        return false;
-    mem_str_clear(s);
-    mem_str_putc(s, (char)(high * 16 + low));
-    return true;
-}
-
-static void token_bytes(const shard_tokenizer *t, int32_t id, mem_str *out)
-{
-    size_t len;
-    const char *token = shard_tokenizer_token(t, id, &len);
-    mem_str_clear(out);
-    if (token == NULL || shard_tokenizer_is_special(t, id))
-        return;
-    mem_str_append(out, token, len);
-    for (size_t i = 0; i < t->n_decs && out->len > 0; i++) {
-        const tok_dec *d = &t->decs[i];
-        if (d->kind == TOK_DEC_FALLBACK && map_fallback(out))
-            return; /* a byte: nothing further applies to it */
-        if (d->kind == TOK_DEC_BYTES)
-            map_bytes(out);
-        else if (d->kind == TOK_DEC_METASPACE)
-            map_metaspace(out, d->character);
-        else if (d->kind == TOK_DEC_REPLACE)
-            replace_literal(out, d);
-    }
-}
-
 static status take_tokens(shard_grammar_vocab *v, const shard_tokenizer *t)
 {
     mem_str one = {0};
+    status st = ST_OK;
     int32_t known = shard_tokenizer_size(t);
     for (int32_t i = 0; i < v->n_vocab; i++) {
         v->offset[i] = (uint32_t)v->text.len;
         if (i < known && (v->end_mask[i / 32] >> (i % 32) & 1) == 0) {
-            token_bytes(t, i, &one);
+            mem_str_clear(&one);
+            if (!shard_tokenizer_is_special(t, i))
+                TRY_GOTO(shard_tokenizer_token_bytes(t, i, &one), out);
             if (one.len > 0 && one.len < UINT16_MAX)
                 mem_str_append(&v->text, one.data, one.len);
         }
@@ -129,9 +51,11 @@ static status take_tokens(shard_grammar_vocab *v, const shard_tokenizer *t)
             break;
     }
     v->offset[v->n_vocab] = (uint32_t)v->text.len;
-    bool failed = one.failed || v->text.failed || v->text.len > UINT32_MAX / 2;
+    if (one.failed || v->text.failed || v->text.len > UINT32_MAX / 2)
+        st = FAIL(ST_NO_MEMORY, "grammar: no memory for the vocabulary");
+out:
     mem_str_free(&one);
-    return failed ? FAIL(ST_NO_MEMORY, "grammar: no memory for the vocabulary") : ST_OK;
+    return st;
 }
 
 /* ---- tries ---- */

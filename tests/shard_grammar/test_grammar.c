@@ -1,4 +1,5 @@
 /* tests/shard_grammar/test_grammar.c - texts that grammars take and refuse, masks against brute force, hostile bytes, limits. */
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,8 +9,11 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "shard/text/grammar_internal.h"
+#include "shard/text/tokenizer_text.h"
 #include "tests/shard_grammar/walk.h"
 
 static shard_tokenizer *byte_tokenizer;
@@ -176,6 +180,9 @@ static void schema_keywords_are_kept(void **state)
         {"{\"type\":\"object\",\"properties\":{\"k\":{\"enum\":[\"a\",\"b\"]},\"v\":{\"const\":1}},\"required\":[\"k\"],\"if\":{\"properties\":{\"k\":{\"const\":\"a\"}}},\"then\":{\"required\":[\"v\"]},\"else\":{\"maxProperties\":1}}",
          {"{\"k\":\"a\",\"v\":1}", "{\"k\":\"b\"}"}, {"{\"k\":\"a\"}", "{\"k\":\"b\",\"v\":1}"}},
         {"{\"type\":\"object\",\"properties\":{\"a\":{},\"b\":{}},\"dependentRequired\":{\"a\":[\"b\"]}}", {"{}", "{\"b\":1}", "{\"a\":1,\"b\":1}"}, {"{\"a\":1}"}},
+        {"{\"type\":\"array\",\"items\":{\"enum\":[1,2,\"a\",1.0]},\"uniqueItems\":true,\"minItems\":1}", {"[1]", "[2,1]", "[\"a\",1,2]"}, {"[]", "[1,1]", "[1,2,1]", "[3]"}},
+        {"{\"type\":\"array\",\"items\":{\"enum\":[1,2,3,4,5,6,7,8,9]},\"uniqueItems\":true,\"maxItems\":3}", {"[]", "[1,9]", "[2,3,4]"}, {"[1,1]", "[1,2,3,4]"}},
+        {"{\"type\":\"array\",\"uniqueItems\":true,\"maxItems\":1}", {"[]", "[{}]"}, {"[1,2]"}},
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"const\":1}},\"anyOf\":[{\"properties\":{\"b\":{\"const\":2}},\"required\":[\"b\"]},true],\"unevaluatedProperties\":false}",
          {"{}", "{\"a\":1}", "{\"a\":1,\"b\":2}"}, {"{\"c\":1}", "{\"a\":1,\"b\":3}"}},
         {"{\"type\":\"array\",\"allOf\":[{\"prefixItems\":[{\"const\":1}]}],\"unevaluatedItems\":{\"const\":2}}", {"[]", "[1]", "[1,2,2]"}, {"[2]", "[1,1]"}},
@@ -399,6 +406,63 @@ static void a_long_run_is_renewed(void **state)
     walk_close(&w);
 }
 
+/* ---- vocabularies ---- */
+
+/* What a token adds to a text, by decoding it behind another. */
+static void check_vocabulary(const char *path)
+{
+    char *json;
+    size_t len;
+    shard_tokenizer *t;
+    shard_grammar_vocab *v;
+    assert_int_equal(file_read_all(path, (size_t)1 << 28, &json, &len), ST_OK);
+    assert_int_equal(shard_tokenizer_from_json(path, json, len, &t), ST_OK);
+    free(json);
+    status_mute();
+    status st = shard_grammar_vocab_create(t, shard_tokenizer_size(t), NULL, 0, &v);
+    status_unmute();
+    if (st == ST_UNSUPPORTED) {
+        shard_tokenizer_destroy(&t);
+        return;
+    }
+    assert_int_equal(st, ST_OK);
+    shard_ids lead = {0};
+    assert_int_equal(shard_tokenizer_encode(t, "a", 1, 0, &lead), ST_OK);
+    int32_t ids[2] = {lead.n > 0 ? lead.data[0] : 0};
+    mem_str alone = {0}, both = {0};
+    shard_tokenizer_decode(t, ids, 1, false, &alone);
+    for (ids[1] = 0; ids[1] < v->n_vocab; ids[1]++) {
+        const char *text = v->text.data + v->offset[ids[1]];
+        size_t n = v->offset[ids[1] + 1] - v->offset[ids[1]];
+        if (n == 0)
+            continue;
+        mem_str_clear(&both);
+        shard_tokenizer_decode(t, ids, 2, false, &both);
+        /* Parts of characters show only as U+FFFD. */
+        if (tok_utf8_valid(text, n) && (both.len != alone.len + n || memcmp(both.data + alone.len, text, n) != 0))
+            fail_msg("%s: token %d: %.*s, decoded %.*s", path, ids[1], (int)n, text, (int)(both.len - alone.len), both.data + alone.len);
+    }
+    mem_str_free(&alone);
+    mem_str_free(&both);
+    shard_ids_free(&lead);
+    shard_grammar_vocab_destroy(&v);
+    shard_tokenizer_destroy(&t);
+}
+
+static void tokens_are_the_bytes_they_decode_to(void **state)
+{
+    glob_t found;
+    (void)state;
+    assert_int_equal(glob(TEST_SOURCE_DIR "/golden/*/tokenizer.json", 0, NULL, &found), 0);
+    assert_true(found.gl_pathc > 0);
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        check_vocabulary(found.gl_pathv[i]);
+    globfree(&found);
+    const char *more = getenv("GRAMMAR_TOKENIZER"); /* a large one, by hand */
+    if (more != NULL)
+        check_vocabulary(more);
+}
+
 /* ---- bytes ---- */
 
 static void damaged_bytes_are_refused_or_run(void **state)
@@ -443,7 +507,8 @@ int main(void)
         cmocka_unit_test(json_objects_are_any), cmocka_unit_test(schema_keywords_are_kept),
         cmocka_unit_test(choices_are_exact), cmocka_unit_test(bad_sources_are_refused_by_name),
         cmocka_unit_test(compiling_is_bounded), cmocka_unit_test(masks_say_what_trying_says), cmocka_unit_test(an_end_token_ends),
-        cmocka_unit_test(deep_nesting_stays_closable), cmocka_unit_test(a_long_run_is_renewed), cmocka_unit_test(damaged_bytes_are_refused_or_run),
+        cmocka_unit_test(deep_nesting_stays_closable), cmocka_unit_test(a_long_run_is_renewed), cmocka_unit_test(tokens_are_the_bytes_they_decode_to),
+        cmocka_unit_test(damaged_bytes_are_refused_or_run),
     };
     return cmocka_run_group_tests(tests, open_bytes, close_bytes);
 }
