@@ -335,7 +335,7 @@ static void put_response_usage(const api_call *c, mem_str *out)
     api_call_usage u;
     api_call_usage_get(c, &u);
     mem_str_printf(out,
-                   ",\"usage\":{\"input_tokens\":%d,\"input_tokens_details\":{\"cached_tokens\":%d},\"output_tokens\":%d,"
+                   ",\"usage\":{\"input_tokens\":%d,\"input_tokens_details\":{\"cached_tokens\":%d,\"cache_write_tokens\":0},\"output_tokens\":%d,"
                    "\"output_tokens_details\":{\"reasoning_tokens\":%d},\"total_tokens\":%d}",
                    u.prompt_tokens, u.cached_tokens, u.completion_tokens, c->sequences[0].n_reasoning, u.prompt_tokens + u.completion_tokens);
 }

@@ -5,6 +5,8 @@
 """
 import json
 import math
+import os
+import pathlib
 import random
 import struct
 import subprocess
@@ -13,8 +15,8 @@ import base64
 
 USER = [{"role": "user", "content": "hi"}]
 WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "d", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}
-TIME = {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}
+    "type": "object", "properties": {"city": {"type": "string", "description": "c"}}, "required": ["city"]}}}
+TIME = {"type": "function", "function": {"name": "time", "description": "t", "parameters": {"type": "object", "properties": {}}}}
 TOOLS = [WEATHER, TIME]
 THINKS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 CASES = []
@@ -627,6 +629,88 @@ def random_cuts_change_nothing():
         text = "".join(rng.choice(pool) for _ in range(rng.randint(1, 5)))[:rng.choice((30, 4000))]
         both("chat", {"messages": USER, "tools": TOOLS, "parallel_tool_calls": rng.random() < 0.8}, answers=[text], template=rng.choice((None, THINKS)))
         both("responses", {"input": "x", "tools": [{"type": "function", **WEATHER["function"]}]}, answers=[text])
+
+
+# What a template writes of an assistant's call, its model writes too.  These write none, or in a form that is not parsed.
+NO_CALLS = ("LFM2", "falcon_h1", "granite", "gpt-oss", "command-r", "functionary", "gemma-4", "Seed-OSS", "GLM", "MiniMax", "Qwen3-Coder")
+
+
+@case
+def real_templates_write_calls_that_are_parsed():
+    folder = os.environ.get("TRIREME_REFERENCE_DIR")
+    files = sorted(pathlib.Path(folder, "chat", "templates").glob("*.jinja")) if folder else []
+    arguments = {"city": "Paris", "n": [1, {"a": True}]}
+    said = {"role": "assistant", "content": "", "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "get_weather", "arguments": json.dumps(arguments)}}]}
+    for f in files:
+        line = {"template": f.read_text(encoding="utf-8")}
+        before = prompt_of({"messages": USER, "tools": TOOLS}, **line)
+        after = prompt_of({"messages": USER + [said], "tools": TOOLS, "add_generation_prompt": False}, **line)
+        if any(n in f.name for n in NO_CALLS):
+            continue
+        thinking = before.rstrip().endswith("<think>")
+        base = before[:before.rindex("<think>")] if thinking else before
+        assert after.startswith(base), (f.name, after)
+        _, content, calls, finish = parts(("</think>" if thinking else "") + after[len(base):], {"tools": TOOLS}, **line)
+        equal((f.name, [(n, json.loads(a)) for n, a in calls], finish), (f.name, [("get_weather", arguments)], "tool_calls"))
+    print(f"      ({len(files)} templates" + (")" if files else ": TRIREME_REFERENCE_DIR names none)"))
+
+
+# ---- forms ----
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+FORMS = [{"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}},
+         {"structured_outputs": {"json": SCHEMA}}, {"structured_outputs": {"json": json.dumps(SCHEMA)}}, {"structured_outputs": {"regex": "[ab]+c"}},
+         {"structured_outputs": {"choice": ["yes", "no"]}}, {"structured_outputs": {"grammar": 'root ::= "a" | "b"'}}, {"structured_outputs": {"json_object": True}},
+         {"guided_json": SCHEMA}, {"guided_regex": "a|b"}, {"guided_choice": ["x", "y"]}, {"guided_grammar": 'root ::= "a"'}, {"guided_json_object": True}]
+
+
+@case
+def forms_become_grammars():
+    for form in FORMS:
+        assert ok("chat", {"messages": USER, **form})["requests"][0]["grammar"] > 0, form
+        assert ok("completions", {"prompt": "x", **form})["requests"][0]["grammar"] > 0, form
+        refused("chat", {"messages": USER, **form, "tools": TOOLS}, "tools")
+        assert ok("chat", {"messages": USER, **form, "tools": TOOLS, "tool_choice": "none"})["requests"][0]["grammar"] > 0
+    for none in ({}, {"response_format": {"type": "text"}}, {"structured_outputs": {}}, {"structured_outputs": {"json_object": False}}, {"guided_json_object": False}):
+        equal(ok("chat", {"messages": USER, **none, "tools": TOOLS} if none == {"response_format": {"type": "text"}} else {"messages": USER, **none})["requests"][0]["grammar"], 0)
+    for text in ({"format": {"type": "json_object"}}, {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}}):
+        out = ok("responses", {"input": "x", "text": text}, answers=['{"a": 1}'])
+        assert out["requests"][0]["grammar"] > 0
+        equal(out["answer"]["text"], text)
+    # What a grammar lets through is the answer: nothing is split out of it.
+    equal(parts('{"a": "<think>x</think>"}', {"response_format": {"type": "json_object"}}, template=THINKS)[:2], (None, '{"a": "<think>x</think>"}'))
+    for body, param in (({"response_format": {"type": "xml"}}, "response_format"), ({"response_format": {}}, "response_format"),
+                        ({"response_format": {"type": "json_schema"}}, "response_format"), ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs"),
+                        ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex"), ({"structured_outputs": {"choice": "x"}}, "structured_outputs.choice"),
+                        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"), ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+                        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"), ({"structured_outputs": {"grammar": "root"}}, "structured_outputs.grammar"),
+                        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, None), ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
+                        ({"guided_json": SCHEMA, "response_format": {"type": "json_object"}}, "guided_json"),
+                        ({"guided_json": {"type": "nonsense"}}, "guided_json"), ({"guided_whitespace_pattern": "x"}, "guided_whitespace_pattern")):
+        out = call("chat", {"messages": USER, **body})
+        assert out["http"] == 400 and param in (None, out["error"]["param"]), (body, out)
+
+
+@case
+def calls_are_forced():
+    text = f'[{{"name": "get_weather", "arguments": {ARGS}}}, {{"name": "time", "arguments": {{}}}}]'
+    body = {"messages": USER, "tools": TOOLS, "tool_choice": "required"}
+    out = both("chat", body, answers=[text])
+    assert out["requests"][0]["grammar"] > 0
+    message = out["answer"]["choices"][0]["message"]
+    equal(([(t["function"]["name"], t["function"]["arguments"]) for t in message["tool_calls"]], message["content"], out["answer"]["choices"][0]["finish_reason"]),
+          ([("get_weather", ARGS), ("time", "{}")], None, "tool_calls"))
+    one = both("chat", {**body, "parallel_tool_calls": False}, answers=[text])
+    equal((len(one["answer"]["choices"][0]["message"]["tool_calls"]), one["cancelled"]), (1, [0]))
+    body["tool_choice"] = {"type": "function", "function": {"name": "get_weather"}}
+    out = both("chat", body, answers=[ARGS])
+    choice = out["answer"]["choices"][0]
+    assert out["requests"][0]["grammar"] > 0
+    equal((choice["message"]["tool_calls"][0]["function"], choice["message"]["content"], choice["finish_reason"]), ({"name": "get_weather", "arguments": ARGS}, None, "stop"))
+    flat = [{"type": "function", **t["function"]} for t in TOOLS]
+    for choice in ({"type": "function", "name": "get_weather"}, "required"):
+        out = both("responses", {"input": "x", "tools": flat, "tool_choice": choice}, answers=[ARGS if choice != "required" else text])
+        equal(out["answer"]["output"][0]["arguments"], ARGS)
 
 
 # ---- the other routes ----

@@ -61,7 +61,7 @@ static void check_answer(const api_call *c)
     int http;
     if (api_call_answer(c, &answer, &http) != ST_OK)
         abort();
-    json_t *v = json_loadb(answer.data, answer.len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *v = json_loadb(answer.data, answer.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
     if (v == NULL && answer.len > 0)
         abort();
     json_decref(v);
@@ -77,7 +77,7 @@ static void check_stream(const mem_str *out)
         if (end == NULL)
             abort();
         if (strncmp(data, "data: [DONE]", 12) != 0) {
-            json_t *v = json_loadb(data + 6, (size_t)(end - data) - 6, 0, NULL);
+            json_t *v = json_loadb(data + 6, (size_t)(end - data) - 6, JSON_ALLOW_NUL, NULL);
             if (v == NULL)
                 abort();
             json_decref(v);
@@ -110,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         api_call_destroy(&c);
     } else {
         api_error_json(&e, &out);
-        json_t *v = json_loadb(out.data, out.len, 0, NULL);
+        json_t *v = json_loadb(out.data, out.len, JSON_ALLOW_NUL, NULL);
         if (v == NULL || e.http < 400)
             abort();
         json_decref(v);
