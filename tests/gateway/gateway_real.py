@@ -67,7 +67,7 @@ def test_same(a, report):
             return await asyncio.gather(*(one(gate, i, r) for i, r in enumerate(requests)))
         got = asyncio.run(go())
         for r, w, g in zip(requests, want, got):
-            report.check(g[2] == w["token_ids"] and g[3] in (None, w["logits_hash"]), f"{r}: got {g}, generate says {w['token_ids']} {w['logits_hash']}")
+            report.check(g[2] == w["token_ids"] and g[3] == w["logits_hash"], f"{r}: got {g}, generate says {w['token_ids']} {w['logits_hash']}")
 
 
 # ---- what dies ----
