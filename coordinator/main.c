@@ -1,8 +1,10 @@
 /* coordinator/main.c - the `trireme` binary: picks the subcommand. */
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "base/log.h"
 #include "comm/comm.h"
@@ -26,7 +28,9 @@ int main(int argc, char **argv)
 {
     int n_ranks, rank;
     /* What all ranks would say rank 0 says; and the others leave with 0, since a rank that fails ends the job, perhaps before it was said. */
-    bool silent = comm_launched(&n_ranks, &rank) && rank > 0;
+    bool launched = comm_launched(&n_ranks, &rank), silent = launched && rank > 0;
+    if (launched) /* a rank does not outlive the launcher that started it, however that ended */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int wrong_use = silent ? 0 : 2;
     if (silent && (argc < 2 || argv[1][0] == '-'))
         return 0;

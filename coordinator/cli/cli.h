@@ -36,5 +36,6 @@ const struct argp *cli_replica_command_argp(void);
 int cli_keygen(int argc, char **argv);
 int cli_apikey(int argc, char **argv);
 int cli_config_command(int argc, char **argv);
+int cli_up(int argc, char **argv);
 
 #endif

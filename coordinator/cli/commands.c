@@ -2,6 +2,8 @@
 
 #include <stddef.h>
 
+#include "coordinator/cli/up_args.h"
+
 const cli_command cli_commands[] = {
     {"generate", "continue prompts, from a file or the command line", cli_generate, true, NULL},
     {"chat", "talk with a checkpoint, answers streamed", cli_chat, true, NULL},
@@ -15,6 +17,7 @@ const cli_command cli_commands[] = {
     {"tokenize", "text to token ids and back", cli_tokenize, false, NULL},
     {"template", "render conversations with a chat template", cli_template, false, NULL},
     {"gateway", "serve an OpenAI API with the replicas that join", cli_gateway, false, cli_gateway_argp},
+    {"up", "serve a checkpoint on this machine", cli_up, false, cli_up_argp},
     {"config", "show each option's value and where it comes from", cli_config_command, false, NULL},
     {"keygen", "make the keys of a gateway and its replicas", cli_keygen, false, NULL},
     {"apikey", "add, list and remove the API keys of a gateway", cli_apikey, false, NULL},

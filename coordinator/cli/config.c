@@ -379,14 +379,14 @@ static bool parse_truth(const char *text, bool *out)
     return false;
 }
 
-static status setting_pass(const cli_setting *s, const cli_option *o)
+static status setting_pass(const cli_setting *s, const cli_option *o, const char *command)
 {
     bool on = true;
     if (o->arg == NULL && !parse_truth(s->value, &on))
         return FAIL(ST_INVALID, "%s:%d: %s = %s: true or false is needed", kept.config.path, s->line, s->name, s->value);
     if (!on)
         return ST_OK;
-    TRY(argument_add(text_of("--config-origin=%s:%d", kept.config.path, s->line)));
+    TRY(argument_add(text_of("--config-origin=%s (%s:%d)", command, kept.config.path, s->line)));
     return argument_add(o->arg == NULL ? text_of("--%s", o->name) : text_of("--%s=%s", o->name, s->value));
 }
 
@@ -399,7 +399,7 @@ static status arguments_make(const char *section, const cli_options *o, const ch
         const cli_setting *s = &kept.config.of[i];
         int k = strcmp(s->section, section) == 0 ? cli_options_find(o, s->name) : -1;
         if (k >= 0 && values[k] == NULL)
-            TRY(setting_pass(s, &o->of[k]));
+            TRY(setting_pass(s, &o->of[k], argv[0]));
     }
     if (kept.argc > 1)
         TRY(argument_add(strdup("--config-origin=")));

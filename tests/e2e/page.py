@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """The page at / in a real browser (headless Chromium through playwright).
 
-    page.py --trireme TRIREME [--model CHECKPOINT]     the page of a service of that checkpoint, tp 2; without --model, of a stand-in
+    page.py --trireme TRIREME --model CHECKPOINT
+
+First against a stand-in for the service, which can be hostile, slow and wrong; then against a service of the checkpoint on two ranks.
 
 Skipped, with the reason, where the browser or playwright is not installed.
 """
 import argparse
+import json
 import os
 import shutil
 import sys
-import time
 
 import page_stand_in
 import run
+from up_service import Service, until
 
 SECONDS = 30
 
@@ -51,14 +54,6 @@ class Page:
 
     def close(self):
         self.context.close()
-
-
-def until(condition, what, seconds=SECONDS):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise run.Failed(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
 
 
 def check_stand_in(report, browser):
@@ -154,10 +149,42 @@ def check_looks(report, browser, url):
         p.close()
 
 
+def check_service(report, browser, trireme, model):
+    """The real thing: the page that the gateway serves, a question, a stop, the ranks."""
+    with Service(trireme, ["-m", model, "--tp", 2, "--port", 0]) as s:
+        p = Page(browser, f"{s.url}/#key={s.key}")
+        until(lambda: p.tab.input_value("#model") == s.model, "the model is listed")
+        # A slow connection, so that an answer of a checkpoint that takes milliseconds can be watched.
+        p.context.new_cdp_session(p.tab).send("Network.emulateNetworkConditions", {"offline": False, "latency": 0, "downloadThroughput": 3000, "uploadThroughput": -1})
+        p.tab.click("summary")
+        p.tab.fill("#temperature", "0")
+        p.tab.fill("#max-tokens", "64")
+        p.ask("Hello")
+        lengths = set()
+        until(lambda: lengths.add(len(p.answers().inner_text())) or p.tab.is_visible("#send"), "the answer ends", 60)
+        report.check(len(lengths) > 2 and "first token" in p.answers().inner_text(), f"text streams: lengths seen {sorted(lengths)}")
+        asked = json.loads(s.ask("/v1/chat/completions", {"model": s.model, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 64})[1])
+        said = "".join(asked["choices"][0]["message"]["content"].split())
+        shown = "".join(p.answers().inner_text().split())
+        report.check(said and shown.startswith(said[:20]), f"the page shows what the API says: {shown[:60]!r}, {said[:60]!r}")
+        p.tab.fill("#max-tokens", "200")
+        p.ask("Hello again")
+        until(lambda: p.answers().count() == 2 and p.answers().last.inner_text().strip(), "an answer begins")
+        p.tab.click("#stop")
+        until(lambda: "stopped" in p.answers().last.inner_text(), "it stops")
+        until(lambda: json.loads(s.ask("/state")[1])["requests"]["running"] == 0, "at the service too")
+        row = p.tab.locator(".replica")
+        until(lambda: row.count() == 1 and row.locator(".state.ready").count() == 1, "the live view shows the replica")
+        report.check(row.locator("tbody tr").count() == 2 and "MiB" in row.inner_text() and "tp 2 x pp 1" in row.inner_text(), f"and its ranks: {row.inner_text()}")
+        report.check(not p.errors and not p.outside, f"no errors, nothing from outside: {p.errors} {p.outside}")
+        p.close()
+        report.check(s.stop() == 0, "the service ends")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--trireme", required=True)
-    parser.add_argument("--model")
+    parser.add_argument("--model", required=True)
     args = parser.parse_args()
     try:
         from playwright.sync_api import sync_playwright
@@ -168,6 +195,7 @@ def main():
         browser = browser_of(playwright)
         try:
             check_stand_in(report, browser)
+            check_service(report, browser, args.trireme, args.model)
         except run.Failed as e:
             report.check(False, str(e))
         finally:
