@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,9 @@ static void *write_queue(void *arg)
     access_log *a = arg;
     uint64_t told = 0;
     bool failing = false, done = false;
+    sigset_t all;
+    sigfillset(&all); /* a reader that is gone is an error, not SIGPIPE */
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
     while (!done) {
         pthread_mutex_lock(&a->lock);
         while (a->queue.len == 0 && !a->closing && !a->reopen)

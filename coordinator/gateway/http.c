@@ -1,6 +1,7 @@
 #include "coordinator/gateway/http_internal.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -144,6 +145,9 @@ static void *io_loop(void *arg)
     http_server *s = arg;
     uint64_t swept = 0;
     runs pending = {0};
+    sigset_t all;
+    sigfillset(&all); /* signals are others' business, and a closed socket is an error, not SIGPIPE */
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
     while (!atomic_load(&s->stopping)) {
         struct epoll_event events[64];
         int n = epoll_wait(s->epoll, events, ARRAY_LEN(events), pending.plain || pending.tls ? 0 : TICK_MS);

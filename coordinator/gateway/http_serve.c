@@ -359,7 +359,7 @@ status http_daemon_start(http_server *s, bool tls, struct MHD_Daemon **out)
     size_t memory = s->o.max_head + (16u << 10);
     *out = MHD_start_daemon(flags, 0, NULL, NULL, on_request, s, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
                             MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory,
-                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections + 64, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_ARRAY, tls ? credentials : none,
+                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->o.max_connections + 64, MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_ARRAY, tls ? credentials : none,
                             MHD_OPTION_END);
     const union MHD_DaemonInfo *info = *out != NULL ? MHD_get_daemon_info(*out, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (info != NULL)

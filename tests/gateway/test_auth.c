@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "coordinator/gateway/auth.h"
 #include "coordinator/gateway/limits.h"
 
@@ -189,6 +190,48 @@ static void what_is_wrong_with_a_file_is_said(void **state)
     }
 }
 
+/* Damaged in every way: read or refused with a reason, and what is read holds no more than was there. */
+static void a_damaged_file_does_no_harm(void **state)
+{
+    (void)state;
+    static const char alphabet[] = " \t\r\n#=0123456789abcdefxyz.-_\xff";
+    char key[AUTH_KEY_TEXT], *text;
+    size_t n;
+    for (int i = 0; i < 4; i++) {
+        snprintf(key, sizeof(key), "name-%d", i);
+        char drawn[AUTH_KEY_TEXT];
+        assert_int_equal(auth_file_add(path, key, &(auth_limits){.requests_per_min = 10, .tokens_per_min = 20, .max_concurrent = 3}, i == 0, drawn), ST_OK);
+    }
+    assert_int_equal(file_read_all(path, 1 << 20, &text, &n), ST_OK);
+    uint64_t seed = 7;
+    int read = 0;
+    status_mute();
+    for (int i = 0; i < 3000; i++) {
+        char *copy = malloc(n + 1);
+        memcpy(copy, text, n + 1);
+        for (int k = 0; k < 1 + i % 4; k++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            copy[(seed >> 33) % n] = alphabet[(seed >> 20) % sizeof(alphabet)];
+        }
+        FILE *f = fopen(path, "w");
+        fwrite(copy, 1, i % 5 == 0 ? (size_t)((seed >> 30) % n) : n, f);
+        fclose(f);
+        free(copy);
+        auth *a;
+        status st = auth_create(&(auth_options){.path = path}, &a);
+        assert_true(st == ST_OK || st == ST_FORMAT || st == ST_UNSUPPORTED);
+        read += st == ST_OK;
+        if (st == ST_OK) {
+            auth_key k;
+            assert_int_equal(auth_check(a, NULL, "sk-none", &k), AUTH_WRONG);
+            auth_destroy(&a);
+        }
+    }
+    status_unmute();
+    assert_true(read > 0 && read < 3000);
+    free(text);
+}
+
 static void without_keys_everybody_is_let_in_but_not_as_admin(void **state)
 {
     (void)state;
@@ -295,12 +338,14 @@ int main(void)
         cmocka_unit_test_setup(a_key_may_be_given_and_replaced, setup),
         cmocka_unit_test_setup(comments_survive_a_change, setup),
         cmocka_unit_test_setup(what_is_wrong_with_a_file_is_said, setup),
+        cmocka_unit_test_setup(a_damaged_file_does_no_harm, setup),
         cmocka_unit_test(without_keys_everybody_is_let_in_but_not_as_admin),
         cmocka_unit_test(requests_are_refused_beyond_the_rate_and_admitted_again),
         cmocka_unit_test(tokens_charged_beyond_the_bucket_are_a_debt),
         cmocka_unit_test(as_many_run_at_once_as_allowed),
         cmocka_unit_test(a_new_limit_applies_at_once),
     };
+    log_level_set(LOG_WARN);
     if (mkdtemp(dir) == NULL)
         return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -288,7 +287,6 @@ int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "--text") == 0)
         return print_all(argv[2]);
-    signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_are_shown_under_our_names_and_by_option_under_vllms),
         cmocka_unit_test(a_histogram_counts_upwards_and_ends_at_all),
