@@ -3,7 +3,7 @@
  * Requests, results and cancels come in, steps go out; no clock, thread, file or rank is touched, so that a million
  * requests are simulated in seconds.  One thread calls.
  *
- * A step is filled up to a token budget: one token for each decoding sequence, then chunks of prefills, begun (at most
+ * A step is filled up to a token budget: one token for each decoding sequence (they leave an eighth, if there are prompts), then chunks of prefills, begun (at most
  * max_partial_prefills of them) or new.  Of the prefills' share one half goes by age and the other by length, the least left to compute
  * first, inside the best priority; what one half leaves, the other has.  So a long prompt gets half of the budget at least, once it is the oldest, and
  * a short one does not wait for the long one before it.  Age counts in steps, and a priority is worth COORD_PRIORITY_STEPS of them: whoever waits

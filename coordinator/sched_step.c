@@ -383,8 +383,18 @@ static void step_finish(builder *b)
     s->stats.n_steps++;
 }
 
+/* Somebody's prompt could be computed in this step. */
+static bool prefill_wanted(const coord_sched *s)
+{
+    for (int32_t i = 0; i < s->n_running; i++) {
+        if (seq_ready(s->running[i]) && seq_left(s->running[i]) > 1)
+            return true;
+    }
+    return s->n_waiting > 0 && s->n_free_slots > 0;
+}
+
 /* How many decoding sequences the step takes, and which: with several steps in flight each takes its share, so that no stage
- * idles; the ones served longest ago come first. */
+ * idles; the ones served longest ago come first.  Where they could fill the budget, an eighth of it is left for prompts. */
 static void decodes_share(builder *b)
 {
     enum { AGES = 64 };
@@ -402,9 +412,9 @@ static void decodes_share(builder *b)
         ready++;
     }
     int32_t share = (decoding + s->opt.depth - 1) / s->opt.depth, most = s->opt.max_batched_tokens;
-    b->decodes = share < most ? share : most;
+    b->decodes = min_of(share, prefill_wanted(s) ? most - most / 8 : most);
     b->served_before = UINT64_MAX;
-    b->prefill_budget = most - (b->decodes < ready ? b->decodes : ready);
+    b->prefill_budget = most - min_of(b->decodes, ready);
     if (ready <= b->decodes)
         return;
     int32_t age = AGES - 1, left = b->decodes;

@@ -124,6 +124,27 @@ static void decodes_come_before_prefills(void **state)
     coord_sched_destroy(&s);
 }
 
+static void decodes_leave_an_eighth_to_prefills(void **state)
+{
+    (void)state;
+    step st;
+    coord_sched *s = make((coord_sched_options){.max_seqs = 17, .max_batched_tokens = 16});
+    for (uint64_t id = 1; id <= 16; id++)
+        submit(s, id, 1, 50);
+    next(s, &st);
+    assert_int_equal(st.n_spans, 16);
+    answer(s, &st, 0);
+    submit(s, 20, 10, 50);
+    for (int i = 0; i < 5; i++) {
+        next(s, &st);
+        assert_true(st.n_spans == 15 && st.spans[14].n_tokens == 2 && st.spans[14].position == 2 * i);
+        answer(s, &st, 0);
+    }
+    next(s, &st);
+    assert_int_equal(st.n_spans, 16);
+    coord_sched_destroy(&s);
+}
+
 static void one_slot_serves_one_after_the_other(void **state)
 {
     (void)state;
@@ -727,6 +748,7 @@ static void priorities_go_first_until_the_others_have_waited_long(void **state)
         next(s, &st);
         served = st.admit[0].sampling.seed == 1;
         answer(s, &st, 2);
+        assert_true(steps < 2 * COORD_PRIORITY_STEPS);
     }
     assert_in_range(steps, COORD_PRIORITY_STEPS, COORD_PRIORITY_STEPS + 2);
     coord_sched_destroy(&s);
@@ -831,6 +853,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prompt_is_computed_in_chunks_then_decoded),
         cmocka_unit_test(decodes_come_before_prefills),
+        cmocka_unit_test(decodes_leave_an_eighth_to_prefills),
         cmocka_unit_test(one_slot_serves_one_after_the_other),
         cmocka_unit_test(steps_in_flight_share_the_decoding_sequences),
         cmocka_unit_test(the_youngest_of_the_lowest_priority_gives_way),
