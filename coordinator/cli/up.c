@@ -247,6 +247,15 @@ static const char *complaint_in(const char *line)
     return NULL;
 }
 
+/* For a person at a terminal, as our own lines are there: without the time and the program's name. */
+static const char *brief(const char *line)
+{
+    int n = 0;
+    if (isatty(STDERR_FILENO) && sscanf(line, "%*4d-%*2d-%*2dT%*2d:%*2d:%*2d.%*3dZ trireme: %n", &n) == 0 && n > 0)
+        return line + n;
+    return line;
+}
+
 static void on_line(void *arg, int child, const char *line)
 {
     up *u = arg;
@@ -254,9 +263,9 @@ static void on_line(void *arg, int child, const char *line)
     if (complaint_in(line) != NULL)
         u->complaining = child;
     if (!u->ready && u->complaining == child) /* and what follows: usually the end */
-        mem_str_printf(&u->held, "%s | %s\n", name, line);
+        mem_str_printf(&u->held, "%s | %s\n", name, brief(line));
     else
-        fprintf(stderr, "%s | %s\n", name, line);
+        fprintf(stderr, "%s | %s\n", name, brief(line));
 }
 
 /* The reason that a process gave: the last line that complains. */

@@ -9,11 +9,13 @@ import os
 import pathlib
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 import run
 from up_service import Service, until
@@ -118,7 +120,25 @@ def check_config(report, trireme, model):
         report.check(f"port = 0    ; {conf}:2" in shown.stdout and "from-the-file" not in shown.stdout, f"trireme config shows where it comes from: {shown.stdout[:300]}")
 
 
-CHECKS = {"life": check_life, "drain": check_drain, "death": check_sudden_death, "refusals": check_refusals, "config": check_config}
+def check_tls(report, trireme, model):
+    """With a certificate the address is https, and readiness is seen through it."""
+    with tempfile.TemporaryDirectory() as folder:
+        cert, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+        try:
+            subprocess.run(make, capture_output=True, check=True, timeout=60)
+        except (OSError, subprocess.CalledProcessError) as e:
+            report.skip("TLS", f"openssl makes no certificate: {e}")
+            return
+        with Service(trireme, ["-m", model, "--port", 0, "--tls-cert", cert, "--tls-key", key]) as s:
+            context = ssl.create_default_context(cafile=cert)
+            request = urllib.request.Request(s.url + "/v1/models", headers={"Authorization": f"Bearer {s.key}"})
+            with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+                report.check(s.url.startswith("https://") and answer.status == 200, f"{s.url} answers through TLS")
+            report.check(s.stop() == 0, "and drains")
+
+
+CHECKS = {"life": check_life, "drain": check_drain, "death": check_sudden_death, "refusals": check_refusals, "config": check_config, "tls": check_tls}
 
 
 def main():
