@@ -39,6 +39,7 @@ typedef struct gateway_model {
 } gateway_model;
 void gateway_model_release(gateway_model **model); /* any thread */
 
+enum { GATEWAY_STEP_BUCKETS = 32 };
 typedef struct gateway_replica {
     wire_peer peer;
     Trireme__Hello *hello;        /* owned */
@@ -54,6 +55,7 @@ typedef struct gateway_replica {
     double joined, progressed;    /* clock: a step ended, or nothing was to be done */
     double busy_until;            /* its queue was full: not before */
     uint64_t n_tokens;            /* received from it */
+    uint64_t shown_steps[GATEWAY_STEP_BUCKETS], shown_prompt, shown_generated; /* of its counters, what metrics have seen */
     struct gateway_replica *next;
 } gateway_replica;
 

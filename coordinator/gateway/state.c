@@ -127,7 +127,45 @@ static void publish_ranks(gateway *g, const gateway_replica *r)
     }
 }
 
-static void publish_replica(gateway *g, const gateway_replica *r)
+/* Tokens a step: the replica's buckets are powers of two, finer than the histogram's; a step counts with its bucket's upper end.  A count that leaps is not
+ * believed: no replica takes that many steps between two messages. */
+static void publish_steps(gateway *g, gateway_replica *r)
+{
+    enum { MOST_STEPS = 100000 };
+    const char *labels[2] = {r->hello->model, r->hello->replica};
+    metrics_series *s = metrics_get(g->metrics, METRIC_ITERATION_TOKENS, labels);
+    for (size_t i = 0; i < r->load->n_step_tokens_buckets && i < GATEWAY_STEP_BUCKETS; i++) {
+        uint64_t now = r->load->step_tokens_buckets[i], shown = r->shown_steps[i];
+        for (uint64_t k = shown; k < now && now - shown <= MOST_STEPS; k++)
+            metrics_observe(s, (double)(1ull << i));
+        r->shown_steps[i] = now;
+    }
+}
+
+static double rate_of(uint64_t now, uint64_t *shown, double passed)
+{
+    double rate = now > *shown ? (double)(now - *shown) / passed : 0;
+    *shown = now;
+    return rate;
+}
+
+/* What the stock boards call throughput: tokens a second since the last time. */
+static void publish_throughput(gateway *g, gateway_replica *r, double passed)
+{
+    set(g, r, METRIC_AVG_PROMPT_THROUGHPUT, rate_of(r->load->prompt_tokens, &r->shown_prompt, passed));
+    set(g, r, METRIC_AVG_GENERATION_THROUGHPUT, rate_of(r->load->generated_tokens, &r->shown_generated, passed));
+}
+
+static void publish_config(gateway *g, const gateway_replica *r)
+{
+    char block[16], blocks[24];
+    snprintf(block, sizeof(block), "%d", r->hello->block_tokens);
+    snprintf(blocks, sizeof(blocks), "%lld", (long long)r->hello->kv_blocks);
+    const char *labels[6] = {r->hello->model, r->hello->replica, block, blocks, "auto", "True"};
+    metrics_set(metrics_get(g->metrics, METRIC_CACHE_CONFIG, labels), 1);
+}
+
+static void publish_replica(gateway *g, gateway_replica *r, double passed)
 {
     const Trireme__Load *l = r->load;
     if (l == NULL)
@@ -142,13 +180,16 @@ static void publish_replica(gateway *g, const gateway_replica *r)
     set(g, r, METRIC_PREFIX_CACHE_HITS, (double)l->prefix_hits);
     set(g, r, METRIC_PREFIX_CACHE_HIT_RATE, l->prefix_queries > 0 ? (double)l->prefix_hits / (double)l->prefix_queries : 0);
     set(g, r, METRIC_NUM_PREEMPTIONS, (double)l->preemptions);
-    set(g, r, METRIC_PROMPT_TOKENS, (double)(l->prompt_tokens + l->prefix_hits));
+    set(g, r, METRIC_PROMPT_TOKENS, (double)l->prompt_tokens); /* the cached ones included */
     set(g, r, METRIC_PROMPT_TOKENS_CACHED, (double)l->prefix_hits);
     set(g, r, METRIC_GENERATION_TOKENS, (double)l->generated_tokens);
     const char *computed[3] = {r->hello->model, r->hello->replica, "local_compute"}, *cached[3] = {r->hello->model, r->hello->replica, "local_cache_hit"};
-    metrics_set(metrics_get(g->metrics, METRIC_PROMPT_TOKENS_BY_SOURCE, computed), (double)l->prompt_tokens);
+    metrics_set(metrics_get(g->metrics, METRIC_PROMPT_TOKENS_BY_SOURCE, computed), l->prompt_tokens > l->prefix_hits ? (double)(l->prompt_tokens - l->prefix_hits) : 0);
     metrics_set(metrics_get(g->metrics, METRIC_PROMPT_TOKENS_BY_SOURCE, cached), (double)l->prefix_hits);
     publish_ranks(g, r);
+    publish_steps(g, r);
+    publish_throughput(g, r, passed);
+    publish_config(g, r);
 }
 
 /* Sequences that no replica has: waiting for room or for a replica. */
@@ -209,8 +250,8 @@ void state_publish_health(gateway *g, double now)
 
 void state_publish(gateway *g, double passed)
 {
-    for (const gateway_replica *r = gateway_registry_first(g->registry); r != NULL; r = r->next)
-        publish_replica(g, r);
+    for (gateway_replica *r = gateway_registry_first(g->registry); r != NULL; r = r->next)
+        publish_replica(g, r, passed);
     publish_held(g);
     publish_states(g);
     publish_rate(g, passed);

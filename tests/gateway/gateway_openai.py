@@ -6,8 +6,6 @@
 import argparse
 import asyncio
 import json
-import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -106,16 +104,6 @@ def make_key(trireme, path):
     return said.stdout.split()[-1]
 
 
-def stretched(model, folder):
-    """The checkpoint with room for a thousand tokens: tools take some hundreds in so small a vocabulary."""
-    out = pathlib.Path(folder) / "tiny"
-    shutil.copytree(model, out)
-    config = json.loads((out / "config.json").read_text())
-    config["max_position_embeddings"] = 1024
-    (out / "config.json").write_text(json.dumps(config))
-    return out
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--trireme", required=True)
@@ -123,7 +111,8 @@ def main():
     a = p.parse_args()
     report, keys = serving.Report(), []
     with tempfile.TemporaryDirectory() as folder, Serving(a.trireme, options=["--api-keys", f"{folder}/keys"], before=lambda: keys.append(make_key(a.trireme, f"{folder}/keys"))) as s:
-        s.start_replica("a", stretched(a.model, folder))
+        # Tools take some hundreds of tokens in so small a vocabulary.
+        s.start_replica("a", serving.stretched(a.model, folder, 1024))
         s.api_key = keys[0]
         s.wait_ready()
         c = openai.OpenAI(base_url=f"http://127.0.0.1:{s.port}/v1", api_key=keys[0], max_retries=0, timeout=60)

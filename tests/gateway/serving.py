@@ -17,6 +17,16 @@ import run  # noqa: E402
 Failed, Report = run.Failed, run.Report
 
 
+def stretched(model, folder, positions):
+    """The checkpoint with room for more tokens than tests/golden's have."""
+    out = pathlib.Path(folder) / pathlib.Path(model).name
+    shutil.copytree(model, out)
+    config = json.loads((out / "config.json").read_text())
+    config["max_position_embeddings"] = positions
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
 class Process:
     """A child with its own log file and session; killed with all it started when the test ends."""
 
