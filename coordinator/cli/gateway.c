@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
     {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0, "A request that takes longer is ended (default 3600)", 0},
     {"replay-wait", OPT_REPLAY_WAIT, "SECONDS", 0, "A request whose replica died, or that finds none, waits so long for one (default 120)", 0},
     {"max-replays", OPT_MAX_REPLAYS, "N", 0, "Replicas that may fail in a row on one request (default 5)", 0},
-    {"stall", OPT_STALL, "SECONDS", 0, "A replica with work that ends no step for so long gets no more (default 60)", 0},
+    {"stall", OPT_STALL, "SECONDS", 0, "A replica with work that ends no step for so long gets no more; after twice as long it is dropped, and its requests go on elsewhere (default 60)", 0},
     {"store", OPT_STORE, "BYTES", 0, "Answers of /v1/responses kept for later (default 64MiB)", 0},
     {"workers", OPT_WORKERS, "N", 0, "Threads that tokenise and render (default: as many as cores, 2 to 8)", 0},
     {"drain", OPT_DRAIN, "SECONDS", 0, "At SIGTERM, time for running requests to end (default 60)", 0},

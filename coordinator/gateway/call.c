@@ -6,7 +6,10 @@
 #include "base/mem.h"
 #include "coordinator/gateway/gateway_internal.h"
 
-enum { CHARGE_TOKENS = 32 }; /* generated tokens are charged to the key so many at a time */
+enum {
+    CHARGE_TOKENS = 32,   /* generated tokens are charged to the key so many at a time */
+    MAX_EMBEDDINGS = 2048 /* inputs of one request, as clients have come to expect */
+};
 
 static void call_destroy(call *c)
 {
@@ -299,7 +302,8 @@ static bool parse(call *c, api_error *e, int *retry_after_s)
     const char *body = http_request_body(c->request, &len);
     if (!find_model(c, body, len, e, retry_after_s))
         return false;
-    api_call_options o = {.model = &c->model->api, .request_id = http_request_name(c->request), .max_sequences = c->g->opt.max_sequences, .store = {find_conversation, c},
+    bool many = c->route == API_EMBEDDINGS && c->g->opt.max_sequences < MAX_EMBEDDINGS;
+    api_call_options o = {.model = &c->model->api, .request_id = http_request_name(c->request), .max_sequences = many ? MAX_EMBEDDINGS : c->g->opt.max_sequences, .store = {find_conversation, c},
                           .max_prompt_tokens_total = (int32_t)(c->g->opt.max_waiting_tokens < INT32_MAX ? c->g->opt.max_waiting_tokens : INT32_MAX)};
     status_mute();
     status st = api_call_create(c->route, body, len, &o, &c->api, e);

@@ -8,7 +8,8 @@
 #include "coordinator/gateway/gateway_internal.h"
 
 enum { MAX_CANDIDATES = 256 };
-static const double BUSY_SECONDS = 0.05; /* a replica whose queue was full is left alone for so long */
+static const double BUSY_SECONDS = 0.05;   /* a replica whose queue of messages was full is left alone for so long */
+static const double NO_ROOM_SECONDS = 0.5; /* ... and one that said it has no room for more */
 
 /* ---- calls by id ---- */
 
@@ -404,7 +405,11 @@ void dispatch_aborted(gateway *g, wire_peer peer, const Trireme__Aborted *a)
     if (e == NULL || e->peer != peer)
         return;
     if (a->retry) {
-        gateway_journal_retry(g->journal, e, gateway_clock());
+        gateway_replica *r = gateway_registry_find(g->registry, peer);
+        bool no_room = a->status == ST_BUSY;
+        if (r != NULL && no_room)
+            r->busy_until = gateway_clock() + NO_ROOM_SECONDS;
+        gateway_journal_retry(g->journal, e, !no_room, gateway_clock());
         g->pump_again = true;
         return;
     }

@@ -221,6 +221,19 @@ static void receive(gateway *g, int timeout_ms)
     }
 }
 
+/* One that has been stalled for as long again is given up, whatever it says of itself: what it has is computed elsewhere. */
+static void drop_stalled(gateway *g, double now)
+{
+    for (const gateway_replica *r = gateway_registry_first(g->registry); r != NULL; r = r->next) {
+        if (gateway_journal_peer_load(g->journal, r->peer) == 0 || now - r->progressed <= 2 * g->opt.stall_seconds)
+            continue;
+        wire_peer peer = r->peer;
+        gateway_registry_gone(g->registry, peer, "it has work and ended no step for too long");
+        say_goodbye(g, peer, "no step has ended for too long");
+        return; /* the list has changed; the next tick goes on */
+    }
+}
+
 static void tick(gateway *g)
 {
     double now = gateway_clock();
@@ -229,6 +242,7 @@ static void tick(gateway *g)
         return;
     g->next_tick = now + TICK_SECONDS;
     gateway_registry_tick(g->registry, now);
+    drop_stalled(g, now);
     dispatch_expire(g);
     state_publish_health(g, now);
     g->pump_again = true;

@@ -249,19 +249,19 @@ status gateway_journal_sent(gateway_journal *j, gateway_entry *e, uint64_t peer,
 static void wait_again(gateway_journal *j, gateway_entry *e, double now)
 {
     e->peer = 0;
-    e->attempts++;
-    e->replays++;
     e->waiting_since = now;
     j->stats.n_replays++;
+    e->replays++;
 }
 
-void gateway_journal_retry(gateway_journal *j, gateway_entry *e, double now)
+void gateway_journal_retry(gateway_journal *j, gateway_entry *e, bool failed, double now)
 {
     if (e->peer == 0)
         return;
     e->avoid_peer = e->peer;
     unlink_entry(j, e);
-    wait_again(j, e, now);
+    wait_again(j, e, failed || e->waiting_since == 0 ? now : e->waiting_since);
+    e->attempts += failed;
     entry_list one = {0};
     list_append(&one, e);
     list_prepend_all(&one, &j->waiting);
@@ -274,8 +274,10 @@ int gateway_journal_gone(gateway_journal *j, uint64_t peer, double now)
         return 0;
     entry_list l = p->entries;
     *p = j->peers[--j->n_peers];
-    for (gateway_entry *e = l.first; e != NULL; e = e->next)
+    for (gateway_entry *e = l.first; e != NULL; e = e->next) {
         wait_again(j, e, now);
+        e->attempts++;
+    }
     int n = l.n;
     list_prepend_all(&l, &j->waiting);
     return n;
@@ -307,6 +309,7 @@ static status take(gateway_journal *j, gateway_entry *e, const gateway_token *t)
     e->numerics = e->peer_numerics;
     e->attempts = 0;
     e->avoid_peer = 0;
+    e->waiting_since = 0;
     return ST_OK;
 }
 

@@ -37,7 +37,7 @@ typedef struct gateway_entry { /* others read it */
     uint32_t peer_numerics;
     int attempts;          /* times a replica failed it since its last token */
     uint32_t replays;      /* times it was moved in all */
-    double waiting_since;
+    double waiting_since;  /* 0: it got a token since it was sent */
     double deadline;       /* 0: none */
     uint64_t avoid_peer;   /* asked it to go elsewhere, if there is an elsewhere */
     struct gateway_entry *previous, *next, *chain;
@@ -70,8 +70,9 @@ void gateway_journal_end(gateway_journal *j, gateway_entry **entry);
 gateway_entry *gateway_journal_waiting(const gateway_journal *j);
 /* It was submitted to this peer. */
 status gateway_journal_sent(gateway_journal *j, gateway_entry *entry, uint64_t peer, uint32_t numerics);
-/* The peer asked to have it computed elsewhere or later. */
-void gateway_journal_retry(gateway_journal *j, gateway_entry *entry, double now);
+/* The peer gave it back.  failed: it could not compute it, which counts as an attempt; else it only has no room or leaves, and the time that the entry has
+ * been without a token goes on. */
+void gateway_journal_retry(gateway_journal *j, gateway_entry *entry, bool failed, double now);
 /* The peer is gone: its entries wait again, before all others and in their order.  Returns how many. */
 int gateway_journal_gone(gateway_journal *j, uint64_t peer, double now);
 

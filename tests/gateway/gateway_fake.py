@@ -143,6 +143,34 @@ def test_cancel(s, a, report):
     report.check(got.done, "and others are served")
 
 
+def test_stall(s, a, report):
+    """A replica that has work and ends no step: /health says so, it gets nothing more, and in the end its work goes elsewhere."""
+    s.start_fake("a", a.checkpoint, step_ms=10 ** 7)
+    s.wait_ready()
+    body = {"prompt": [1, 2], "max_tokens": 5, "seed": 1}
+
+    async def until(what):
+        for _ in range(400):
+            status, _, health = await get(s.port, "/health")
+            if what(status):
+                return status, health
+            await asyncio.sleep(0.02)
+        return status, health
+
+    async def go():
+        work = asyncio.create_task(stream(s.port, "/v1/completions", body))
+        sick = await until(lambda status: status == 503)
+        state = (await get(s.port, "/state"))[2]["replicas"][0]["state"]
+        s.start_fake("b", a.checkpoint, step_ms=5)
+        well = await until(lambda status: status == 200)
+        other = await stream(s.port, "/v1/completions", {**body, "seed": 2})
+        return sick, state, well, other, await work
+    sick, state, well, other, moved = asyncio.run(go())
+    report.check(sick[0] == 503 and "no step" in sick[1]["error"]["message"] and state == "stalled", f"a stalled replica: {sick} {state}")
+    report.check(well[0] == 200 and other.done, f"another replica: {well} {other.status}")
+    report.check(moved.done and moved.finish() == "length", "what the stalled one had goes on elsewhere")
+
+
 def test_overload(s, a, report):
     """More than may wait: 429 with Retry-After for some, answers for the others, and then all is as before."""
     s.start_fake("a", a.checkpoint, step_ms=5, seqs=4)
@@ -224,7 +252,7 @@ def test_many(s, a, report):
     report.check(peak < 300 or a.sanitized, f"the gateway took {peak} MiB")
 
 
-TESTS = {"routes": (test_routes, []), "deaths": (test_deaths, []), "numerics": (test_other_numerics, []), "cancel": (test_cancel, []),
+TESTS = {"routes": (test_routes, []), "deaths": (test_deaths, []), "numerics": (test_other_numerics, []), "cancel": (test_cancel, []), "stall": (test_stall, ["--stall", "1"]),
          "overload": (test_overload, ["--max-waiting", "20"]), "drain": (test_drain, []), "canary": (test_canary, []), "many": (test_many, [])}
 
 

@@ -217,7 +217,7 @@ static void receive(sim *s, replica *r)
     if (m.kind == RETRY) {
         e = gateway_journal_find(s->journal, m.token.id);
         if (e != NULL && e->peer == r->peer)
-            gateway_journal_retry(s->journal, e, s->now);
+            gateway_journal_retry(s->journal, e, one_in(s, 2), s->now);
         return;
     }
     if (gateway_journal_token(s->journal, r->peer, &m.token, &v, &e) != ST_OK)

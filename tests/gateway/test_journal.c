@@ -112,10 +112,30 @@ static void what_kills_every_replica_is_given_up(void **state)
     assert_int_equal(why, GATEWAY_ATTEMPTS);
     gateway_journal_sent(j, e, 4, 1); /* a token on the way starts the count anew */
     token(j, 4, e->id, 0);
-    gateway_journal_retry(j, e, 1);
+    gateway_journal_retry(j, e, true, 1);
     assert_null(gateway_journal_expired(j, 1, &why));
     assert_int_equal(e->avoid_peer, 4);
     assert_int_equal(e->replays, 4);
+    gateway_journal_destroy(&j);
+}
+
+static void no_room_is_no_fault_but_time_goes_on(void **state)
+{
+    (void)state;
+    gateway_journal *j = make();
+    gateway_give_up why;
+    gateway_entry *e = add(j, 100);
+    for (int i = 0; i < 9; i++) {
+        gateway_journal_sent(j, e, 1, 1);
+        gateway_journal_retry(j, e, false, 100 + i);
+        assert_null(gateway_journal_expired(j, 100 + i, &why));
+    }
+    assert_ptr_equal(gateway_journal_expired(j, 110, &why), e); /* ten seconds without a token, however often it was sent */
+    assert_int_equal(why, GATEWAY_WAITED);
+    gateway_journal_sent(j, e, 1, 1);
+    token(j, 1, e->id, 0);
+    gateway_journal_retry(j, e, false, 120);
+    assert_null(gateway_journal_expired(j, 129, &why));
     gateway_journal_destroy(&j);
 }
 
@@ -139,7 +159,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_token_is_taken_once),        cmocka_unit_test(the_dead_ones_requests_go_first_and_in_order),
         cmocka_unit_test(who_waits_in_vain_is_given_up),   cmocka_unit_test(what_kills_every_replica_is_given_up),
-        cmocka_unit_test(many_are_found),
+        cmocka_unit_test(no_room_is_no_fault_but_time_goes_on), cmocka_unit_test(many_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
