@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "coordinator/gateway/api_scan.h"
+#include "coordinator/gateway/api_tags.h"
 
 enum { MAX_CALLS = 256 };
 
@@ -32,28 +33,31 @@ typedef struct mark {
     mark_kind kind;
     api_scan_form form;
     bool list_is_json;       /* a block that begins with a bracket is JSON, whatever the form */
+    bool may_be_tags;        /* a block that begins otherwise holds calls as tags */
 } mark;
 
 static const mark call_marks[] = {
-    {"<tool_call>", "</tool_call>", MARK_CALL, API_SCAN_JSON, false},         /* Hermes, Qwen, SmolLM, Granite: an object or a list */
-    {"<|tool_call|>", "<|/tool_call|>", MARK_CALL, API_SCAN_JSON, false},     /* Granite 3, Phi-4-mini */
-    {"[TOOL_CALLS]", NULL, MARK_CALL, API_SCAN_NAMED, true},                  /* Mistral: a list, later name[ARGS]{...} */
-    {"<|python_tag|>", NULL, MARK_CALL, API_SCAN_BARE, false},                /* Llama 3 */
-    {"functools[", NULL, MARK_CALL, API_SCAN_JSON, false},                    /* Phi-4 */
-    {"<TOOLCALL>", "</TOOLCALL>", MARK_CALL, API_SCAN_JSON, false},           /* Nemotron */
-    {"<|tool_call_start|>", "<|tool_call_end|>", MARK_CALL, API_SCAN_BARE, false}, /* LFM2 */
-    {"<|python_start|>", "<|python_end|>", MARK_CALL, API_SCAN_BARE, false},  /* Llama 4 */
-    {"<function_calls>", "</function_calls>", MARK_CALL, API_SCAN_BARE, false}, /* OLMo 3 */
-    {"<" BAR "tool" BLANK "call" BLANK "begin" BAR ">", "<" BAR "tool" BLANK "call" BLANK "end" BAR ">", MARK_CALL, API_SCAN_NAMED, false}, /* DeepSeek */
-    {"<" BAR "tool" BLANK "calls" BLANK "begin" BAR ">", NULL, MARK_DROP, API_SCAN_JSON, false},
-    {"<" BAR "tool" BLANK "calls" BLANK "end" BAR ">", NULL, MARK_DROP, API_SCAN_JSON, false},
-    {"<|tool_call_begin|>", "<|tool_call_end|>", MARK_CALL, API_SCAN_NAMED, false}, /* Kimi */
-    {"<|tool_calls_section_begin|>", NULL, MARK_DROP, API_SCAN_JSON, false},
-    {"<|tool_calls_section_end|>", NULL, MARK_DROP, API_SCAN_JSON, false},
+    {"<tool_call>", "</tool_call>", MARK_CALL, API_SCAN_JSON, true, true}, /* Hermes, Qwen, SmolLM, Granite: an object or a list; Qwen3-Coder, GLM: tags */
+    {"<seed:tool_call>", "</seed:tool_call>", MARK_CALL, API_SCAN_JSON, true, true},
+    {"<minimax:tool_call>", "</minimax:tool_call>", MARK_CALL, API_SCAN_JSON, true, true},
+    {"<|tool_call|>", "<|/tool_call|>", MARK_CALL, API_SCAN_JSON, false, false},     /* Granite 3, Phi-4-mini */
+    {"[TOOL_CALLS]", NULL, MARK_CALL, API_SCAN_NAMED, true, false},                  /* Mistral: a list, later name[ARGS]{...} */
+    {"<|python_tag|>", NULL, MARK_CALL, API_SCAN_BARE, false, false},                /* Llama 3 */
+    {"functools[", NULL, MARK_CALL, API_SCAN_JSON, false, false},                    /* Phi-4 */
+    {"<TOOLCALL>", "</TOOLCALL>", MARK_CALL, API_SCAN_JSON, false, false},           /* Nemotron */
+    {"<|tool_call_start|>", "<|tool_call_end|>", MARK_CALL, API_SCAN_BARE, false, false}, /* LFM2 */
+    {"<|python_start|>", "<|python_end|>", MARK_CALL, API_SCAN_BARE, false, false},  /* Llama 4 */
+    {"<function_calls>", "</function_calls>", MARK_CALL, API_SCAN_BARE, false, false}, /* OLMo 3 */
+    {"<" BAR "tool" BLANK "call" BLANK "begin" BAR ">", "<" BAR "tool" BLANK "call" BLANK "end" BAR ">", MARK_CALL, API_SCAN_NAMED, false, false}, /* DeepSeek */
+    {"<" BAR "tool" BLANK "calls" BLANK "begin" BAR ">", NULL, MARK_DROP, API_SCAN_JSON, false, false},
+    {"<" BAR "tool" BLANK "calls" BLANK "end" BAR ">", NULL, MARK_DROP, API_SCAN_JSON, false, false},
+    {"<|tool_call_begin|>", "<|tool_call_end|>", MARK_CALL, API_SCAN_NAMED, false, false}, /* Kimi */
+    {"<|tool_calls_section_begin|>", NULL, MARK_DROP, API_SCAN_JSON, false, false},
+    {"<|tool_calls_section_end|>", NULL, MARK_DROP, API_SCAN_JSON, false, false},
 };
 enum { MAX_MARKS = 24 };
 
-static const mark bare = {"", NULL, MARK_CALL, API_SCAN_BARE, false}, whole = {"", NULL, MARK_CALL, API_SCAN_JSON, false};
+static const mark bare = {"", NULL, MARK_CALL, API_SCAN_BARE, false, false}, whole = {"", NULL, MARK_CALL, API_SCAN_JSON, false, false};
 
 const api_reasoning *api_reasoning_find(const char *source, const shard_tokenizer *t)
 {
@@ -85,7 +89,7 @@ bool api_reasoning_is_open(const api_reasoning *r, const char *prompt, size_t le
 
 /* ---- the parser ---- */
 
-typedef enum where { SAYING, THINKING, CALLING, SKIPPING /* to a block's end */ } where;
+typedef enum where { SAYING, THINKING, CALLING, TAGGED /* gathering a block of tags */, SKIPPING /* to a block's end */ } where;
 
 struct api_parser {
     api_parser_options o;
@@ -105,6 +109,7 @@ struct api_parser {
     bool trim;             /* blanks that come now are dropped */
     bool named;            /* the call under way has its name */
     bool any;              /* the block has had a call */
+    size_t seen;           /* TAGGED: bytes of the buffer in which the block's end does not begin */
     bool done;
     api_parts parts;
 };
@@ -192,7 +197,7 @@ static status on_arguments(void *arg, const char *text, size_t len)
 static void add_mark(api_parser *p, const char *start, const char *end, mark_kind kind)
 {
     if (start != NULL && p->n_marks < MAX_MARKS)
-        p->marks[p->n_marks++] = (mark){start, end, kind, API_SCAN_JSON, false};
+        p->marks[p->n_marks++] = (mark){start, end, kind, API_SCAN_JSON, false, false};
 }
 
 static void begin_block(api_parser *p, const mark *m)
@@ -204,6 +209,7 @@ static void begin_block(api_parser *p, const mark *m)
     p->form = m->form;
     p->scan_state = API_SCAN_BETWEEN;
     p->named = p->any = false;
+    p->seen = 0;
     mem_str_clear(&p->raw);
     mem_str_puts(&p->raw, m->start);
     api_scan_begin(p->scan, m->form);
@@ -468,7 +474,9 @@ static void choose_form(api_parser *p, char c)
     if (!p->form_open || is_blank(c))
         return;
     p->form_open = false;
-    if (c == '[' || c == '{')
+    if (p->resolved.may_be_tags && c != '[' && c != '{')
+        p->where = TAGGED;
+    else if (c == '[' || c == '{')
         api_scan_begin(p->scan, p->form = API_SCAN_JSON);
 }
 
@@ -501,6 +509,8 @@ static status call(api_parser *p, bool last, bool *again)
         }
         api_scan_state state;
         choose_form(p, p->buffer.data[at]);
+        if (p->where == TAGGED)
+            break;
         TRY(api_scan_byte(p->scan, p->buffer.data[at], &state));
         if (state == API_SCAN_BAD) {
             bad_byte(p);
@@ -515,6 +525,40 @@ static status call(api_parser *p, bool last, bool *again)
     }
     consume(p, at);
     *again = p->where != CALLING;
+    return ST_OK;
+}
+
+/* Calls as tags come whole, with the end of their block. */
+static status tagged(api_parser *p, bool *again)
+{
+    const char *end = p->resolved.end, *hit = memmem(p->buffer.data + p->seen, p->buffer.len - p->seen, end, strlen(end));
+    size_t len = hit == NULL ? 0 : (size_t)(hit - p->buffer.data), n_calls = 0;
+    status st = ST_OK;
+    *again = hit != NULL;
+    if (hit == NULL)
+        p->seen = p->buffer.len - may_begin(&p->buffer, end);
+    for (size_t at = 0; hit != NULL && st == ST_OK && !p->done;) {
+        mem_str name = {0}, arguments = {0};
+        st = api_tags_call(p->buffer.data, len, &at, p->o.tools, &name, &arguments);
+        if (st == ST_OK)
+            st = add_call(p, name.data, name.len);
+        if (st == ST_OK) {
+            on_arguments(p, arguments.data, arguments.len);
+            complete_call(p);
+            n_calls++;
+        }
+        mem_str_free(&name);
+        mem_str_free(&arguments);
+    }
+    if (hit == NULL || (st != ST_OK && st != ST_NOT_FOUND))
+        return st;
+    if (n_calls == 0) {
+        mem_str_append(&p->raw, p->buffer.data, len + strlen(end));
+        give_back(p);
+    } else {
+        end_block(p);
+    }
+    consume(p, len + strlen(end));
     return ST_OK;
 }
 
@@ -539,6 +583,9 @@ static status run(api_parser *p, bool last)
             break;
         case CALLING:
             TRY(call(p, last, &again));
+            break;
+        case TAGGED:
+            TRY(tagged(p, &again));
             break;
         case SKIPPING:
             again = skip(p);
@@ -579,7 +626,9 @@ status api_parser_end(api_parser *p)
     if (p->done)
         return ST_OK;
     TRY(run(p, true));
-    if (p->where == CALLING && !p->named && p->raw.len > 0)
+    if (p->where == TAGGED)
+        mem_str_append(&p->raw, p->buffer.data, p->buffer.len);
+    if ((p->where == CALLING || p->where == TAGGED) && !p->named && p->raw.len > 0)
         give_back(p);
     if (!p->trim)
         say_bytes(p, p->where == THINKING ? &p->parts.reasoning : &p->parts.content, p->blanks.data, p->blanks.len);

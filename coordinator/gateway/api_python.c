@@ -224,6 +224,17 @@ static json_t *keywords(reader *r)
     return out;
 }
 
+json_t *api_python_value(const char *text, size_t len)
+{
+    reader r = {text, text + len, 0};
+    json_t *v = value(&r);
+    skip_blanks(&r);
+    if (r.at == r.end)
+        return v;
+    json_decref(v);
+    return NULL;
+}
+
 status api_python_call(const char *text, size_t len, mem_str *name, mem_str *arguments)
 {
     reader r = {text, text + len, 0};

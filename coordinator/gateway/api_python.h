@@ -2,6 +2,7 @@
 #ifndef COORDINATOR_GATEWAY_API_PYTHON_H
 #define COORDINATOR_GATEWAY_API_PYTHON_H
 
+#include <jansson.h>
 #include <stddef.h>
 
 #include "base/mem.h"
@@ -10,5 +11,8 @@
 /* Literals only: numbers, strings, True, False, None (and JSON's spelling of these), lists, tuples, dictionaries with string keys.  ST_NOT_FOUND: it is
  * anything else (nothing is logged: it is what a model wrote). */
 status api_python_call(const char *text, size_t len, mem_str *name, mem_str *arguments);
+
+/* One literal and nothing else; a new reference, or NULL. */
+json_t *api_python_value(const char *text, size_t len);
 
 #endif
