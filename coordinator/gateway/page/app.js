@@ -314,7 +314,7 @@ function rankTable(replica, r) {
 
 function drawReplica(replica, now) {
   const r = rates(replica, now), box = element("article", "replica"), title = element("h3", "", replica.name), list = element("dl");
-  const total = replica.kv_blocks || 0, free = (replica.kv_blocks_free || 0) + (replica.kv_blocks_cached || 0), used = Math.max(0, total - free);
+  const total = replica.kv_blocks || 0, used = Math.max(0, total - (replica.kv_blocks_free || 0)); // free ones may be cached too
   box.dataset.replica = replica.name;
   title.append(element("span", "state " + replica.state, replica.state));
   title.append(element("span", "state", [replica.model, replica.backend, "tp " + replica.tp + " x pp " + replica.pp].filter(Boolean).join(", ")));
@@ -323,7 +323,8 @@ function drawReplica(replica, now) {
   pair(list, "answer tokens", perSecond(r.generated));
   pair(list, "prompt tokens", perSecond(r.prompt));
   if (replica.prefix_queries > 0) pair(list, "prefix cache", (replica.prefix_hits / replica.prefix_queries * 100).toFixed(0) + " %");
-  const label = element("label", "note", "KV cache: " + number(used) + " of " + number(total) + " blocks in use"), kv = element("meter");
+  const label = element("label", "note", "KV cache: " + number(used) + " of " + number(total) + " blocks in use, " + number(replica.kv_blocks_cached) +
+    " can be found again"), kv = element("meter");
   kv.max = total || 1;
   kv.value = used;
   kv.high = kv.max * 0.9;
