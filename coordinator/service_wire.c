@@ -521,9 +521,8 @@ static void look_at_signals(service *s)
     if (n == s->signals_seen)
         return;
     s->signals_seen = n;
-    if (n == 1)
-        drain_begin(s, s->opt.drain_seconds, "told to end");
-    else
+    drain_begin(s, s->opt.drain_seconds, "told to end");
+    if (n > 1) /* several may have come since the last look */
         s->drain_deadline = log_clock();
 }
 

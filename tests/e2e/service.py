@@ -398,6 +398,52 @@ def check_gateway_lost(report, a, work):
         replica.kill()
 
 
+def caught(pid, number):
+    with open(f"/proc/{pid}/status") as f:
+        masks = dict(line.split(":", 1) for line in f)
+    return int(masks["SigCgt"], 16) >> (number - 1) & 1 == 1
+
+
+def check_signals(report, a, work):
+    """Signals without a gateway, twice at once, and with a request under way that is sent back."""
+    for n in (1, 2):
+        replica = Replica(a.trireme, a.model, f"ipc://{work}/nobody.sock", 1, 1, ("--plain",))
+        try:
+            until = time.monotonic() + PATIENCE
+            while time.monotonic() < until and not caught(replica.process.pid, signal.SIGTERM):
+                time.sleep(0.05)
+            for number in (signal.SIGTERM, signal.SIGUSR1)[:n]:
+                replica.process.send_signal(number)
+            code, said = replica.wait()
+            report.check(code == 0, f"{n} signals without a gateway: exit code {code}: {said[-500:]}")
+        finally:
+            replica.kill()
+    gateway, replica, _ = serve(a, work, "signals", 1, 1)
+    try:
+        gateway.wait(lambda l: "hello" in l)
+        gateway.say(op="submit", id=1, tokens=[5, 6], sampling={"max_tokens": 2990})
+        gateway.wait(lambda l: "events" in l)
+        replica.process.send_signal(signal.SIGTERM)
+        gateway.wait(lambda l: l.get("load", {}).get("draining"))
+        replica.process.send_signal(signal.SIGTERM)
+        back = gateway.wait(lambda l: "aborted" in l)["aborted"]
+        report.check(back["id"] == 1 and back["retry"], f"two signals: what runs is sent back: {back}")
+        code, said = replica.wait()
+        report.check(code == 0, f"two signals: exit code {code}: {said[-500:]}")
+    finally:
+        gateway.end()
+        replica.kill()
+    gateway, replica, _ = serve(a, work, "unwanted", 1, 1)
+    try:
+        gateway.wait(lambda l: "hello" in l)
+        gateway.say(op="goodbye", reason="not wanted here", retry=False)
+        code, said = replica.wait()
+        report.check(code == 2 and "not wanted here" in said, f"sent away: exit code {code}: {said[-500:]}")
+    finally:
+        gateway.end()
+        replica.kill()
+
+
 def check_dead_rank(report, a, work):
     gateway, replica, _ = serve(a, work, "dead", 2, 2)
     try:
@@ -457,7 +503,7 @@ def main():
     p.add_argument("--gateway", required=True)
     p.add_argument("--model", required=True)
     p.add_argument("--splits", default="1x1,2x1,2x2")
-    p.add_argument("--only", default="splits,lost,dead,stopped,refused")
+    p.add_argument("--only", default="splits,lost,signals,dead,stopped,refused")
     a = p.parse_args()
     report = Report()
     only = a.only.split(",")
@@ -468,6 +514,8 @@ def main():
             report.check(len(set(ids.values())) == len({s.split("x")[0] for s in ids}), f"numerics ids tell tensor-parallel degrees apart, not stages: {ids}")
         if "lost" in only:
             check_gateway_lost(report, a, work)
+        if "signals" in only:
+            check_signals(report, a, work)
         if "dead" in only:
             check_dead_rank(report, a, work)
         if "stopped" in only:
