@@ -136,7 +136,7 @@ static status make(api_call *c, const char *body, size_t len, api_error *e)
     c->created = (int64_t)time(NULL);
     c->stream = c->fields.stream;
     c->n = c->fields.n == API_ABSENT ? 1 : c->fields.n;
-    c->limits = (api_limits){c->model->vocab, c->model->max_model_len, c->ops->default_max_tokens, c->ops->max_tokens_name};
+    c->limits = (api_limits){c->model->vocab, c->model->max_model_len, c->ops->default_max_tokens};
     TRY(read_stream_options(c, e));
     TRY(c->ops->prepare(c, e));
     api_put_head(c, c->ops->chunk_object, &c->head);
@@ -194,6 +194,7 @@ void api_call_destroy(api_call **cp)
     free(c->sequences);
     free(c->prompts);
     api_sampling_free(&c->sampling);
+    mem_str_free(&c->grammar);
     mem_str_free(&c->head);
     mem_str_free(&c->made);
     mem_str_free(&c->lead);

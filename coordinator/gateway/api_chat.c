@@ -227,6 +227,6 @@ static void fail(api_call *c, mem_str *out)
 }
 
 const api_route_ops api_chat_ops = {
-    .prefix = "chatcmpl-", .object = "chat.completion", .chunk_object = "chat.completion.chunk", .who = API_FOR_CHAT, .max_tokens_name = "max_completion_tokens",
+    .prefix = "chatcmpl-", .object = "chat.completion", .chunk_object = "chat.completion.chunk", .who = API_FOR_CHAT,
     .default_max_tokens = INT32_MAX, .prepare = prepare, .chunk = chunk, .finish = finish, .fail = fail, .answer = answer,
 };

@@ -1,6 +1,7 @@
 /* coordinator/gateway/api_completions.c - POST /v1/completions: text goes on. */
 #include <string.h>
 
+#include "coordinator/gateway/api_grammar.h"
 #include "coordinator/gateway/api_internal.h"
 
 static status prepare(api_call *c, api_error *e)
@@ -19,7 +20,8 @@ static status prepare(api_call *c, api_error *e)
         if (p->text.len == 0 && shard_tokenizer_decode(t, p->ids.data, p->ids.n, f->skip_special_tokens, &p->text) != ST_OK)
             return api_refuse_message(e, ST_NO_MEMORY, "prompt");
     }
-    return api_call_make_sequences(c, NULL, e);
+    TRY(api_grammar_make(f, NULL, &c->grammar, e));
+    return api_call_make_sequences(c, e);
 }
 
 static void put_logprobs(const api_call *c, const api_sequence *s, api_sent *sent, mem_str *out)
@@ -128,6 +130,6 @@ static void answer(const api_call *c, mem_str *out)
 }
 
 const api_route_ops api_completions_ops = {
-    .prefix = "cmpl-", .object = "text_completion", .chunk_object = "text_completion", .who = API_FOR_COMPLETIONS, .max_tokens_name = "max_tokens",
+    .prefix = "cmpl-", .object = "text_completion", .chunk_object = "text_completion", .who = API_FOR_COMPLETIONS,
     .default_max_tokens = 16, .prepare = prepare, .chunk = chunk, .finish = finish, .fail = fail, .answer = answer,
 };

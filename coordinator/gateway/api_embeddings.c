@@ -16,7 +16,7 @@ static status prepare(api_call *c, api_error *e)
         return api_refuse(e, ST_INVALID, "encoding_format", "encoding_format must be \"float\" or \"base64\"");
     TRY(api_call_read_prompts(c, "input", f->input, !f->has_add_special_tokens || f->add_special_tokens, e));
     c->limits.default_max_tokens = 1;
-    TRY(api_call_make_sequences(c, NULL, e));
+    TRY(api_call_make_sequences(c, e));
     for (int i = 0; i < c->n_sequences; i++) {
         c->sequences[i].submit.pooling = shard_text_info_get(c->model->text)->pooling == SHARD_POOL_MEAN ? TRIREME__POOLING__POOL_MEAN : TRIREME__POOLING__POOL_LAST;
         c->sequences[i].submit.normalize = true;
@@ -73,6 +73,6 @@ static void answer(const api_call *c, mem_str *out)
 }
 
 const api_route_ops api_embeddings_ops = {
-    .prefix = "embd-", .object = "list", .chunk_object = "list", .who = API_FOR_EMBEDDINGS, .max_tokens_name = "", .default_max_tokens = 1, .prepare = prepare,
+    .prefix = "embd-", .object = "list", .chunk_object = "list", .who = API_FOR_EMBEDDINGS, .default_max_tokens = 1, .prepare = prepare,
     .answer = answer,
 };

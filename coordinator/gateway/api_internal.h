@@ -56,7 +56,6 @@ typedef struct api_sequence {
 typedef struct api_route_ops {
     const char *prefix, *object, *chunk_object; /* "chatcmpl-", "chat.completion", "chat.completion.chunk" */
     int who;
-    const char *max_tokens_name;
     int32_t default_max_tokens;
     status (*prepare)(api_call *c, api_error *e);
     void (*chunk)(api_call *c, api_sequence *s, mem_str *out); /* after an event, when streaming */
@@ -77,6 +76,7 @@ struct api_call {
     int64_t created;
     mem_str head;              /* "id": ..., "object": ..., ... of a chunk, up to the choices */
 
+    mem_str grammar;           /* compiled; the sampling's once that is resolved */
     api_sampling sampling;
     api_limits limits;
     api_prompt *prompts;
@@ -105,8 +105,8 @@ struct api_call {
 /* ---- api_request.c: prompts and sequences ---- */
 /* Adds an empty prompt; ids and text are filled by the caller. */
 status api_call_add_prompt(api_call *c, api_prompt **out, api_error *e);
-/* Makes the sequences of all prompts: sampling resolved, lengths checked. */
-status api_call_make_sequences(api_call *c, const json_t *forced_schema, api_error *e);
+/* Makes the sequences of all prompts: sampling resolved, lengths checked, under c->grammar if there is one. */
+status api_call_make_sequences(api_call *c, api_error *e);
 /* A string, a list of strings, a list of ids or a list of such lists, as prompts. */
 status api_call_read_prompts(api_call *c, const char *name, const json_t *v, bool special, api_error *e);
 /* Messages (and tools) as the one prompt, and how its answer is to be parsed. */

@@ -143,18 +143,13 @@ static void echo_logprobs(api_call *c)
         s->n_prompt_logprobs = s->n_logprobs;
 }
 
-status api_call_make_sequences(api_call *c, const json_t *forced, api_error *e)
+status api_call_make_sequences(api_call *c, api_error *e)
 {
-    mem_str grammar = {0};
     TRY(check_prompts(c, e));
     TRY(api_sampling_resolve(&c->fields, c->model->text, &c->limits, &c->sampling, e));
-    status st = api_grammar_make(&c->fields, forced, &grammar, e);
-    if (st != ST_OK) {
-        mem_str_free(&grammar);
-        return st;
-    }
-    c->sampling.message.grammar.len = grammar.len;
-    c->sampling.message.grammar.data = (uint8_t *)grammar.data; /* the sampling's now */
+    c->sampling.message.grammar.len = c->grammar.len;
+    c->sampling.message.grammar.data = (uint8_t *)c->grammar.data; /* the sampling's now */
+    c->grammar = (mem_str){0};
     echo_logprobs(c);
     c->parsing.id = c->id;
     if (mem_calloc((size_t)(c->n_prompts * c->n), sizeof(*c->sequences), "sequences", &c->sequences) != ST_OK)
@@ -254,52 +249,30 @@ status api_call_tool_choice(api_call *c, json_t **forced, api_error *e)
 
 /* ---- chat ---- */
 
-static bool has_form(const api_fields *f)
-{
-    return f->response_format != NULL || json_object_get(f->text, "format") != NULL || f->structured_outputs != NULL || f->guided_json != NULL || f->guided_regex != NULL ||
-           f->guided_choice != NULL || f->guided_grammar != NULL || f->guided_json_object != NULL;
-}
-
-static bool is_text_format(const json_t *format)
-{
-    const char *type = json_string_value(json_object_get(format, "type"));
-    return format == NULL || (type != NULL && strcmp(type, "text") == 0);
-}
-
 /* A grammar begins at the first token: what it lets through is the answer itself, with neither reasoning nor marks. */
-static status plan_parsing(api_call *c, const api_prompt *p, bool forced, api_error *e)
+static void plan_parsing(api_call *c, const api_prompt *p)
 {
     const char *source = c->fields.chat_template != NULL ? c->fields.chat_template : shard_text_template_source(c->model->text, NULL, NULL);
-    const api_fields *f = &c->fields;
-    bool formed = has_form(f) && !(f->structured_outputs == NULL && f->guided_json == NULL && f->guided_regex == NULL && f->guided_choice == NULL &&
-                                   f->guided_grammar == NULL && f->guided_json_object == NULL && is_text_format(f->response_format) &&
-                                   is_text_format(json_object_get(f->text, "format")));
-    if (formed && c->parsing.calls == API_CALLS_AUTO)
-        return api_refuse(e, ST_INVALID, "tools", "an answer cannot have a form of its own while tools may be called: set tool_choice to none or required");
-    c->parsing.reasoning = formed || forced ? NULL : api_reasoning_find(source, shard_text_tokenizer(c->model->text));
+    c->parsing.reasoning = c->grammar.len > 0 ? NULL : api_reasoning_find(source, shard_text_tokenizer(c->model->text));
     c->parsing.reasoning_open = api_reasoning_is_open(c->parsing.reasoning, api_str(&p->text), p->text.len);
     c->parsing.short_ids = source != NULL && strstr(source, "[TOOL_CALLS]") != NULL;
-    c->hide_reasoning = !f->include_reasoning;
+    c->hide_reasoning = !c->fields.include_reasoning;
     c->n_marks = api_parser_mark_tokens(&c->parsing, shard_text_tokenizer(c->model->text), c->marks, API_MAX_MARK_TOKENS);
-    return ST_OK;
 }
 
 status api_call_chat_prompt(api_call *c, const char *messages_name, api_error *e)
 {
     api_prompt *p;
     json_t *forced;
-    const api_chat chat = {.messages = c->messages, .messages_name = messages_name};
     TRY(api_call_tool_choice(c, &forced, e));
-    status st = api_call_add_prompt(c, &p, e);
-    if (st == ST_OK) {
-        api_chat with = chat;
-        with.tools = c->tools;
-        st = api_prompt_chat(&c->fields, &with, c->model->text, &p->text, &p->ids, e);
-    }
-    if (st == ST_OK)
-        st = plan_parsing(c, p, forced != NULL, e);
-    if (st == ST_OK)
-        st = api_call_make_sequences(c, forced, e);
+    status st = api_grammar_make(&c->fields, forced, &c->grammar, e);
     json_decref(forced);
-    return st;
+    TRY(st);
+    if (c->grammar.len > 0 && c->parsing.calls == API_CALLS_AUTO)
+        return api_refuse(e, ST_INVALID, "tools", "an answer cannot have a form of its own while tools may be called: set tool_choice to none or required");
+    TRY(api_call_add_prompt(c, &p, e));
+    const api_chat chat = {.messages = c->messages, .tools = c->tools, .messages_name = messages_name};
+    TRY(api_prompt_chat(&c->fields, &chat, c->model->text, &p->text, &p->ids, e));
+    plan_parsing(c, p);
+    return api_call_make_sequences(c, e);
 }

@@ -551,6 +551,6 @@ json_t *api_call_conversation(const api_call *c)
 }
 
 const api_route_ops api_responses_ops = {
-    .prefix = "resp_", .object = "response", .chunk_object = "response", .who = API_FOR_RESPONSES, .max_tokens_name = "max_output_tokens",
+    .prefix = "resp_", .object = "response", .chunk_object = "response", .who = API_FOR_RESPONSES,
     .default_max_tokens = INT32_MAX, .prepare = prepare, .chunk = chunk, .finish = finish, .fail = fail, .answer = put_response, .drop = drop,
 };

@@ -11,7 +11,6 @@ typedef struct api_limits {
     int32_t vocab;
     int32_t max_context;       /* max_tokens is cut to what it leaves */
     int32_t default_max_tokens; /* where none is asked for; INT32_MAX: all that is left */
-    const char *max_tokens_name; /* of the field, for messages */
 } api_limits;
 
 /* A sampling message and the arrays it points to, which it owns; zero-initialise. */

@@ -78,5 +78,5 @@ static status detokenize(api_call *c, api_error *e)
     return st;
 }
 
-const api_route_ops api_tokenize_ops = {.prefix = "tok-", .object = "", .chunk_object = "", .who = API_FOR_TOKENIZE, .max_tokens_name = "", .prepare = tokenize};
-const api_route_ops api_detokenize_ops = {.prefix = "detok-", .object = "", .chunk_object = "", .who = API_FOR_DETOKENIZE, .max_tokens_name = "", .prepare = detokenize};
+const api_route_ops api_tokenize_ops = {.prefix = "tok-", .object = "", .chunk_object = "", .who = API_FOR_TOKENIZE, .prepare = tokenize};
+const api_route_ops api_detokenize_ops = {.prefix = "detok-", .object = "", .chunk_object = "", .who = API_FOR_DETOKENIZE, .prepare = detokenize};
