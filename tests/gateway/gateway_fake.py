@@ -7,6 +7,7 @@ Tokens of fake replicas depend on the request alone, so what a client must read 
 """
 import argparse
 import asyncio
+import json
 import random
 import signal
 import time
@@ -171,6 +172,111 @@ def test_stall(s, a, report):
     report.check(moved.done and moved.finish() == "length", "what the stalled one had goes on elsewhere")
 
 
+def access_lines(s):
+    with open(f"{s.dir}/access.log", encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def test_routing(s, a, report):
+    """What shares a long prefix goes where that is; what shares nothing is spread."""
+    for name in ("a", "b"):
+        s.start_fake(name, a.checkpoint, step_ms=5)
+    s.wait_ready(2)
+    shared = [7 + i % 200 for i in range(300)]
+
+    async def go():
+        for i in range(6):
+            await post(s.port, "/v1/completions", {"prompt": shared + [i], "max_tokens": 2}, headers={"X-Request-Id": f"shared-{i}"})
+        await asyncio.gather(*(post(s.port, "/v1/completions", {"prompt": [i] * 30, "max_tokens": 20}, headers={"X-Request-Id": f"other-{i}"}) for i in range(8)))
+        for i in range(6, 12): # another tenant's cache is another one
+            await post(s.port, "/v1/completions", {"prompt": shared + [i], "max_tokens": 2, "cache_salt": "mine"}, headers={"X-Request-Id": f"shared-{i}"})
+    asyncio.run(go())
+    s.gateway.end()
+    lines = access_lines(s)
+    replica = {line["request_id"]: line.get("replica") for line in lines if "request_id" in line}
+    report.check(len({replica.get(f"shared-{i}") for i in range(6)}) == 1, f"a shared prefix: {replica}")
+    report.check({replica.get(f"other-{i}") for i in range(8)} == {"a", "b"}, f"others: {replica}")
+    report.check(len({replica.get(f"shared-{i}") for i in range(6, 12)}) == 1, f"a salted prefix: {replica}")
+
+
+def test_models(s, a, report):
+    """Several models behind one gateway; replicas of a model come and go."""
+    s.start_fake("a", a.checkpoint, model="one")
+    s.start_fake("b", a.checkpoint, model="org/two")
+    s.wait_ready(2)
+    ids = [m["id"] for m in asyncio.run(get(s.port, "/v1/models"))[2]["data"]]
+    report.check(sorted(ids) == ["one", "org/two"], f"models: {ids}")
+    status, _, body = asyncio.run(get(s.port, "/v1/models/org/two"))
+    report.check(status == 200 and body["id"] == "org/two", f"a name with a slash: {status} {body}")
+    for model in ids:
+        status, _, body = asyncio.run(post(s.port, "/v1/completions", {"model": model, "prompt": [1], "max_tokens": 2}))
+        report.check(status == 200 and body["model"] == model, f"{model}: {status} {body}")
+    status, _, body = asyncio.run(post(s.port, "/v1/completions", {"prompt": [1], "max_tokens": 2}))
+    report.check(status == 404 and "one" in body["error"]["message"] and "org/two" in body["error"]["message"], f"no model named: {status} {body}")
+    s.kill_replica("b")
+    for _ in range(250):
+        ids = [m["id"] for m in asyncio.run(get(s.port, "/v1/models"))[2]["data"]]
+        if ids == ["one"]:
+            break
+        time.sleep(0.02)
+    report.check(ids == ["one"], f"a model whose replicas left: {ids}")
+    status, _, body = asyncio.run(post(s.port, "/v1/completions", {"prompt": [1], "max_tokens": 2}))
+    report.check(status == 200, f"one model left needs no name: {status} {body}")
+
+
+def test_timeouts(s, a, report):
+    """What finds no replica in time, and what takes too long, ends with an error that says so."""
+    s.start_fake("a", a.checkpoint, step_ms=20)
+    s.wait_ready()
+    body = {"prompt": [1, 2], "max_tokens": 2000, "seed": 1}
+
+    async def orphaned():
+        seen = asyncio.Event()
+        streamed = asyncio.create_task(stream(s.port, "/v1/completions", body, on_event=lambda x: seen.set()))
+        whole = asyncio.create_task(post(s.port, "/v1/completions", body))
+        await asyncio.wait_for(seen.wait(), 20)
+        await asyncio.to_thread(s.kill_replica, "a")
+        return await streamed, await whole
+    streamed, whole = asyncio.run(orphaned())
+    report.check(streamed.status == 200 and "error" in streamed.events[-1] and "no replica" in streamed.events[-1]["error"]["message"], f"an orphaned stream: {streamed.events[-1:]}")
+    report.check(whole[0] == 503 and whole[2]["error"]["code"] == "no_replica", f"an orphaned request: {whole}")
+    s.start_fake("a", a.checkpoint, step_ms=20)
+    s.wait_ready()
+    status, _, answer = asyncio.run(post(s.port, "/v1/completions", body))
+    report.check(status == 504 and answer["error"]["code"] == "timeout", f"too long a request: {status} {answer}")
+    for _ in range(100):
+        held = asyncio.run(get(s.port, "/state"))[2]["replicas"][0]["running"]
+        if held == 0:
+            break
+        time.sleep(0.05)
+    report.check(held == 0, "its replica was told")
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) // 1024
+
+
+def overload_long(s, report):
+    """Ten times what the replica can do, for 30 s: 4 sequences x 200 tokens/s are 40 requests/s of 20 tokens."""
+    async def one(i, statuses):
+        statuses.append((await post(s.port, "/v1/completions", {"prompt": [1, i % 200], "max_tokens": 20, "seed": i}))[0])
+
+    async def go():
+        statuses, tasks, memory, began = [], [], [], time.monotonic()
+        for i in range(400 * 30):
+            await asyncio.sleep(max(0, began + i / 400 - time.monotonic()))
+            tasks.append(asyncio.create_task(one(i, statuses)))
+            if i % 1200 == 0:
+                memory.append(resident(s.gateway.p.pid))
+        await asyncio.gather(*tasks)
+        return statuses, memory
+    statuses, memory = asyncio.run(go())
+    print(f"overload: {statuses.count(200)} served, {statuses.count(429)} refused, gateway's memory {memory} MiB", flush=True)
+    report.check(set(statuses) == {200, 429} and statuses.count(200) > 300, "overload is answered with 200 and 429 alone")
+    report.check(memory[-1] <= memory[1] + 16, f"memory grows: {memory} MiB")
+
+
 def test_overload(s, a, report):
     """More than may wait: 429 with Retry-After for some, answers for the others, and then all is as before."""
     s.start_fake("a", a.checkpoint, step_ms=5, seqs=4)
@@ -179,6 +285,8 @@ def test_overload(s, a, report):
     async def go():
         return await asyncio.gather(*(post(s.port, "/v1/completions", {"prompt": [1, i], "max_tokens": 20, "seed": i}) for i in range(120)))
     answers = asyncio.run(go())
+    if a.full:
+        overload_long(s, report)
     refused = [x for x in answers if x[0] == 429]
     served = [x for x in answers if x[0] == 200]
     report.check(len(refused) + len(served) == 120 and refused and served, f"overload: {len(refused)} refused, {len(served)} served")
@@ -253,6 +361,7 @@ def test_many(s, a, report):
 
 
 TESTS = {"routes": (test_routes, []), "deaths": (test_deaths, []), "numerics": (test_other_numerics, []), "cancel": (test_cancel, []), "stall": (test_stall, ["--stall", "1"]),
+         "routing": (test_routing, []), "models": (test_models, []), "timeouts": (test_timeouts, ["--replay-wait", "1", "--request-timeout", "3"]),
          "overload": (test_overload, ["--max-waiting", "20"]), "drain": (test_drain, []), "canary": (test_canary, []), "many": (test_many, [])}
 
 
