@@ -28,11 +28,6 @@ static void call_destroy(call *c)
     atomic_fetch_sub(&g->n_calls, 1);
 }
 
-const char *call_key_name(const call *c)
-{
-    return c->caller >= 0 ? auth_name(c->g->auth, c->caller) : "";
-}
-
 /* ---- metrics and log ---- */
 
 static metrics_series *series(const call *c, metrics_id id, const char *third)
@@ -164,6 +159,10 @@ static void finish(call *c, const char *failed)
 
 static void write_out(call *c, uint64_t received_ns)
 {
+    if (c->request == NULL) {
+        mem_str_clear(&c->out);
+        return;
+    }
     if (c->out.failed) {
         log_error("no memory for a stream: it is cut");
         http_abort(&c->request);
@@ -171,7 +170,7 @@ static void write_out(call *c, uint64_t received_ns)
         mem_str_free(&c->out);
         return;
     }
-    if (c->out.len == 0 || c->request == NULL)
+    if (c->out.len == 0)
         return;
     http_answer a = {.status = 200};
     if (!c->begun)

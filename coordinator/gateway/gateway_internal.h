@@ -170,7 +170,6 @@ double gateway_clock(void);                                       /* seconds, of
 /* call.c */
 void call_begin(gateway *g, http_request *r, api_route route);    /* I/O thread */
 bool call_work_run(void *arg, gateway_actor *actor, gateway_work *work); /* gateway_work_fn of the pool */
-const char *call_key_name(const call *c);
 bool call_open_text(gateway *g, text_job *job);                   /* gateway.c */
 
 /* dispatch.c: the core thread. */
@@ -184,6 +183,7 @@ void dispatch_expire(gateway *g);
 void dispatch_fail_all(gateway *g);                               /* at the end */
 
 /* routes.c */
+void routes_respond_json(http_request **r, json_t *body);          /* takes both */
 const http_route *gateway_routes(int *n);
 bool routes_admit(void *arg, http_request *r, const http_route *route, http_answer *refuse);
 void routes_gone(void *arg, uint64_t id);

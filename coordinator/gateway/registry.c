@@ -250,7 +250,8 @@ static bool gather(const gateway_registry *r, const gateway_served *served, gate
         }
     }
     mem_str print = {0};
-    mem_str_printf(&print, "fp_%.12s%s%s_%s_%s", served->digest, adapter[0] != '\0' ? "_" : "", adapter, builds.data, splits.data);
+    const char *hex = strchr(served->digest, ':'); /* "sha256:..." */
+    mem_str_printf(&print, "fp_%.12s%s%s_%s_%s", hex != NULL ? hex + 1 : served->digest, adapter[0] != '\0' ? "_" : "", adapter, builds.data, splits.data);
     for (size_t i = 0; !print.failed && i < print.len; i++)
         print.data[i] = print.data[i] == ' ' ? '-' : print.data[i];
     m->name = strdup(served->name);

@@ -25,7 +25,7 @@ WORK_ROUTE(serve_detokenize, API_DETOKENIZE)
 
 /* ---- small answers ---- */
 
-static void respond_json(http_request **r, int status_code, json_t *body)
+void routes_respond_json(http_request **r, json_t *body)
 {
     char *line = body != NULL ? json_line(body) : NULL;
     json_decref(body);
@@ -33,7 +33,7 @@ static void respond_json(http_request **r, int status_code, json_t *body)
         http_respond_error(r, 500, "server_error", NULL, NULL, "out of memory", 0);
         return;
     }
-    http_answer a = {.status = status_code, .body = line, .body_len = strlen(line)};
+    http_answer a = {.status = 200, .body = line, .body_len = strlen(line)};
     http_respond(r, &a);
     free(line);
 }
@@ -54,7 +54,7 @@ static void serve_models(void *arg, http_request *r)
         json_array_append_new(data, model_card(models[i]));
         gateway_model_release(&models[i]);
     }
-    respond_json(&r, 200, json_pack("{ss, so}", "object", "list", "data", data));
+    routes_respond_json(&r, json_pack("{ss, so}", "object", "list", "data", data));
 }
 
 static void serve_model(void *arg, http_request *r)
@@ -66,20 +66,20 @@ static void serve_model(void *arg, http_request *r)
         http_respond_error(&r, 404, "invalid_request_error", "model_not_found", "model", "no model of this name is served here: see /v1/models", 0);
         return;
     }
-    respond_json(&r, 200, model_card(m));
+    routes_respond_json(&r, model_card(m));
     gateway_model_release(&m);
 }
 
 static void serve_version(void *arg, http_request *r)
 {
     const gateway *g = arg;
-    respond_json(&r, 200, json_pack("{ss, ss}", "version", g->opt.version, "commit", g->opt.commit));
+    routes_respond_json(&r, json_pack("{ss, ss}", "version", g->opt.version, "commit", g->opt.commit));
 }
 
 static void serve_ping(void *arg, http_request *r)
 {
     (void)arg;
-    respond_json(&r, 200, json_object());
+    routes_respond_json(&r, json_object());
 }
 
 /* Answered from what the core thread published, so that it also tells when that one hangs. */
@@ -100,7 +100,7 @@ static void serve_health(void *arg, http_request *r)
     if (why != NULL)
         http_respond_error(&r, 503, "server_error", "unhealthy", NULL, why, 1);
     else
-        respond_json(&r, 200, json_pack("{ss, si}", "status", "ok", "replicas", atomic_load(&g->n_ready)));
+        routes_respond_json(&r, json_pack("{ss, si}", "status", "ok", "replicas", atomic_load(&g->n_ready)));
 }
 
 static void serve_load(void *arg, http_request *r)
@@ -178,7 +178,7 @@ static void serve_response(void *arg, http_request *r)
         return;
     }
     json_t *o = json_pack("{ss, ss, ss, s[]}", "id", http_request_param(r), "object", "response", "status", "in_progress", "output");
-    respond_json(&r, 200, o);
+    routes_respond_json(&r, o);
 }
 
 static void serve_response_cancel(void *arg, http_request *r)
@@ -195,7 +195,7 @@ static void serve_response_cancel(void *arg, http_request *r)
     }
     gateway_post_cancel(g, call_id, -1);
     json_t *o = json_pack("{ss, ss, ss, s[]}", "id", http_request_param(r), "object", "response", "status", "cancelled", "output");
-    respond_json(&r, 200, o);
+    routes_respond_json(&r, o);
 }
 
 static void serve_response_delete(void *arg, http_request *r)
@@ -210,7 +210,7 @@ static void serve_response_delete(void *arg, http_request *r)
         gateway_post_cancel(g, call_id, -1);
     responses_remove(g->responses, http_request_caller(r) >> 1, http_request_param(r));
     json_t *o = json_pack("{ss, ss, sb}", "id", http_request_param(r), "object", "response", "deleted", 1);
-    respond_json(&r, 200, o);
+    routes_respond_json(&r, o);
 }
 
 static const http_route routes[] = {

@@ -1,22 +1,7 @@
 /* What the gateway says of itself: /state, /load, and what the core thread publishes for metrics and health. */
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/json.h"
 #include "coordinator/gateway/gateway_internal.h"
-
-static void respond(http_request *r, json_t *body)
-{
-    char *line = body != NULL ? json_line(body) : NULL;
-    json_decref(body);
-    if (line == NULL) {
-        http_respond_error(&r, 500, "server_error", NULL, NULL, "out of memory", 0);
-        return;
-    }
-    http_answer a = {.status = 200, .body = line, .body_len = strlen(line)};
-    http_respond(&r, &a);
-    free(line);
-}
 
 bool state_is_stalled(const gateway *g, const gateway_replica *r, double now)
 {
@@ -25,7 +10,7 @@ bool state_is_stalled(const gateway *g, const gateway_replica *r, double now)
 
 static const char *state_of(const gateway *g, const gateway_replica *r)
 {
-    return !r->ready ? "joining" : state_is_stalled(g, r, gateway_clock()) ? "stalled" : r->draining ? "draining" : "ready";
+    return r->ready && state_is_stalled(g, r, gateway_clock()) ? "stalled" : gateway_replica_state(r);
 }
 
 /* ---- /state ---- */
@@ -93,7 +78,7 @@ void state_answer(gateway *g, http_request *r)
     json_t *replicas = json_array();
     for (const gateway_replica *p = gateway_registry_first(g->registry); p != NULL; p = p->next)
         json_array_append_new(replicas, replica_json(g, p));
-    respond(r, json_pack("{ss, ss, sf, sb, so, so, so, s{so, so}}", "version", g->opt.version, "commit", g->opt.commit, "uptime_seconds",
+    routes_respond_json(&r, json_pack("{ss, ss, sf, sb, so, so, so, s{so, so}}", "version", g->opt.version, "commit", g->opt.commit, "uptime_seconds",
                          (double)(http_now() - g->started_ns) * 1e-9, "draining", (int)atomic_load(&g->draining), "requests", requests_json(g), "models", models_json(g),
                          "replicas", replicas, "latency", "submit", latency_json(&g->submit_latency), "write", latency_json(&g->write_latency)));
 }
@@ -102,7 +87,7 @@ void state_load_answer(gateway *g, http_request *r)
 {
     gateway_journal_stats s;
     gateway_journal_stats_get(g->journal, &s);
-    respond(r, json_pack("{si, si, si}", "server_load", s.n_entries, "running", s.n_entries - s.n_unstarted, "waiting", s.n_unstarted));
+    routes_respond_json(&r, json_pack("{si, si, si}", "server_load", s.n_entries, "running", s.n_entries - s.n_unstarted, "waiting", s.n_unstarted));
 }
 
 /* ---- metrics ---- */

@@ -321,6 +321,23 @@ def test_drain(s, a, report):
     report.check("tokens received to socket written" in s.gateway.said(), "it says its latencies at the end")
 
 
+def test_deadline(s, a, report):
+    """A drain has an end: what is not over by then ends with an error, not with a cut."""
+    s.start_fake("a", a.checkpoint, step_ms=20)
+    s.wait_ready()
+    body = {"prompt": [1, 2], "max_tokens": 3000, "seed": 1}
+
+    async def go():
+        seen = asyncio.Event()
+        work = asyncio.create_task(stream(s.port, "/v1/completions", body, on_event=lambda x: seen.set()))
+        await asyncio.wait_for(seen.wait(), 20)
+        s.gateway.signal(signal.SIGTERM)
+        return await work
+    got = asyncio.run(go())
+    report.check(got.status == 200 and "error" in got.events[-1] and got.events[-1]["error"]["code"] == "draining", f"at the drain's end: {got.events[-1:]}")
+    report.check(s.gateway.p.wait(20) == 0, "exit code after a drain's deadline")
+
+
 def test_canary(s, a, report):
     """No prompt and no answer in any log or metric."""
     s.start_fake("a", a.checkpoint)
@@ -362,7 +379,7 @@ def test_many(s, a, report):
 
 TESTS = {"routes": (test_routes, []), "deaths": (test_deaths, []), "numerics": (test_other_numerics, []), "cancel": (test_cancel, []), "stall": (test_stall, ["--stall", "1"]),
          "routing": (test_routing, []), "models": (test_models, []), "timeouts": (test_timeouts, ["--replay-wait", "1", "--request-timeout", "3"]),
-         "overload": (test_overload, ["--max-waiting", "20"]), "drain": (test_drain, []), "canary": (test_canary, []), "many": (test_many, [])}
+         "overload": (test_overload, ["--max-waiting", "20"]), "drain": (test_drain, []), "deadline": (test_deadline, ["--drain", "1"]), "canary": (test_canary, []), "many": (test_many, [])}
 
 
 def main():
