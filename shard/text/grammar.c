@@ -8,7 +8,7 @@
 #include "shard/text/grammar_internal.h"
 
 enum { DEFAULT_STEPS = 50000000 };
-static const size_t default_source = (size_t)1 << 20, default_bytes = (size_t)4 << 20, arena_bytes = (size_t)256 << 20;
+static const size_t default_source = (size_t)1 << 20, default_bytes = (size_t)4 << 20, arena_bytes = (size_t)64 << 20;
 static const double default_seconds = 2;
 
 static status choice(gram_ctx *c, const char *text, size_t len, const gram_expr **out)
@@ -34,6 +34,24 @@ static status choice(gram_ctx *c, const char *text, size_t len, const gram_expr 
     return st == ST_OK ? gram_alt(c, &l, out) : st;
 }
 
+/* An expression without calls runs best as one automaton with its counts written out; if that is large, as it is, with counted rules. */
+static status flatten(gram_ctx *c, const gram_expr *e, const gram_expr **out)
+{
+    enum { MAX_SIZE = 4000, MAX_STEPS = 3000000 };
+    gram_dfa d;
+    int64_t all = c->steps;
+    *out = e;
+    if (e->size > MAX_SIZE)
+        return ST_OK;
+    c->steps = all < MAX_STEPS ? all : MAX_STEPS;
+    int64_t given = c->steps;
+    status_mute();
+    status st = gram_dfa_of(c, e, true, &d);
+    status_unmute();
+    c->steps = all - (given - (c->steps > 0 ? c->steps : 0));
+    return st == ST_OK && d.n <= MAX_SIZE ? gram_automaton(c, d, out) : ST_OK;
+}
+
 static status front_end(gram_ctx *c, shard_grammar_kind kind, const char *source, size_t len, const gram_expr **out)
 {
     switch (kind) {
@@ -42,7 +60,8 @@ static status front_end(gram_ctx *c, shard_grammar_kind kind, const char *source
     case SHARD_GRAMMAR_JSON_OBJECT:
         return gram_json_object(c, out);
     case SHARD_GRAMMAR_REGEX:
-        return gram_regex(c, source, len, 0, out);
+        TRY(gram_regex(c, source, len, 0, out));
+        return flatten(c, *out, out);
     case SHARD_GRAMMAR_CHOICE:
         return choice(c, source, len, out);
     case SHARD_GRAMMAR_EBNF:

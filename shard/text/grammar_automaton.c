@@ -11,7 +11,7 @@
 
 enum { START, END };
 /* A repeat that would take more states than this becomes a counted rule. */
-enum { COUNT_FROM = 160 };
+enum { COUNT_FROM = 160, SCRATCH_MIB = 96 };
 
 /* ---- building ---- */
 
@@ -588,8 +588,7 @@ static status shrink(gram_ctx *c, gram_ctx *home, const gram_dstate *s, uint32_t
 status gram_nfa_finish(gram_nfa *n, gram_dfa *out)
 {
     gram_ctx *home = n->ctx, scratch = *home;
-    size_t used = mem_arena_used(home->arena);
-    scratch.arena = mem_arena_create(((size_t)512 << 20) - (used >> 1));
+    scratch.arena = mem_arena_create((size_t)SCRATCH_MIB << 20);
     if (scratch.arena == NULL)
         return FAIL(ST_NO_MEMORY, "grammar: no memory");
     builder b = {.ctx = &scratch, .nfa = n};

@@ -179,7 +179,7 @@ static status add(shard_grammar *g, run_item item)
         return ST_OK;
     g->work += g->n_set + 8;
     for (size_t i = 0; i < g->n_set; i++) {
-        if (memcmp(&g->set[i], &item, sizeof(item)) == 0)
+        if (g->set[i].state == item.state && g->set[i].stack == item.stack && g->set[i].count == item.count)
             return ST_OK;
     }
     if (g->n_set == RUN_MAX_ITEMS || g->work > RUN_MAX_WORK)

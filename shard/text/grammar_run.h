@@ -42,8 +42,8 @@ typedef struct run_config {
 } run_config;
 
 enum { RUN_MAX_DEPTH = 1000, RUN_MAX_ITEMS = 1024 };
-/* Comparisons of items that one mask or token may cost, some 50 ms: a step must not wait for a grammar with thousands of readings. */
-enum { RUN_MAX_WORK = 30000000 };
+/* Comparisons of items that one mask or token may cost, some 15 ms: a step must not wait for a grammar with thousands of readings. */
+enum { RUN_MAX_WORK = 10000000 };
 #define RUN_NONE UINT32_MAX
 #define RUN_DEAD (-1)
 #define RUN_UNKNOWN (-2)

@@ -27,7 +27,7 @@ static void follow(shard_grammar *g, const uint8_t *data, size_t size)
     uint32_t mask[(WALK_BYTES + 31) / 32];
     if (shard_grammar_state_create(g, &s) != ST_OK)
         return;
-    for (size_t i = 0; i < size && i < 200; i++) {
+    for (size_t i = 0; i < size && i < 50; i++) {
         status st = shard_grammar_mask(s, mask);
         if (st == ST_LIMIT)
             break;
