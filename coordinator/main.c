@@ -29,7 +29,8 @@ int main(int argc, char **argv)
     int n_ranks, rank;
     /* What all ranks would say rank 0 says; and the others leave with 0, since a rank that fails ends the job, perhaps before it was said. */
     bool launched = comm_launched(&n_ranks, &rank), silent = launched && rank > 0;
-    if (launched) /* a rank does not outlive the launcher that started it, however that ended */
+    /* A rank does not outlive the mpirun that started it, however that ended.  (srun's daemon looks after its tasks itself.) */
+    if (launched && getenv("OMPI_COMM_WORLD_SIZE") != NULL)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int wrong_use = silent ? 0 : 2;
     if (silent && (argc < 2 || argv[1][0] == '-'))

@@ -155,7 +155,7 @@ def check_service(report, browser, trireme, model):
         p = Page(browser, f"{s.url}/#key={s.key}")
         until(lambda: p.tab.input_value("#model") == s.model, "the model is listed")
         # A slow connection, so that an answer of a checkpoint that takes milliseconds can be watched.
-        p.context.new_cdp_session(p.tab).send("Network.emulateNetworkConditions", {"offline": False, "latency": 0, "downloadThroughput": 3000, "uploadThroughput": -1})
+        p.context.new_cdp_session(p.tab).send("Network.emulateNetworkConditions", {"offline": False, "latency": 0, "downloadThroughput": 8000, "uploadThroughput": -1})
         p.tab.click("summary")
         p.tab.fill("#temperature", "0")
         p.tab.fill("#max-tokens", "64")
