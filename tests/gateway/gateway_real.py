@@ -132,6 +132,7 @@ async def streams(port, bodies):
 def other_bodies():
     """What `trireme generate` has no word for: the undisturbed answer is what is wanted."""
     yield {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100, "seed": 1, "temperature": 1.2, "logprobs": True, "top_logprobs": 3, "n": 2}
+    yield {"prompt": list(range(10, 110)), "max_tokens": 200, "seed": 3, "temperature": 1, "prompt_logprobs": 2, "logprobs": 1, "ignore_eos": True}
     schema = {"type": "array", "items": {"type": "integer"}, "minItems": 40}
     yield {"prompt": [5, 6, 7], "max_tokens": 200, "seed": 2, "temperature": 1, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
 
@@ -141,11 +142,13 @@ def said(s):
     parts = {}
     for e in s.events:
         for c in e.get("choices", []):
-            p = parts.setdefault(c["index"], [[], None, []])
+            p = parts.setdefault(c["index"], [[], None, [], []])
             p[0].append(c.get("text") or (c.get("delta") or {}).get("content") or "")
             p[1] = c.get("finish_reason") or p[1]
-            p[2] += (c.get("logprobs") or {}).get("content") or []
-    return s.status, s.done, {i: ("".join(t), f, lp) for i, (t, f, lp) in parts.items()}
+            logprobs = c.get("logprobs") or {}
+            p[2] += logprobs.get("content") or logprobs.get("token_logprobs") or []
+            p[3] += c.get("prompt_logprobs") or []
+    return s.status, s.done, {i: ("".join(p[0]), *p[1:]) for i, p in parts.items()}
 
 
 def check_streams(report, what, got, want, others):
