@@ -172,6 +172,38 @@ def test_stall(s, a, report):
     report.check(moved.done and moved.finish() == "length", "what the stalled one had goes on elsewhere")
 
 
+def test_responses(s, a, report):
+    """An answer of /v1/responses is kept for its key, may be cancelled under way, and deleted."""
+    s.start_fake("a", a.checkpoint, step_ms=10)
+    s.wait_ready()
+    status, _, done = asyncio.run(post(s.port, "/v1/responses", {"input": "hello", "max_output_tokens": 3}))
+    report.check(status == 200 and done["object"] == "response", f"a response: {status} {done}")
+    status, _, kept = asyncio.run(get(s.port, f"/v1/responses/{done['id']}"))
+    report.check(status == 200 and kept == done, f"kept: {status} {kept}")
+    status, _, body = asyncio.run(post(s.port, f"/v1/responses/{done['id']}/cancel", {}))
+    report.check(status == 400, f"one that has ended cannot be cancelled: {status} {body}")
+    status, _, body = asyncio.run(ask(s.port, "DELETE", f"/v1/responses/{done['id']}"))
+    report.check(status == 200 and body["deleted"] and asyncio.run(get(s.port, f"/v1/responses/{done['id']}"))[0] == 404, f"deleted: {status} {body}")
+
+    async def cancel():
+        began = asyncio.Event()
+        found = []
+
+        def on_event(x):
+            found.append(x.events[0]["response"]["id"])
+            began.set()
+        work = asyncio.create_task(stream(s.port, "/v1/responses", {"input": "hello", "max_output_tokens": 3000}, on_event=on_event))
+        await asyncio.wait_for(began.wait(), 20)
+        under_way = await get(s.port, f"/v1/responses/{found[0]}")
+        return under_way, await post(s.port, f"/v1/responses/{found[0]}/cancel", {}), await work
+    under_way, answer, work = asyncio.run(cancel())
+    report.check(under_way[0] == 200 and under_way[2]["status"] == "in_progress", f"under way: {under_way}")
+    report.check(answer[0] == 200 and answer[2]["status"] == "cancelled", f"cancelled: {answer}")
+    report.check(len(work.events) < 3000, "the stream ends there")
+    state = asyncio.run(get(s.port, "/state"))[2]
+    report.check(state["requests"]["cancelled"] == 1 and state["replicas"][0]["held"] == 0, f"its replica was told: {state['requests']}")
+
+
 def access_lines(s):
     with open(f"{s.dir}/access.log", encoding="utf-8") as f:
         return [json.loads(line) for line in f]
@@ -378,7 +410,7 @@ def test_many(s, a, report):
 
 
 TESTS = {"routes": (test_routes, []), "deaths": (test_deaths, []), "numerics": (test_other_numerics, []), "cancel": (test_cancel, []), "stall": (test_stall, ["--stall", "1"]),
-         "routing": (test_routing, []), "models": (test_models, []), "timeouts": (test_timeouts, ["--replay-wait", "1", "--request-timeout", "3"]),
+         "responses": (test_responses, []), "routing": (test_routing, []), "models": (test_models, []), "timeouts": (test_timeouts, ["--replay-wait", "1", "--request-timeout", "3"]),
          "overload": (test_overload, ["--max-waiting", "20"]), "drain": (test_drain, []), "deadline": (test_deadline, ["--drain", "1"]), "canary": (test_canary, []), "many": (test_many, [])}
 
 
