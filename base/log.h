@@ -47,5 +47,7 @@ void log_progress_end(log_progress *p);
 
 /* Seconds on the monotonic clock. */
 double log_clock(void);
+/* Seconds of processor time that the calling thread has had: what a bound on work is measured in, so that a busy machine refuses no more than an idle one. */
+double log_thread_clock(void);
 
 #endif

@@ -90,7 +90,7 @@ status shard_grammar_compile(shard_grammar_kind kind, const char *source, size_t
     gram_ctx c = {
         .arena = mem_arena_create(arena_bytes),
         .steps = l->max_steps == 0 ? DEFAULT_STEPS : l->max_steps,
-        .deadline = log_clock() + (l->max_seconds > 0 ? l->max_seconds : default_seconds),
+        .deadline = log_thread_clock() + (l->max_seconds > 0 ? l->max_seconds : default_seconds),
         .max_bytes = l->max_bytes == 0 ? default_bytes : l->max_bytes,
     };
     if (c.arena == NULL)

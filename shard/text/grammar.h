@@ -31,7 +31,7 @@ typedef struct shard_grammar_limits {
     size_t max_source;  /* bytes in (1 MiB) */
     size_t max_bytes;   /* bytes out (4 MiB) */
     int64_t max_steps;  /* units of work (50 million) */
-    double max_seconds; /* (2) */
+    double max_seconds; /* of the calling thread's processor time (2) */
 } shard_grammar_limits;
 
 /* Appends the compiled bytes.  ST_UNSUPPORTED names the keyword; ST_INVALID the fault; ST_LIMIT. */

@@ -14,7 +14,7 @@ status gram_work(gram_ctx *c, uint64_t steps)
     if (c->steps < 0)
         return FAIL(ST_LIMIT, "grammar: it takes too much work to compile");
     /* The clock is read once in about 65,000 steps. */
-    if ((before ^ c->steps) >> 16 != 0 && log_clock() > c->deadline)
+    if ((before ^ c->steps) >> 16 != 0 && log_thread_clock() > c->deadline)
         return FAIL(ST_LIMIT, "grammar: it takes too long to compile");
     return ST_OK;
 }

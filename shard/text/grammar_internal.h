@@ -134,7 +134,7 @@ struct gram_ctx {
     gram_rule *rules;
     uint32_t n_rules, cap_rules;
     int64_t steps;          /* left */
-    double deadline;
+    double deadline; /* on log_thread_clock */
     size_t max_bytes;
     const char *why_empty;  /* what was left out, should nothing be left; or NULL */
 };
