@@ -50,7 +50,7 @@ static const struct argp_option options[] = {
     {"max-replays", OPT_MAX_REPLAYS, "N", 0, "Replicas that may fail in a row on one request (default 5)", 0},
     {"stall", OPT_STALL, "SECONDS", 0, "A replica with work that ends no step for so long gets no more; after twice as long it is dropped, and its requests go on elsewhere (default 60)", 0},
     {"store", OPT_STORE, "BYTES", 0, "Answers of /v1/responses kept for later (default 64MiB)", 0},
-    {"workers", OPT_WORKERS, "N", 0, "Threads that tokenise and render (default: as many as cores, 2 to 8)", 0},
+    {"workers", OPT_WORKERS, "N", 0, "Threads for requests, and as many for answers (default: as many as cores, 2 to 8)", 0},
     {"drain", OPT_DRAIN, "SECONDS", 0, "At SIGTERM, time for running requests to end (default 60)", 0},
     {NULL, 0, NULL, 0, "Logs and metrics:", 4},
     {"access-log", OPT_ACCESS_LOG, "FILE|-", 0, "One line of JSON for each request", 0},

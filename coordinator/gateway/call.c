@@ -1,4 +1,5 @@
 /* A call on the workers: from its body to what is submitted, and from tokens to what the client reads. */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ static void call_destroy(call *c)
     free(c->entries);
     mem_str_free(&c->out);
     gateway_actor_destroy(&c->actor);
+    gateway_actor_destroy(&c->maker);
     free(c);
     atomic_fetch_sub(&g->n_calls, 1);
 }
@@ -318,6 +320,7 @@ static bool parse(call *c, api_error *e, int *retry_after_s)
     return false;
 }
 
+/* Always the last event of its actor: once submitted, the call belongs to others. */
 static bool create(call *c)
 {
     api_error e = {0};
@@ -338,7 +341,7 @@ static bool create(call *c)
         responses_begin(c->g->responses, c->caller, api_call_id(c->api), c->id);
     c->submit = (command){.kind = COMMAND_SUBMIT, .call = c};
     gateway_post(c->g, &c->submit);
-    return false;
+    return true;
 }
 
 /* ---- tokens ---- */
@@ -408,7 +411,7 @@ bool call_work_run(void *arg, gateway_actor *actor, gateway_work *work)
     call *c = (call *)actor;
     switch (w->kind) {
     case WORK_CREATE:
-        return create(c);
+        return create((call *)((char *)w - offsetof(call, create)));
     case WORK_EVENT:
         take_event(c, (call_event *)w);
         free(w);
@@ -436,6 +439,7 @@ void call_begin(gateway *g, http_request *r, api_route route)
         return;
     }
     gateway_actor_init(&c->actor);
+    gateway_actor_init(&c->maker);
     c->g = g;
     c->id = http_request_id(r);
     c->caller = http_request_caller(r) >> 1;
@@ -445,5 +449,5 @@ void call_begin(gateway *g, http_request *r, api_route route)
     c->create.kind = WORK_CREATE;
     c->end.kind = WORK_END;
     atomic_fetch_add(&g->n_calls, 1);
-    gateway_workers_post(g->workers, &c->actor, &c->create.work);
+    gateway_workers_post(g->makers, &c->maker, &c->create.work);
 }

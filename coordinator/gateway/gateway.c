@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/threads.h"
 #include "coordinator/gateway/gateway_internal.h"
 
 enum { RECEIVES_IN_A_ROW = 64 /* messages before commands have their turn */ };
@@ -137,7 +138,7 @@ static void hook_open(void *arg, gateway_text *text)
     gateway_actor_init(&job->actor);
     job->work.kind = WORK_TEXT;
     job->text = text;
-    gateway_workers_post(g->workers, &job->actor, &job->work.work);
+    gateway_workers_post(g->makers, &job->actor, &job->work.work);
 }
 
 bool call_open_text(gateway *g, text_job *job)
@@ -305,6 +306,10 @@ static void defaults(gateway_options *o)
     o->name = o->name != NULL ? o->name : "gateway";
     o->version = o->version != NULL ? o->version : "";
     o->commit = o->commit != NULL ? o->commit : "";
+    int cores = threads_cores_granted();
+    o->n_makers = cores < 2 ? 2 : cores > 4 ? 4 : cores;
+    if (o->n_workers > 0)
+        o->n_makers = o->n_workers;
     o->max_waiting = o->max_waiting > 0 ? o->max_waiting : 2048;
     o->max_waiting_tokens = o->max_waiting_tokens > 0 ? o->max_waiting_tokens : (int64_t)4 << 20;
     o->max_sequences = o->max_sequences > 0 ? o->max_sequences : 128;
@@ -331,6 +336,7 @@ static status make_parts(gateway *g)
     TRY(gateway_journal_create(&promises, &g->journal));
     TRY(make_registry(g));
     TRY(make_wire(g));
+    TRY(gateway_workers_create(g->opt.n_makers, call_work_run, g, &g->makers));
     return gateway_workers_create(g->opt.n_workers, call_work_run, g, &g->workers);
 }
 
@@ -399,6 +405,7 @@ void gateway_destroy(gateway **gateway_, int timeout_ms)
         wire_server_wake(g->wire);
         pthread_join(g->core, NULL);
     }
+    gateway_workers_destroy(&g->makers);
     gateway_workers_destroy(&g->workers);
     for (const gateway_replica *r = g->registry != NULL ? gateway_registry_first(g->registry) : NULL; r != NULL; r = r->next)
         say_goodbye(g, r->peer, "the gateway goes down");

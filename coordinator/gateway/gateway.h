@@ -2,13 +2,15 @@
  *
  * Joins what its neighbours each do for themselves: http (sockets), auth and limits (who may), api (bodies), wire (replicas), registry, router, journal.
  *
- *   I/O thread (http)      admit, handler ------ create ------> workers        parse, render, tokenise; tokens to text; write to the client
- *                                                              |   ^
- *                                                       submit |   | events, in order for each call
- *                                                              v   |
- *   core thread            registry, router, journal <======= wire =======> replicas
+ *   I/O thread (http)    admit, handler ---- create ----> makers     parse, render, tokenise, compile grammars
+ *                                                            |
+ *                                                     submit |   workers    tokens to text; write to the client
+ *                                                            v      ^
+ *   core thread          registry, router, journal ------ events, in order for each call
+ *                               ^
+ *                               `==== wire =======> replicas
  *
- * A call is one HTTP request on its way: it belongs to one worker at a time, and names itself to the core thread by its number.  Nobody waits for anybody: between the
+ * A call is one HTTP request on its way: it belongs to one maker, then to one worker at a time, and names itself to the core thread by its number.  Nobody waits for anybody: between the
  * threads are queues, whose lengths are bounded by what was admitted. */
 #ifndef COORDINATOR_GATEWAY_GATEWAY_H
 #define COORDINATOR_GATEWAY_GATEWAY_H
@@ -36,7 +38,7 @@ typedef struct gateway_options { /* strings are borrowed until gateway_destroy; 
     const char *api_key;         /* a single key instead; NULL: none */
     const char *access_log;      /* path, "-" or NULL */
     bool vllm_metrics, log_text;
-    int n_workers;               /* as many as cores, 2 to 8 */
+    int n_workers, n_makers;     /* threads for answers: as many as cores, 2 to 8; for requests: n_workers if given, else 2 to 4 */
     int32_t max_waiting;         /* 2048: sequences without a token beyond what replicas run at once */
     int64_t max_waiting_tokens;  /* 4 Mi: of their prompts */
     int32_t max_sequences;       /* 128: of one request */

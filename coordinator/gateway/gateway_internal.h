@@ -73,7 +73,8 @@ typedef struct command {
 /* ---- a call ---- */
 
 typedef struct call {
-    gateway_actor actor;   /* first */
+    gateway_actor actor;   /* first: of its events */
+    gateway_actor maker;   /* of its creation, in a pool of its own */
     gateway *g;
     uint64_t id;           /* of its HTTP request */
     int32_t caller;        /* number of its key */
@@ -122,7 +123,7 @@ struct gateway {
     metrics *metrics;
     access_log *access;
     responses *responses;
-    gateway_workers *workers;
+    gateway_workers *makers, *workers; /* calls are made, and texts opened, apart from what goes on: a schema may take seconds to compile */
     uint64_t started_ns;
 
     /* The core thread's. */

@@ -133,7 +133,7 @@ bool responses_get(responses *r, int32_t owner, const char *id, mem_str *body, u
     const stored *s = *place_of(r, owner, id);
     if (s != NULL)
         *call_id = s->call_id;
-    if (s != NULL && s->body != NULL)
+    if (s != NULL && s->body != NULL && body != NULL)
         mem_str_append(body, s->body, s->len);
     pthread_mutex_unlock(&r->lock);
     return s != NULL;

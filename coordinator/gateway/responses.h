@@ -21,7 +21,7 @@ void responses_begin(responses *r, int32_t owner, const char *id, uint64_t call_
 /* It has ended: keeps copies, replacing what was there. */
 void responses_put(responses *r, int32_t owner, const char *id, const char *body, size_t len, const json_t *conversation);
 void responses_remove(responses *r, int32_t owner, const char *id);
-/* false: none of that id and owner.  *call_id: who computes it, and body stays as it is; 0: it has ended, and its body is appended. */
+/* false: none of that id and owner.  *call_id: who computes it, and body stays as it is; 0: it has ended, and its body is appended.  body may be NULL. */
 bool responses_get(responses *r, int32_t owner, const char *id, mem_str *body, uint64_t *call_id);
 /* A new reference; NULL: none, or not ended. */
 json_t *responses_conversation(responses *r, int32_t owner, const char *id);

@@ -157,6 +157,7 @@ static void serve_adapter(void *arg, http_request *r)
 
 /* ---- stored responses ---- */
 
+/* body may be NULL. */
 static bool find_response(gateway *g, http_request **r, mem_str *body, uint64_t *call_id)
 {
     if (responses_get(g->responses, http_request_caller(*r) >> 1, http_request_param(*r), body, call_id))
@@ -184,11 +185,9 @@ static void serve_response(void *arg, http_request *r)
 static void serve_response_cancel(void *arg, http_request *r)
 {
     gateway *g = arg;
-    mem_str body = {0};
     uint64_t call_id = 0;
-    if (!find_response(g, &r, &body, &call_id))
+    if (!find_response(g, &r, NULL, &call_id))
         return;
-    mem_str_free(&body);
     if (call_id == 0) {
         http_respond_error(&r, 400, "invalid_request_error", NULL, NULL, "the response has ended already", 0);
         return;
@@ -201,11 +200,9 @@ static void serve_response_cancel(void *arg, http_request *r)
 static void serve_response_delete(void *arg, http_request *r)
 {
     gateway *g = arg;
-    mem_str body = {0};
     uint64_t call_id = 0;
-    if (!find_response(g, &r, &body, &call_id))
+    if (!find_response(g, &r, NULL, &call_id))
         return;
-    mem_str_free(&body);
     if (call_id != 0)
         gateway_post_cancel(g, call_id, -1);
     responses_remove(g->responses, http_request_caller(r) >> 1, http_request_param(r));
