@@ -252,7 +252,7 @@ int cli_gateway(int argc, char **argv)
     if (st != ST_OK)
         return cli_report(st);
     for (int i = 0; i < a.options.n_listen; i++)
-        log_info("listening on %s (port %d)", a.listen[i], gateway_http_port(g, i));
+        log_info("listening on %s, port %d", a.listen[i], gateway_http_port(g, i));
     log_info("replicas come to %s%s", gateway_replicas_endpoint(g), a.options.plain ? ", without encryption" : "");
     serve(g, &set);
     drain(g, &set, a.drain_seconds);

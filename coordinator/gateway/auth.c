@@ -293,7 +293,7 @@ static status reload_locked(auth *a)
     if (st == ST_OK)
         st = adopt(a, &t, &sb);
     if (st == ST_OK)
-        log_info("%s: %zu API keys", a->path, a->keys.n);
+        log_info("%s: %zu API key%s", a->path, a->keys.n, a->keys.n == 1 ? "" : "s");
     if (st != ST_OK)
         table_free(&t);
     return st;
