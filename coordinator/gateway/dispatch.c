@@ -9,7 +9,7 @@
 
 enum { MAX_CANDIDATES = 256 };
 static const double BUSY_SECONDS = 0.05;   /* a replica whose queue of messages was full is left alone for so long */
-static const double NO_ROOM_SECONDS = 0.5; /* ... and one that said it has no room for more */
+static const double NO_ROOM_SECONDS = 1;   /* one that said it has no room gets no more than it has, for so long */
 
 /* ---- calls by id ---- */
 
@@ -205,13 +205,18 @@ static int32_t most_at_once(const gateway_replica *r)
     return r->hello->max_num_seqs * 4 > 64 ? r->hello->max_num_seqs * 4 : 64;
 }
 
+static bool has_queue(const gateway_replica *r, int32_t load, double now)
+{
+    return load < most_at_once(r) && (r->busy_until <= now || load < r->busy_load);
+}
+
 static bool can_take(const gateway *g, const gateway_replica *r, const gateway_entry *e, double now)
 {
     const call *c = e->owner;
     const Trireme__Submit *s = &c->submits[e->sequence];
     int64_t longest = (int64_t)e->n_prompt + (s->sampling != NULL ? s->sampling->max_tokens : 0);
-    return r->ready && r->served == e->model && !r->draining && r->busy_until <= now && (e->numerics == 0 || e->numerics == r->numerics) &&
-           longest <= r->hello->max_model_len && gateway_journal_peer_load(g->journal, r->peer) < most_at_once(r) && !state_is_stalled(g, r, now);
+    return r->ready && r->served == e->model && !r->draining && (e->numerics == 0 || e->numerics == r->numerics) &&
+           longest <= r->hello->max_model_len && has_queue(r, gateway_journal_peer_load(g->journal, r->peer), now) && !state_is_stalled(g, r, now);
 }
 
 static gateway_candidate candidate_of(const gateway *g, const gateway_replica *r, const uint64_t *hashes, size_t n)
@@ -261,6 +266,12 @@ static void note_sent(gateway *g, gateway_entry *e, gateway_replica *r, double n
     c->sent = true;
 }
 
+static void leave_alone(gateway_replica *r, int32_t load, double until)
+{
+    r->busy_load = load;
+    r->busy_until = until;
+}
+
 /* Sends the entry to a replica if there is one for it.  false: its call failed, and with it other entries. */
 static bool place(gateway *g, gateway_entry *e, double now)
 {
@@ -274,13 +285,13 @@ static bool place(gateway *g, gateway_entry *e, double now)
         return false;
     }
     if (st != ST_OK) {
-        r->busy_until = now + BUSY_SECONDS;
+        leave_alone(r, 0, now + BUSY_SECONDS);
         return true;
     }
     note_sent(g, e, r, now);
     if (gateway_journal_sent(g->journal, e, r->peer, r->numerics) != ST_OK) { /* it would be answered to nobody */
         send_cancel(g, r->peer, e->id);
-        r->busy_until = now + BUSY_SECONDS;
+        leave_alone(r, 0, now + BUSY_SECONDS);
     }
     return true;
 }
@@ -407,9 +418,9 @@ void dispatch_aborted(gateway *g, wire_peer peer, const Trireme__Aborted *a)
     if (a->retry) {
         gateway_replica *r = gateway_registry_find(g->registry, peer);
         bool no_room = a->status == ST_BUSY;
-        if (r != NULL && no_room)
-            r->busy_until = gateway_clock() + NO_ROOM_SECONDS;
         gateway_journal_retry(g->journal, e, !no_room, gateway_clock());
+        if (r != NULL && no_room)
+            leave_alone(r, gateway_journal_peer_load(g->journal, peer), gateway_clock() + NO_ROOM_SECONDS);
         g->pump_again = true;
         return;
     }

@@ -38,17 +38,31 @@ static void list_append(entry_list *l, gateway_entry *e)
     l->n++;
 }
 
-/* Behind all of its priority or a lower number: mostly at the end. */
-static void list_insert(entry_list *l, gateway_entry *e)
+static void list_insert_behind(entry_list *l, gateway_entry *before, gateway_entry *e)
 {
-    gateway_entry *before = l->last;
-    while (before != NULL && before->priority > e->priority)
-        before = before->previous;
     e->previous = before;
     e->next = before != NULL ? before->next : l->first;
     *(before != NULL ? &before->next : &l->first) = e;
     *(e->next != NULL ? &e->next->previous : &l->last) = e;
     l->n++;
+}
+
+/* Behind all of its priority or a lower number: mostly at the end. */
+static void list_insert(entry_list *l, gateway_entry *e)
+{
+    gateway_entry *before = l->last;
+    while (before != NULL && !before->returned && before->priority > e->priority)
+        before = before->previous;
+    list_insert_behind(l, before, e);
+}
+
+/* In front, but behind older ones that came back: who is sent back again and again must not be overtaken each time. */
+static void list_insert_returned(entry_list *l, gateway_entry *e)
+{
+    gateway_entry *before = NULL;
+    for (gateway_entry *o = l->first; o != NULL && o->returned && o->id < e->id; o = o->next)
+        before = o;
+    list_insert_behind(l, before, e);
 }
 
 static void list_remove(entry_list *l, gateway_entry *e)
@@ -145,6 +159,11 @@ gateway_entry *gateway_journal_find(const gateway_journal *j, uint64_t id)
 
 /* ---- life of an entry ---- */
 
+static bool started(const gateway_entry *e)
+{
+    return e->n_tokens > 0;
+}
+
 status gateway_journal_create(const gateway_journal_options *options, gateway_journal **out)
 {
     gateway_journal *j;
@@ -206,11 +225,6 @@ status gateway_journal_add(gateway_journal *j, const gateway_promise *promise, d
     return ST_OK;
 }
 
-static bool started(const gateway_entry *e)
-{
-    return e->n_tokens > 0;
-}
-
 void gateway_journal_end(gateway_journal *j, gateway_entry **entry)
 {
     gateway_entry *e = *entry;
@@ -246,10 +260,13 @@ status gateway_journal_sent(gateway_journal *j, gateway_entry *e, uint64_t peer,
     return ST_OK;
 }
 
-static void wait_again(gateway_journal *j, gateway_entry *e, double now)
+static void wait_again(gateway_journal *j, gateway_entry *e, bool failed, double now)
 {
     e->peer = 0;
+    e->returned = true;
     e->waiting_since = now;
+    if (!failed && !started(e))
+        return; /* nothing of it was computed */
     j->stats.n_replays++;
     e->replays++;
 }
@@ -260,11 +277,9 @@ void gateway_journal_retry(gateway_journal *j, gateway_entry *e, bool failed, do
         return;
     e->avoid_peer = e->peer;
     unlink_entry(j, e);
-    wait_again(j, e, failed || e->waiting_since == 0 ? now : e->waiting_since);
+    wait_again(j, e, failed, failed || e->waiting_since == 0 ? now : e->waiting_since);
     e->attempts += failed;
-    entry_list one = {0};
-    list_append(&one, e);
-    list_prepend_all(&one, &j->waiting);
+    list_insert_returned(&j->waiting, e);
 }
 
 int gateway_journal_gone(gateway_journal *j, uint64_t peer, double now)
@@ -275,7 +290,7 @@ int gateway_journal_gone(gateway_journal *j, uint64_t peer, double now)
     entry_list l = p->entries;
     *p = j->peers[--j->n_peers];
     for (gateway_entry *e = l.first; e != NULL; e = e->next) {
-        wait_again(j, e, now);
+        wait_again(j, e, true, now);
         e->attempts++;
     }
     int n = l.n;

@@ -36,7 +36,8 @@ typedef struct gateway_entry { /* others read it */
     uint64_t peer;         /* 0: waiting */
     uint32_t peer_numerics;
     int attempts;          /* times a replica failed it since its last token */
-    uint32_t replays;      /* times it was moved in all */
+    uint32_t replays;      /* times it was moved in all, but for those when there was only no room and it had no token yet */
+    bool returned;         /* a peer had it: before all that none has had */
     double waiting_since;  /* 0: it got a token since it was sent */
     double deadline;       /* 0: none */
     uint64_t avoid_peer;   /* asked it to go elsewhere, if there is an elsewhere */
@@ -66,7 +67,7 @@ gateway_entry *gateway_journal_find(const gateway_journal *j, uint64_t id);
 /* Forgets it, wherever it is; clears *entry. */
 void gateway_journal_end(gateway_journal *j, gateway_entry **entry);
 
-/* Those waiting, first to be sent first: what was under way, then by priority and age; NULL if there are none, and ->next. */
+/* Those waiting, first to be sent first: what a peer has had, by age; then by priority and age; NULL if there are none, and ->next. */
 gateway_entry *gateway_journal_waiting(const gateway_journal *j);
 /* It was submitted to this peer. */
 status gateway_journal_sent(gateway_journal *j, gateway_entry *entry, uint64_t peer, uint32_t numerics);

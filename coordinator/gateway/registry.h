@@ -53,7 +53,8 @@ typedef struct gateway_replica {
     char *detail;                 /* what the watchdog said, or NULL */
     double stalled_seconds;       /* by its own watchdog */
     double joined, progressed;    /* clock: a step ended, or nothing was to be done */
-    double busy_until;            /* its queue was full: not before */
+    double busy_until;            /* its queue was full: not before ... */
+    int32_t busy_load;            /* ... or when it has fewer requests than this */
     uint64_t n_tokens;            /* received from it */
     uint64_t shown_steps[GATEWAY_STEP_BUCKETS], shown_prompt, shown_generated; /* of its counters, what metrics have seen */
     struct gateway_replica *next;

@@ -17,12 +17,17 @@ static gateway_journal *make(void)
     return j;
 }
 
-static gateway_entry *add(gateway_journal *j, double now)
+static gateway_entry *add_with(gateway_journal *j, int32_t priority, double now)
 {
     gateway_entry *e = NULL;
-    gateway_promise p = {.prompt = prompt, .n_prompt = 8};
+    gateway_promise p = {.prompt = prompt, .n_prompt = 8, .priority = priority};
     assert_int_equal(gateway_journal_add(j, &p, now, &e), ST_OK);
     return e;
+}
+
+static gateway_entry *add(gateway_journal *j, double now)
+{
+    return add_with(j, 0, now);
 }
 
 static gateway_verdict token(gateway_journal *j, uint64_t peer, uint64_t id, int32_t index)
@@ -139,6 +144,32 @@ static void no_room_is_no_fault_but_time_goes_on(void **state)
     gateway_journal_destroy(&j);
 }
 
+static void those_sent_back_keep_their_order(void **state)
+{
+    (void)state;
+    gateway_journal *j = make();
+    gateway_entry *e[6];
+    for (int i = 0; i < 6; i++)
+        e[i] = add(j, 0);
+    for (int round = 0; round < 3; round++) { /* the fourth is never sent; those sent back are not overtaken by one another */
+        for (int i = 0; i < 3; i++)
+            gateway_journal_sent(j, e[i], 1, 1);
+        for (int i = 0; i < 3; i++)
+            gateway_journal_retry(j, e[(i + round) % 3], false, 1);
+        const gateway_entry *w = gateway_journal_waiting(j);
+        for (int i = 0; i < 6; i++, w = w->next)
+            assert_ptr_equal(w, e[i]);
+        assert_null(w);
+        assert_null(gateway_journal_check(j));
+    }
+    gateway_entry *urgent = add_with(j, -5, 1); /* what a peer has had goes first, whatever the priority of what is new */
+    assert_ptr_equal(e[2]->next, urgent);
+    gateway_journal_stats s;
+    gateway_journal_stats_get(j, &s);
+    assert_int_equal(s.n_replays, 0); /* nothing was computed twice */
+    gateway_journal_destroy(&j);
+}
+
 static void many_are_found(void **state)
 {
     (void)state;
@@ -159,7 +190,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_token_is_taken_once),        cmocka_unit_test(the_dead_ones_requests_go_first_and_in_order),
         cmocka_unit_test(who_waits_in_vain_is_given_up),   cmocka_unit_test(what_kills_every_replica_is_given_up),
-        cmocka_unit_test(no_room_is_no_fault_but_time_goes_on), cmocka_unit_test(many_are_found),
+        cmocka_unit_test(no_room_is_no_fault_but_time_goes_on), cmocka_unit_test(those_sent_back_keep_their_order),
+        cmocka_unit_test(many_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
