@@ -109,7 +109,7 @@ class Serving:
         argv = [self.trireme, "gateway", "--listen", "127.0.0.1:0", "--replicas", self.endpoint, "--access-log", f"{self.dir}/access.log", *self.security(),
                 *self.options]
         self.gateway = Process(argv, f"{self.dir}/gateway.log")
-        self.port = int(self.gateway.wait_for(r"\(port (\d+)\)").group(1))
+        self.port = int(self.gateway.wait_for(r"listening on .*port (\d+)").group(1))
 
     def start_fake(self, name, checkpoint, **options):
         argv = [self.fake, "--gateway", self.endpoint, "--checkpoint", checkpoint, "--name", name, *(["--keys", self.keys] if self.keys else [])]
