@@ -205,9 +205,10 @@ static int32_t most_at_once(const gateway_replica *r)
     return r->hello->max_num_seqs * 4 > 64 ? r->hello->max_num_seqs * 4 : 64;
 }
 
-static bool has_queue(const gateway_replica *r, int32_t load, double now)
+static bool has_queue(const gateway *g, const gateway_replica *r, double now)
 {
-    return load < most_at_once(r) && (r->busy_until <= now || load < r->busy_load);
+    int32_t load = gateway_journal_peer_load(g->journal, r->peer);
+    return r->ready && !r->draining && !state_is_stalled(g, r, now) && load < most_at_once(r) && (r->busy_until <= now || load < r->busy_load);
 }
 
 static bool can_take(const gateway *g, const gateway_replica *r, const gateway_entry *e, double now)
@@ -215,8 +216,7 @@ static bool can_take(const gateway *g, const gateway_replica *r, const gateway_e
     const call *c = e->owner;
     const Trireme__Submit *s = &c->submits[e->sequence];
     int64_t longest = (int64_t)e->n_prompt + (s->sampling != NULL ? s->sampling->max_tokens : 0);
-    return r->ready && r->served == e->model && !r->draining && (e->numerics == 0 || e->numerics == r->numerics) &&
-           longest <= r->hello->max_model_len && has_queue(r, gateway_journal_peer_load(g->journal, r->peer), now) && !state_is_stalled(g, r, now);
+    return r->served == e->model && (e->numerics == 0 || e->numerics == r->numerics) && longest <= r->hello->max_model_len && has_queue(g, r, now);
 }
 
 static gateway_candidate candidate_of(const gateway *g, const gateway_replica *r, const uint64_t *hashes, size_t n)
@@ -300,6 +300,11 @@ void dispatch_pump(gateway *g)
 {
     double now = gateway_clock();
     g->pump_again = false;
+    const gateway_replica *r = gateway_registry_first(g->registry);
+    while (r != NULL && !has_queue(g, r, now))
+        r = r->next;
+    if (r == NULL)
+        return; /* thousands may be waiting: they are not looked at for nothing */
     for (gateway_entry *e = gateway_journal_waiting(g->journal), *next; e != NULL; e = next) {
         next = e->next;
         if (!place(g, e, now)) {

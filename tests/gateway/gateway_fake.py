@@ -94,13 +94,13 @@ def test_deaths(s, a, report):
 
 def test_other_numerics(s, a, report):
     """What began on one kind of replica does not go on at another, but waits."""
-    s.start_fake("a", a.checkpoint, step_ms=10, numerics="one")
+    s.start_fake("a", a.checkpoint, step_ms=5, numerics="one")
     s.wait_ready()
-    body = {"prompt": [1, 2, 3], "max_tokens": 30, "seed": 3}
+    body = {"prompt": [1, 2, 3], "max_tokens": 200, "seed": 3}
     want = undisturbed(s, [body])
 
     async def go():
-        s.start_fake("b", a.checkpoint, step_ms=1, numerics="two")
+        s.start_fake("b", a.checkpoint, step_ms=20, numerics="two")
         while True:
             state = (await get(s.port, "/state"))[2]
             if sum(r["state"] == "ready" for r in state["replicas"]) == 2:
