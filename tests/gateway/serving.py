@@ -1,11 +1,13 @@
 """What the serving tests share: a gateway and replicas as processes, and an HTTP client that reads streams."""
 import asyncio
 import json
+import math
 import os
 import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,68 @@ def stretched(model, folder, positions):
     config = json.loads((out / "config.json").read_text())
     config["max_position_embeddings"] = positions
     (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+class Tensors:
+    """A file of safetensors in bf16, to be changed and written."""
+
+    def __init__(self, path):
+        data = path.read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        self.all = {}
+        for name, t in json.loads(data[8:8 + size]).items():
+            if name != "__metadata__":
+                begin, end = (8 + size + x for x in t["data_offsets"])
+                self.all[name] = (t["shape"], data[begin:end])
+
+    def fill(self, name, shape, values=None, rest=0.0):
+        """values: {(row, column): value}"""
+        out = bytearray(bf16(rest) * math.prod(shape))
+        for (row, column), v in (values or {}).items():
+            at = 2 * (row * shape[-1] + column)
+            out[at:at + 2] = bf16(v)
+        self.all[name] = (shape, bytes(out))
+
+    def write(self, path):
+        head, at = {}, 0
+        for name, (shape, data) in self.all.items():
+            head[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + len(data)]}
+            at += len(data)
+        text = json.dumps(head).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(data for _, data in self.all.values()))
+
+
+def bf16(value):
+    return struct.pack("<f", value)[2:]
+
+
+def repeating(model, out, first, pieces, last):
+    """A Llama made of the checkpoint that, after the token `first`, always says these pieces (each a token of its own, none twice), then `last`.
+
+    Layers add nothing; the k-th token of the chain is embedded as the k-th unit vector, and the row of the head for the next one is that vector times 8.
+    """
+    out = pathlib.Path(out)
+    shutil.copytree(model, out)
+    config, tokenizer, texts = (json.loads((out / f).read_text()) for f in ("config.json", "tokenizer.json", "tokenizer_config.json"))
+    ids = {t["content"]: t["id"] for t in tokenizer["added_tokens"]}
+    n, dim = config["vocab_size"] + len(pieces), config["hidden_size"]
+    for i, piece in enumerate(pieces):
+        tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": config["vocab_size"] + i, "content": piece, "special": False})
+    chain = [ids[first], *range(config["vocab_size"], n), ids[last]]
+    tensors = Tensors(out / "model.safetensors")
+    for name, (shape, _) in list(tensors.all.items()):
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensors.fill(name, shape)
+    tensors.fill("model.norm.weight", [dim], rest=1.0)
+    tensors.fill("model.embed_tokens.weight", [n, dim], {(t, k): 1.0 for k, t in enumerate(chain[:-1])})
+    tensors.fill("lm_head.weight", [n, dim], {(t, k): 8.0 for k, t in enumerate(chain[1:])})
+    tensors.write(out / "model.safetensors")
+    config.update(vocab_size=n, tie_word_embeddings=False, max_position_embeddings=1024)
+    texts["chat_template"] = ("{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}"
+                              "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}")
+    for f, value in (("config.json", config), ("tokenizer.json", tokenizer), ("tokenizer_config.json", texts)):
+        (out / f).write_text(json.dumps(value))
     return out
 
 
