@@ -43,11 +43,15 @@ BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config git ca-certificates
     libpcre2-dev libxxhash-dev libmicrohttpd-dev libsimde-dev libinih-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler openmpi-bin libopenmpi-dev libcmocka-dev)
 PYTHON_PACKAGES=(python3 python3-venv python3-pip)
 
-# python_env DIR PACKAGE...: a virtual environment with these PyPI packages; made again only when the list changes.
+# python_env DIR PACKAGE...: a virtual environment with these PyPI packages (or options of pip install); made again only when the list changes, or
+# a file of packages that it names.
 python_env() {
-    local dir=$1 want
+    local dir=$1 want arg
     shift
     want="$(python3 -V) $*"
+    for arg in "$@"; do
+        [ ! -f "$arg" ] || want+=" $(cksum <"$arg")"
+    done
     if [ "$(cat "$dir/.have" 2>/dev/null)" = "$want" ]; then
         note "Python: $dir is there"
         return
