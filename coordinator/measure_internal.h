@@ -22,6 +22,9 @@ typedef struct bench {
     packed_type type;            /* of most weights: read between two passes over the cache */
 } bench;
 
+/* Weights of a type (or activations: PACKED_F32) of ordinary size. */
+status measure_fill(const bench *b, packed_type type, ops_buf *buf, size_t bytes);
+
 /* Runs whole layers and the head as a decode step does, for the sequences and context of the bench, and sets d's scales so that the plan's phases take what those
  * took, on average.  Where a layer does not fit into the working set, or the cache holds less than asked for, scales stay 1. */
 status measure_layers(bench *b, const coord_measure_options *o, shard_device *d);
