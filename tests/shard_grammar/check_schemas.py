@@ -2,7 +2,7 @@
 
   check_schemas.py GRAMMAR_LINES [--suite DIR] [--schemas 200] [--walks 5] [--all] [--tokenizer FILE] [--verbose]
 
-DIR holds (or gets, from PyPI by pip) the source package.  For schemas drawn from the suite with a fixed seed:
+DIR holds the source package.  For schemas drawn from the suite with a fixed seed:
   - at most 10 % are refused, each by a message that names what is not supported;
   - every text generated validates, and every one that was cut short does so when it is told to end;
   - no invalid instance of the suite is accepted; valid ones are, where the policy of writing lets them be (counted).
@@ -12,42 +12,9 @@ import argparse
 import collections
 import itertools
 import json
-import pathlib
-import random
-import subprocess
 import sys
-import tarfile
 
-try:
-    import jsonschema
-except ImportError:
-    print("skipped: Python's jsonschema is not installed")
-    sys.exit(77)
-
-DRAFTS = {"draft4": jsonschema.Draft4Validator, "draft6": jsonschema.Draft6Validator, "draft7": jsonschema.Draft7Validator,
-          "draft2019-09": jsonschema.Draft201909Validator, "draft2020-12": jsonschema.Draft202012Validator}
-
-
-def suite_folder(folder):
-    """The suite's tests, unpacked from the source package; None if it cannot be had."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not list(folder.glob("jsonschema-*.tar.gz")):
-        got = subprocess.run([sys.executable, "-m", "pip", "-q", "download", "--no-deps", "--no-binary", "jsonschema", "-d", str(folder), "jsonschema"],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300)
-        if got.returncode != 0:
-            return None
-    for found in folder.glob("jsonschema-*/json/tests"):
-        return found
-    with tarfile.open(next(folder.glob("jsonschema-*.tar.gz"))) as tar:
-        tar.extractall(folder)
-    return next(folder.glob("jsonschema-*/json/tests"), None)
-
-
-def groups(suite):
-    for draft, cls in DRAFTS.items():
-        for path in sorted((suite / draft).glob("*.json")):
-            for group in json.loads(path.read_text()):
-                yield draft, cls, path.stem, group
+from schemas import Lines, chosen
 
 
 def compact(value):
@@ -61,23 +28,6 @@ def orders(value):
     return [compact(value)]
 
 
-def schema_of(draft, cls, group):
-    schema = group["schema"]
-    if isinstance(schema, dict) and "$schema" not in schema:
-        schema = {"$schema": cls.META_SCHEMA.get("$schema", cls.META_SCHEMA.get("$id")), **schema}
-    return schema
-
-
-class Lines:
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def ask(self, **line):
-        self.process.stdin.write(json.dumps(line).encode() + b"\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("lines")
@@ -89,21 +39,11 @@ def main():
     parser.add_argument("--tokenizer")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
-    suite = suite_folder(pathlib.Path(args.suite))
-    if suite is None:
-        print("skipped: the source package of jsonschema cannot be had")
-        return 77
-    chosen = list(groups(suite))
-    if not args.all:
-        random.Random(args.seed).shuffle(chosen)
-        chosen = chosen[:args.schemas]
     lines = Lines([args.lines] + ([args.tokenizer] if args.tokenizer else []))
     n = collections.Counter()
     refused = collections.Counter()
     wrong = []
-    for draft, cls, name, group in chosen:
-        schema = schema_of(draft, cls, group)
-        where = f"{draft}/{name}: {group['description']}"
+    for where, cls, schema, group in chosen(args.suite, None if args.all else args.schemas, args.seed):
         texts = [(t, o) for t in group["tests"] for o in orders(t["data"])]
         answer = lines.ask(kind="json_schema", source=json.dumps(schema), texts=[o for _, o in texts], walks=args.walks, seed=args.seed, steps=60)
         n["schemas"] += 1
