@@ -233,13 +233,13 @@ typedef struct ops_sample_row {
     int32_t n_candidates;  /* top of the adjusted logits wanted, <= OPS_MAX_CANDIDATES */
     int32_t n_raw;         /* top of the raw logits wanted (logprobs) */
     int32_t target;        /* a token whose raw logit is wanted, -1 none */
-    bool want_hash, want_sample;
+    bool want_hash, want_sample, want_sum;
 } ops_sample_row;
 
 typedef struct ops_sample_out {
     float raw_max, raw_sum;   /* of this slice: max, and sum exp(l - raw_max) (lanes rule) */
     float target_logit;       /* if the target lies in this slice, else -INFINITY */
-    float max, sum;           /* the same of the adjusted logits (only with want_sample) */
+    float max, sum;           /* the same of the adjusted logits (only with want_sample; sum: 0 without want_sum) */
     ops_candidate best;       /* argmax of adjusted + Gumbel noise (temperature 0: of adjusted); ties: the lowest token */
     uint64_t hash;            /* sum mod 2^64 over tokens of hash_mix(token << 32 | bits(raw logit)) */
     int32_t n_candidates, n_raw;

@@ -91,6 +91,7 @@ static status row_describe(worker *w, const worker_out *o, int32_t row, ops_samp
     r->position = o->position + 1;
     r->want_sample = true;
     r->want_hash = s->want_hash;
+    r->want_sum = r->temperature > 0 && s->top_p < 1.0f && s->top_k <= 0; /* cut sums up what top-k left by itself */
     if (truncates(s))
         r->n_candidates = s->top_k > 0 && s->top_k < OPS_MAX_CANDIDATES ? s->top_k : OPS_MAX_CANDIDATES;
     return worker_constrain_row(w, q, r);

@@ -201,7 +201,8 @@ static void second_pass(const row *r, int32_t p0, int32_t p1, uint64_t hash, par
         vec->top(r->logits + at, n, token, &raw);
         if (r->adjusted == NULL)
             continue;
-        r->shared->sum[p] = r->plain ? r->shared->raw_sum[p] : max > -INFINITY ? vec->sum_exp(r->adjusted + at, n, max) : 0.0f;
+        if (w->want_sum)
+            r->shared->sum[p] = r->plain ? r->shared->raw_sum[p] : max > -INFINITY ? vec->sum_exp(r->adjusted + at, n, max) : 0.0f;
         vec->top(r->adjusted + at, n, token, &top);
         vec->best(r->adjusted + at, n, token, w->temperature > 0.0f, w->seed, w->choice, w->position, &mine->best);
     }
@@ -225,7 +226,7 @@ static void merge(const row *r, int32_t n_threads, ops_sample_out *out)
     out->raw_sum = sum_of(r->shared->raw_sum, pieces);
     out->target_logit = w->target >= 0 && target >= 0 && target < r->cols ? r->logits[target] : -INFINITY;
     out->max = r->adjusted != NULL ? max_of(r->shared->max, pieces) : -INFINITY;
-    out->sum = r->adjusted != NULL ? sum_of(r->shared->sum, pieces) : 0.0f;
+    out->sum = r->adjusted != NULL && w->want_sum ? sum_of(r->shared->sum, pieces) : 0.0f;
     out->best = (ops_candidate){-1, -INFINITY, -INFINITY};
     out->hash = 0;
     cpu_top raw = {.limit = w->n_raw, .heap = out->raw}, top = {.limit = w->n_candidates, .heap = out->candidates};

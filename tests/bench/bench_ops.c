@@ -190,7 +190,7 @@ static void sample(const char *name, int32_t n, int32_t vocab, float temperature
     ops_sample_row *rows = calloc((size_t)n, sizeof(*rows));
     ops_sample_out *out = calloc((size_t)n, sizeof(*out));
     for (int32_t i = 0; i < n; i++)
-        rows[i] = (ops_sample_row){.row = i, .temperature = temperature, .repetition_penalty = 1, .seed = 9, .n_candidates = candidates, .target = -1, .want_sample = true, .want_hash = hash};
+        rows[i] = (ops_sample_row){.row = i, .temperature = temperature, .repetition_penalty = 1, .seed = 9, .n_candidates = candidates, .target = -1, .want_sample = true, .want_sum = candidates > 0, .want_hash = hash};
     b.s = (ops_sample_args){l, a, 0, 1, 0, n, rows, out};
     double s = best(run_sample, &b);
     printf("%-34s %4d x %-6d %9.2f us  %6.3f ns a logit\n", name, n, vocab, s * 1e6, s / n / vocab * 1e9);

@@ -23,7 +23,7 @@ static void describe(ops_sample_row *r)
         allow[i] = random_bits(&seed) | random_bits(&seed);
     for (int i = 0; i < ROWS; i++)
         r[i] = (ops_sample_row){.row = i, .temperature = 1.0f, .repetition_penalty = 1.0f, .seed = 1000 + (uint64_t)i, .choice = (uint32_t)i, .position = 40 * i,
-                                .n_candidates = 1, .n_raw = 5, .target = 17 * i, .want_sample = true, .want_hash = true};
+                                .n_candidates = 1, .n_raw = 5, .target = 17 * i, .want_sample = true, .want_sum = true, .want_hash = true};
     r[1].temperature = 0.0f;
     r[1].n_candidates = OPS_MAX_CANDIDATES;
     r[2].temperature = 0.7f;
@@ -48,6 +48,7 @@ static void describe(ops_sample_row *r)
     r[7].n_bias = 40;
     r[7].bias = biases;
     r[8].n_candidates = 0;
+    r[8].want_sum = false;
 }
 
 static int by_logit(const void *a, const void *b)
@@ -128,7 +129,10 @@ static void expect_row(const ops_sample_args *a, const ops_sample_row *r, const 
     for (int32_t i = 0; i < n; i++)
         sum += exp(adjusted[i] - max);
     assert_true(o->max == (float)max);
-    assert_near("sum", o->sum, sum, sum * 2e-6);
+    if (r->want_sum)
+        assert_near("sum", o->sum, sum, sum * 2e-6);
+    else
+        assert_true(o->sum == 0.0f);
     assert_int_equal(o->best.token, best.token);
     assert_true(o->best.logit == best.logit && o->best.raw == best.raw);
     expect_top("candidates", adjusted, logits, n, first, o->candidates, o->n_candidates, r->n_candidates);
