@@ -81,7 +81,7 @@ static status translate_and_compile(tok_regex *re, const char *where, const char
         st = FAIL(ST_LIMIT, "%s: a pattern of %zu bytes is too long", where, len);
     if (st == ST_OK)
         st = compile(re, &plain, &re->plain.code, &re->plain.jit);
-    if (st == ST_OK && (plain.len != newer.len || memcmp(plain.data, newer.data, plain.len) != 0))
+    if (st == ST_OK && (plain.len != newer.len || (plain.len > 0 && memcmp(plain.data, newer.data, plain.len) != 0)))
         st = compile(re, &newer, &re->newer.code, &re->newer.jit);
     mem_str_free(&plain);
     mem_str_free(&newer);

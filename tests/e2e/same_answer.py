@@ -138,10 +138,11 @@ def prefix_cache(a, report, kv, splits):
 
 
 def own_answer_found(a, report, kv, splits):
+    """So few blocks that sequences are preempted: what they had generated is found again."""
     for split in splits:
         tp, pp = map(int, split.split("x"))
         what = f"{a.model} {a.compute} kv {kv} tp {tp} pp {pp}, preempted answers found again"
-        base, few, said, without = ["--compute", a.compute, "--kv-type", kv, "--ctx", "80"], ["--max-seqs", "4", "--kv-blocks", "10", "--stats"], [], []
+        base, few, said, without = ["--compute", a.compute, "--kv-type", kv, "--ctx", "80"], ["--max-seqs", "4", "--kv-blocks", str(a.few_blocks), "--stats"], [], []
         requests = talkers(a.vocab)
         want = generate(a.trireme, a.model, requests, tp, 1, (*base, "--max-seqs", "1", "--no-prefix-cache"))
         got = generate(a.trireme, a.model, requests, tp, pp, (*base, *few), said=said)
@@ -165,6 +166,7 @@ def main():
     p.add_argument("--splits", default="1x1,1x2")
     p.add_argument("--longest", type=int, default=90)
     p.add_argument("--ctx", type=int, default=256)
+    p.add_argument("--few-blocks", type=int, default=10, help="KV blocks with which four talkers are preempted; with windows they hold fewer")
     p.add_argument("--prefix-cache", action="store_true", help="only what the prefix cache may not change")
     a = p.parse_args()
     report = Report()

@@ -55,16 +55,24 @@ static void feed(api_call *c, int i, const uint8_t *data, size_t size, mem_str *
     }
 }
 
+/* Whether it is JSON; jansson alone refuses a NUL in a key, which a token of legacy log-probabilities may be. */
+static bool is_json(const char *text, size_t n, size_t flags)
+{
+    json_error_t e;
+    json_t *v = json_loadb(text, n, flags | JSON_ALLOW_NUL, &e);
+    bool fine = v != NULL || json_error_code(&e) == json_error_null_byte_in_key;
+    json_decref(v);
+    return fine;
+}
+
 static void check_answer(const api_call *c)
 {
     mem_str answer = {0};
     int http;
     if (api_call_answer(c, &answer, &http) != ST_OK)
         abort();
-    json_t *v = json_loadb(answer.data, answer.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
-    if (v == NULL && answer.len > 0)
+    if (answer.len > 0 && !is_json(answer.data, answer.len, JSON_REJECT_DUPLICATES))
         abort();
-    json_decref(v);
     mem_str_free(&answer);
     json_decref(api_call_conversation(c));
 }
@@ -76,12 +84,8 @@ static void check_stream(const mem_str *out)
         const char *data = strstr(at, "data: "), *end = data == NULL ? NULL : strstr(data, "\n\n");
         if (end == NULL)
             abort();
-        if (strncmp(data, "data: [DONE]", 12) != 0) {
-            json_t *v = json_loadb(data + 6, (size_t)(end - data) - 6, JSON_ALLOW_NUL, NULL);
-            if (v == NULL)
-                abort();
-            json_decref(v);
-        }
+        if (strncmp(data, "data: [DONE]", 12) != 0 && !is_json(data + 6, (size_t)(end - data) - 6, 0))
+            abort();
         at = end + 2;
     }
 }
