@@ -1,0 +1,206 @@
+/* ops/cuda/kernels.h - what the .cu files offer to the backend's plain C: one function an operation, which launches on a stream and returns.
+ *
+ * Pointers are device addresses unless a comment says host.  Shapes in elements, strides in bytes.  The number of rows of a launch (`rows`) bounds
+ * the grid alone: how many there are is read from device memory (`n`, NULL: rows), so that a recorded graph of a bucket serves every smaller step.  No result depends on either.
+ * Every function returns the launch's error; none waits, allocates, or writes what the arguments do not name. */
+#ifndef OPS_CUDA_KERNELS_H
+#define OPS_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ops/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A matrix of activations: f32, bf16, or q8: a row is int8 codes [cols rounded up to 64], then for each 32 codes an f32 scale, its sum of codes as s32,
+ * and scale * sum as f32; then for each 16 codes sum and scaled sum: the planes of the CPU's rows (cpu_linear.h), so that ops_row_bytes holds for both. */
+typedef struct gpu_mat {
+    void *p;
+    int32_t type; /* ops_type */
+    int32_t cols;
+    int64_t stride;
+} gpu_mat;
+
+/* Where a packed matrix (base/packed.h) lies, with what a kernel needs of its layout. */
+typedef struct gpu_weight {
+    const void *p; /* NULL: absent */
+    int32_t type;  /* packed_type */
+    int32_t rows, cols, phase;
+    int32_t panels, units, groups, supers;
+    int64_t panel_bytes, unit_bytes, scale_offset, min_offset, super_offset;
+} gpu_weight;
+
+/* One sequence's rows of a step; as ops_span, with the block tables' starts. */
+typedef struct gpu_span {
+    int32_t row, n_rows, position, rope_set;
+    int32_t own_freq[OPS_MAX_ROPES]; /* where its own inv_freq begin in own_freq, -1: the set's */
+    int32_t table[OPS_MAX_KV_GROUPS];
+} gpu_span;
+
+/* One step's description in device memory, at a fixed address for the life of the batch; the arrays too. */
+typedef struct gpu_step {
+    int32_t n_rows, n_spans, n_out, n_work;
+    const int32_t *tokens;    /* [n_rows] */
+    const int32_t *positions; /* [n_rows] */
+    const int32_t *row_span;  /* [n_rows] */
+    const gpu_span *spans;    /* [n_spans] */
+    const int32_t *out_rows;  /* [n_out] */
+    const int32_t *tables[OPS_MAX_KV_GROUPS];
+    const float *rope[OPS_MAX_ROPES]; /* [n_rows][dims / 2][2]: cos, sin times the attention factor; filled by k_rope_tables */
+    const float *own_freq;
+} gpu_step;
+
+/* ---- k_rows.cu ---- */
+
+typedef struct gpu_rope {
+    int32_t dims, n_sets;
+    const float *inv_freq[2];
+    float attention_factor[2];
+    float *table; /* [max_rows][dims / 2][2] */
+} gpu_rope;
+/* Fills table for the step's rows: angle = (float)position * inv_freq in f32, as the CPU does (cpu_batch.c). rope: which of own_freq. */
+cudaError_t k_rope_table(const gpu_step *step, int32_t rows, int32_t rope, const gpu_rope *spec, cudaStream_t s);
+
+typedef struct gpu_embed {
+    gpu_weight w, positions;
+    int32_t row_begin, position_offset;
+    float scale;
+    gpu_mat y;
+} gpu_embed;
+cudaError_t k_embed(const gpu_step *step, int32_t rows, const gpu_embed *a, cudaStream_t s);
+
+typedef struct gpu_norm { /* ops_norm_args */
+    gpu_mat x;
+    const float *part[64]; /* partial sums to add, in order */
+    int32_t n_parts;
+    int64_t part_stride;   /* floats */
+    bool replace, select;
+    const float *part_bias;
+    float residual_scale;
+    int32_t post, norm;    /* ops_norm_kind */
+    const float *post_weight, *post_bias, *weight, *bias;
+    float eps;
+    int32_t n_y;
+    gpu_mat y[2];
+} gpu_norm;
+cudaError_t k_norm(const gpu_step *step, int32_t rows, const gpu_norm *a, cudaStream_t s);
+
+/* out[row] = sum of squares of x[row][col_begin .. col_end) */
+cudaError_t k_sumsq(int32_t rows, const int32_t *n, gpu_mat x, int32_t col_begin, int32_t col_end, float *out, cudaStream_t s);
+
+typedef struct gpu_gate {
+    gpu_mat gate, up; /* up.p NULL: absent */
+    int32_t activation; /* ops_activation */
+    gpu_mat y;
+    int32_t y_col;
+} gpu_gate;
+cudaError_t k_gate(int32_t rows, const int32_t *n, const gpu_gate *a, cudaStream_t s);
+
+/* y (q8 or bf16) of x (f32). */
+cudaError_t k_quantise(int32_t rows, const int32_t *n, gpu_mat x, gpu_mat y, cudaStream_t s);
+
+/* ---- k_kv.cu: the paged cache, and what writes it ----
+ *
+ *   cache   [layer][KV head][block] of head_bytes each
+ *   head    K [16 tokens][head_dim rounded up to 16] | V the same: f32, f16, bf16, or q8: int8 codes, then an f16 scale a token and 32 dimensions
+ *           (K codes | K scales | V codes | V scales); head_bytes a multiple of 256 */
+typedef struct gpu_kv {
+    char *p;
+    int32_t type; /* ops_kv_type */
+    int32_t n_layers, n_kv_heads, head_dim, padded;
+    int64_t n_blocks, head_bytes, k_scales, v_codes, v_scales;
+} gpu_kv;
+/* Fills the sizes (all but p); host code, no launch. false: impossible sizes. */
+bool gpu_kv_layout(const ops_kv_spec *spec, gpu_kv *out);
+
+typedef struct gpu_qkv { /* ops_qkv_args */
+    gpu_mat q, k, v;
+    int32_t n_heads, n_kv_heads, head_dim;
+    float clip;
+    int32_t norm; /* ops_qk_norm */
+    const float *q_weight, *k_weight;
+    float eps;
+    const float *q_sumsq, *k_sumsq;
+    int32_t q_total, k_total;
+    int32_t rope; /* -1: none */
+    int32_t rope_dims;
+    bool interleaved;
+    gpu_kv kv;
+    int32_t kv_group, kv_layer;
+} gpu_qkv;
+cudaError_t k_qkv(const gpu_step *step, int32_t rows, const gpu_qkv *a, cudaStream_t s);
+/* All layers and heads of block `from` onto block `to`. */
+cudaError_t k_kv_copy_block(const gpu_kv *kv, int32_t from, int32_t to, cudaStream_t s);
+
+/* ---- k_attention.cu ---- */
+
+typedef struct gpu_attention { /* ops_attention_args */
+    gpu_mat q;
+    int32_t n_heads, head_dim, head_begin, heads_per_kv, kv_head_begin;
+    float scale, softcap;
+    int32_t window;
+    const float *sinks, *slopes; /* [n_heads] or NULL */
+    gpu_kv kv;
+    int32_t kv_group, kv_layer;
+    gpu_mat y;
+    int32_t y_col;
+    /* The work list of this group and window: gpu_work entries, made by host code for each step (see gpu_attention_work). */
+    const struct gpu_work *work;
+    const int32_t *n_work;
+    int32_t max_work;
+    float *partial;        /* scratch, gpu_attention_scratch floats */
+} gpu_attention;
+/* One piece of attention work: some rows of a span against one chunk of OPS_ATTENTION_CHUNK absolute positions. */
+typedef struct gpu_work {
+    int32_t span, row, n_rows; /* rows [row, row + n_rows) of the step */
+    int32_t chunk;             /* positions [256 chunk, 256 chunk + 256) */
+    int32_t slot;              /* where its partial goes: row r of the piece, head h at (slot + r - row) * n_heads + h */
+    int32_t n_slots;           /* unused by the pieces; see gpu_merge */
+} gpu_work;
+/* Host code: the work list of a step for one window (0: none): pieces of at most 16 rows, in no order that matters; *n <= what gpu_attention_bound says. */
+int32_t gpu_attention_work(const ops_batch_desc *desc, int32_t window, gpu_work *out, int32_t max);
+/* Most pieces, and rows of partials, a step within these limits has. */
+int64_t gpu_attention_bound(int32_t max_rows, int32_t max_spans, int64_t max_context);
+int64_t gpu_attention_scratch(int64_t pieces, int32_t n_heads, int32_t head_dim); /* floats */
+cudaError_t k_attention(const gpu_step *step, int32_t rows, const gpu_attention *a, cudaStream_t s);
+
+/* ---- k_linear.cu ---- */
+
+typedef struct gpu_linear { /* ops_linear_args: x in the format k_linear_input names */
+    gpu_mat x;
+    int32_t n;
+    gpu_weight w[OPS_MAX_FUSED];
+    const float *bias[OPS_MAX_FUSED];
+    gpu_mat y[OPS_MAX_FUSED];
+    bool accumulate;
+    float *partial; /* scratch for the fixed segments of k: gpu_linear_scratch floats */
+} gpu_linear;
+ops_type gpu_linear_input(packed_type type);
+int64_t gpu_linear_scratch(int32_t max_rows, int32_t max_out, int32_t max_cols);
+cudaError_t k_linear(int32_t rows, const int32_t *n, const gpu_linear *a, cudaStream_t s);
+
+/* ---- k_sample.cu ---- */
+
+/* ops_sample_row with its lists in device memory. */
+typedef struct gpu_sample_row {
+    ops_sample_row row; /* counts, bias, allow: device addresses */
+} gpu_sample_row;
+typedef struct gpu_sample {
+    gpu_mat logits, adjusted;
+    int32_t vocab_begin;
+    float multiplier, softcap;
+    const gpu_sample_row *rows; /* [n] */
+    ops_sample_out *out;        /* [n], device memory */
+    void *scratch;              /* gpu_sample_scratch bytes */
+} gpu_sample;
+int64_t gpu_sample_scratch(int32_t max_rows, int32_t max_cols);
+cudaError_t k_sample(int32_t rows, const int32_t *n, const gpu_sample *a, cudaStream_t s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
