@@ -106,13 +106,15 @@ cudaError_t k_quantise(int32_t rows, const int32_t *n, gpu_mat x, gpu_mat y, cud
 /* ---- k_kv.cu: the paged cache, and what writes it ----
  *
  *   cache   [layer][KV head][block] of head_bytes each
- *   head    K [16 tokens][head_dim rounded up to 16] | V the same: f32, f16, bf16, or q8: int8 codes, then an f16 scale a token and 32 dimensions
- *           (K codes | K scales | V codes | V scales); head_bytes a multiple of 256 */
+ *   head    K codes | K scales | V codes | V scales, with e = head_dim rounded up to 16:
+ *           codes [16 tokens][e] of f32, f16, bf16 or int8; scales (q8 alone) f16 [ceil(e / 32)][16 tokens], rounded up to 64 bytes
+ * Sizes and values are the CPU's (ops.h, cpu_kv.h); its K is transposed, this one is not.  Planes start at multiples of 64.  Dimensions from head_dim to e
+ * are written as zeros; tokens of a block that nobody wrote hold anything. */
 typedef struct gpu_kv {
     char *p;
     int32_t type; /* ops_kv_type */
     int32_t n_layers, n_kv_heads, head_dim, padded;
-    int64_t n_blocks, head_bytes, k_scales, v_codes, v_scales;
+    int64_t n_blocks, head_bytes, k_scales, v_codes, v_scales; /* planes: bytes from the start of a head */
 } gpu_kv;
 /* Fills the sizes (all but p); host code, no launch. false: impossible sizes. */
 bool gpu_kv_layout(const ops_kv_spec *spec, gpu_kv *out);
@@ -123,6 +125,7 @@ typedef struct gpu_qkv { /* ops_qkv_args */
     float clip;
     int32_t norm; /* ops_qk_norm */
     const float *q_weight, *k_weight;
+    int32_t q_step, k_step; /* floats from one head's norm weights to the next's; 0: all heads share them */
     float eps;
     const float *q_sumsq, *k_sumsq;
     int32_t q_total, k_total;
