@@ -72,6 +72,7 @@ typedef struct ops_rope_spec {
 
 typedef struct ops_batch_limits {
     int32_t max_rows, max_spans, max_out, max_blocks; /* max_blocks: entries of all block tables of one group */
+    int32_t max_context; /* positions of one sequence; 0: as many as max_blocks hold */
     int32_t n_kv_groups, n_ropes;
     ops_rope_spec ropes[OPS_MAX_ROPES]; /* copied */
 } ops_batch_limits;
@@ -99,7 +100,7 @@ typedef struct ops_batch_desc {
 
 /* A list of partial sums [rows, cols] f32 to be added in this order. */
 typedef struct ops_parts {
-    const float *const *part; /* addresses the backend can read (CPU: any memory) */
+    const float *const *part; /* addresses the backend can read: of wrapped memory, from mat_part, and on the CPU any */
     int32_t n;
     size_t stride; /* floats from row to row */
 } ops_parts;
@@ -277,8 +278,19 @@ typedef struct ops_ctx_options {
     int32_t max_rows, max_cols; /* scratch sizing: rows of a step, widest activation */
 } ops_ctx_options;
 
+/* A device that has memory of its own. */
+typedef struct ops_device_info {
+    char name[64];
+    uint8_t id[16];         /* the same for the same device, whatever its number */
+    size_t free_bytes, total_bytes;
+} ops_device_info;
+
 typedef struct ops_backend {
     const char *name; /* "cpu", "cuda"; for logs */
+
+    /* Devices this process sees, and one of them as it is now.  NULL: the backend computes in the host's memory. */
+    int (*devices)(void);
+    status (*device_info)(int device, ops_device_info *out);
 
     status (*ctx_create)(const ops_ctx_options *options, ops_ctx **out);
     void (*ctx_destroy)(ops_ctx **ctx);
@@ -293,6 +305,8 @@ typedef struct ops_backend {
     status (*buf_write)(ops_ctx *ctx, ops_buf *buf, size_t offset, const void *src, size_t bytes);
     status (*buf_read)(ops_ctx *ctx, const ops_buf *buf, size_t offset, void *dst, size_t bytes);
     void *(*buf_map)(ops_ctx *ctx, ops_buf *buf); /* host address, NULL if the device's memory has none */
+    /* Where a matrix's first row lies, as ops_parts takes it; not for the caller to read. */
+    const float *(*mat_part)(ops_ctx *ctx, const ops_mat *m);
 
     /* The activation format a linear of this weight wants its input in. */
     ops_type (*linear_input)(const ops_ctx *ctx, packed_type type);

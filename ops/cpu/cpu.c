@@ -188,6 +188,12 @@ static void *buf_map(ops_ctx *ctx, ops_buf *buf)
     return buf->data;
 }
 
+static const float *mat_part(ops_ctx *ctx, const ops_mat *m)
+{
+    (void)ctx;
+    return (const float *)(const void *)(m->buf->data + m->offset);
+}
+
 /* ---- steps ---- */
 static void step_begin(ops_ctx *ctx)
 {
@@ -219,6 +225,7 @@ const ops_backend *ops_cpu(void)
         .buf_write = buf_write,
         .buf_read = buf_read,
         .buf_map = buf_map,
+        .mat_part = mat_part,
         .linear_input = cpu_linear_input,
         .batch_create = cpu_batch_create,
         .batch_destroy = cpu_batch_destroy,

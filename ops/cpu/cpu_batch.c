@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "ops/check.h"
 #include "ops/cpu/cpu_vec.h"
 
 typedef struct plan { /* hands out pieces of one block; with base NULL only counts */
@@ -51,24 +52,11 @@ static void lay_out(ops_batch *b, plan *p)
     }
 }
 
-static status check_limits(const ops_batch_limits *l)
-{
-    if (l->max_rows < 0 || l->max_spans < 0 || l->max_out < 0 || l->max_blocks < 0 || l->n_kv_groups < 0 || l->n_kv_groups > OPS_MAX_KV_GROUPS ||
-        l->n_ropes < 0 || l->n_ropes > OPS_MAX_ROPES)
-        return FAIL(ST_INVALID, "batch limits out of range");
-    for (int32_t r = 0; r < l->n_ropes; r++) {
-        const ops_rope_spec *s = &l->ropes[r];
-        if (s->dims < 0 || s->dims % 2 != 0 || s->n_sets < 1 || s->n_sets > 2 || s->inv_freq[0] == NULL || (s->n_sets == 2 && s->inv_freq[1] == NULL))
-            return FAIL(ST_INVALID, "rope %d: %d dimensions, %d sets", r, s->dims, s->n_sets);
-    }
-    return ST_OK;
-}
-
 status cpu_batch_create(ops_ctx *ctx, const ops_batch_limits *limits, ops_batch **out)
 {
     (void)ctx;
     *out = NULL;
-    TRY(check_limits(limits));
+    TRY(ops_batch_limits_check(limits));
     ops_batch *b;
     TRY(mem_calloc(1, sizeof(*b), "batch", &b));
     b->limits = *limits;
@@ -98,38 +86,6 @@ void cpu_batch_destroy(ops_ctx *ctx, ops_batch **batch)
     *batch = NULL;
 }
 
-/* Each row belongs to one span, spans come in the order of their rows, tables reach to the last position. */
-static status check(const ops_batch *b, const ops_batch_desc *d)
-{
-    const ops_batch_limits *l = &b->limits;
-    if (d->n_rows < 0 || d->n_rows > l->max_rows || d->n_spans < 0 || d->n_spans > l->max_spans || d->n_out < 0 || d->n_out > l->max_out)
-        return FAIL(ST_INVALID, "a step of %d rows, %d sequences, %d outputs exceeds the batch's %d, %d, %d", d->n_rows, d->n_spans, d->n_out, l->max_rows,
-                    l->max_spans, l->max_out);
-    for (int32_t g = 0; g < l->n_kv_groups; g++)
-        if (d->n_table[g] < 0 || d->n_table[g] > l->max_blocks)
-            return FAIL(ST_INVALID, "a step of %d KV blocks in group %d exceeds the batch's %d", d->n_table[g], g, l->max_blocks);
-    int32_t row = 0;
-    for (int32_t i = 0; i < d->n_spans; i++) {
-        const ops_span *s = &d->spans[i];
-        if (s->row != row || s->n_rows < 1 || s->n_rows > d->n_rows - row || s->position < 0 || s->position > INT32_MAX - 2 * OPS_ATTENTION_CHUNK - s->n_rows)
-            return FAIL(ST_INVALID, "sequence %d of the step: rows %d + %d at position %d do not follow row %d", i, s->row, s->n_rows, s->position, row);
-        int32_t blocks = (s->position + s->n_rows + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK;
-        for (int32_t g = 0; g < l->n_kv_groups; g++)
-            if (s->table[g] < 0 || s->table[g] > d->n_table[g] || d->n_table[g] - s->table[g] < blocks)
-                return FAIL(ST_INVALID, "sequence %d of the step: its block table in group %d ends before position %d", i, g, s->position + s->n_rows - 1);
-        for (int32_t r = 0; r < l->n_ropes; r++)
-            if (s->rope_set < 0 || (s->rope_set > 0 && s->rope_set >= 2))
-                return FAIL(ST_INVALID, "sequence %d of the step: rope set %d", i, s->rope_set);
-        row += s->n_rows;
-    }
-    if (row != d->n_rows)
-        return FAIL(ST_INVALID, "the step's sequences cover %d of %d rows", row, d->n_rows);
-    for (int32_t i = 0; i < d->n_out; i++)
-        if (d->out_rows[i] < 0 || d->out_rows[i] >= d->n_rows || (i > 0 && d->out_rows[i] <= d->out_rows[i - 1]))
-            return FAIL(ST_INVALID, "output row %d of the step is %d", i, d->out_rows[i]);
-    return ST_OK;
-}
-
 static void rope_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, int thread)
 {
     const ops_batch *b = arg;
@@ -149,7 +105,7 @@ static void rope_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, i
 
 status cpu_batch_set(ops_ctx *ctx, ops_batch *b, const ops_batch_desc *d)
 {
-    TRY(check(b, d));
+    TRY(ops_batch_check(&b->limits, d));
     b->n_rows = d->n_rows;
     b->n_spans = d->n_spans;
     b->n_out = d->n_out;

@@ -68,7 +68,7 @@ static inline size_t cpu_quantise_scratch_bytes(int32_t max_rows, int32_t max_co
     return (size_t)max_rows * (cpu_q8_row_bytes(max_cols) + ops_row_bytes(OPS_BF16, max_cols));
 }
 
-/* linear.c: ops_row_bytes (ops.h); the table's linear and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */
+/* linear.c: the table's linear and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */
 status cpu_linear(ops_ctx *ctx, const ops_linear_args *args);
 ops_type cpu_linear_input(const ops_ctx *ctx, packed_type type);
 const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa); /* NULL: not built in */

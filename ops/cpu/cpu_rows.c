@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "ops/check.h"
 #include "ops/cpu/cpu_vec.h"
 
 /* Waking the others and waiting for them costs about half as much as this many vector operations of 16 lanes (0.5 ns each with AVX2). */
@@ -38,13 +39,7 @@ void cpu_for(ops_ctx *ctx, size_t n, size_t unit, size_t weight, cpu_items_fn fn
 
 status cpu_mat_check(const char *op, const char *name, const ops_mat *m, int32_t rows, int32_t cols)
 {
-    size_t bytes, row = m->buf == NULL || m->cols < cols || cols < 0 ? 0 : ops_row_bytes(m->type, m->cols);
-    if (m->buf == NULL || m->cols < cols || cols < 0)
-        return FAIL(ST_INVALID, "%s: %s has %d columns, %d needed", op, name, m->buf == NULL ? 0 : m->cols, cols);
-    if (rows > 0 && (!mem_mul(m->stride, (size_t)rows - 1, &bytes) || !mem_add(bytes, row, &bytes) || !mem_add(bytes, m->offset, &bytes) ||
-                     bytes > m->buf->bytes || m->stride % 64 != 0 || m->offset % 64 != 0))
-        return FAIL(ST_INVALID, "%s: %d rows of %s at %zu, %zu apart, do not fit a buffer of %zu bytes", op, rows, name, m->offset, m->stride, m->buf->bytes);
-    return ST_OK;
+    return ops_mat_check(op, name, m, m->buf != NULL ? m->buf->bytes : 0, rows, cols);
 }
 
 void cpu_put_row(const ops_ctx *ctx, const ops_mat *y, int32_t row, const float *src, int32_t col, int32_t n, float *wide)

@@ -39,12 +39,6 @@ typedef struct linear_job {
     int32_t row_splits;
 } linear_job;
 
-size_t ops_row_bytes(ops_type type, int32_t cols)
-{
-    size_t n = cols > 0 ? (size_t)cols : 0;
-    return type == OPS_Q8 ? cpu_q8_row_bytes((int32_t)n) : (n * (type == OPS_F32 ? 4 : 2) + 63) / 64 * 64;
-}
-
 ops_type cpu_linear_input(const ops_ctx *ctx, packed_type type)
 {
     if (packed_format_of(type)->integer)

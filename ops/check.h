@@ -1,0 +1,13 @@
+/* ops/check.h - what every backend refuses: matrices that leave their buffer, steps that contradict themselves. */
+#ifndef OPS_CHECK_H
+#define OPS_CHECK_H
+
+#include "ops/ops.h"
+
+/* `rows` rows of at least `cols` columns lie inside a buffer of buf_bytes, at multiples of 64 bytes. */
+status ops_mat_check(const char *op, const char *name, const ops_mat *m, size_t buf_bytes, int32_t rows, int32_t cols);
+status ops_batch_limits_check(const ops_batch_limits *l);
+/* Each row belongs to one span, spans come in the order of their rows, tables reach to the last position. */
+status ops_batch_check(const ops_batch_limits *l, const ops_batch_desc *d);
+
+#endif

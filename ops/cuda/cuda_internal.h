@@ -1,0 +1,165 @@
+/* ops/cuda/cuda_internal.h - what the plain C of the CUDA backend shares.  Stays in this folder.
+ *
+ *   cuda.c         the plugin's door and the table; contexts; errors
+ *   cuda_buffer.c  buffers, wrapped host memory, what goes up and down
+ *   cuda_batch.c   a step's description
+ *   cuda_ops.c     the operations: check, translate to device addresses, launch
+ *   cuda_sample.c  sampling: its lists go up, its results come down
+ *   cuda_plugin.c  errors and log lines on their way to the program; what this object was built for
+ *
+ * Two streams: `stream` runs the operations and whatever they need uploaded, in the order of the calls; `copies` moves buffers (buf_write,
+ * buf_read), so that reading weights from disk, staging and the device's copy overlap.  Events order the two.  What the host reads of results comes
+ * at `sync`.  One thread calls at a time, but not always the same one: whatever may come first from a thread sets its device. */
+#ifndef OPS_CUDA_CUDA_INTERNAL_H
+#define OPS_CUDA_CUDA_INTERNAL_H
+
+#include "ops/cuda/kernels.h"
+#include "ops/ops.h"
+
+/* A call that failed becomes a status; its message names call, subject and remedy. */
+status cuda_failed(cudaError_t e, const char *file, int line, const char *call, const char *what, ...) __attribute__((format(printf, 5, 6)));
+#define CUDA_TRY(call, ...)                                                     \
+    do {                                                                        \
+        cudaError_t cuda_e_ = (call);                                           \
+        if (cuda_e_ != cudaSuccess)                                             \
+            return cuda_failed(cuda_e_, __FILE__, __LINE__, #call, __VA_ARGS__); \
+    } while (0)
+#define CUDA_TRY_GOTO(call, label, ...)                                         \
+    do {                                                                        \
+        cudaError_t cuda_e_ = (call);                                           \
+        if (cuda_e_ != cudaSuccess) {                                           \
+            st = cuda_failed(cuda_e_, __FILE__, __LINE__, #call, __VA_ARGS__);  \
+            goto label;                                                         \
+        }                                                                       \
+    } while (0)
+
+struct ops_buf {
+    char *p;         /* device address */
+    char *host;      /* of wrapped memory, else NULL */
+    size_t bytes;
+    bool registered; /* by us */
+    ops_buf *next;   /* of the context's buffers */
+};
+
+struct ops_kv {
+    ops_kv_spec spec;
+    gpu_kv layout;
+    size_t bytes;
+};
+
+typedef struct cuda_block { /* device memory that grows */
+    void *p;
+    size_t bytes;
+} cuda_block;
+
+enum { CUDA_STAGES = 8, CUDA_PENDING = 8 };
+#define CUDA_STAGE_BYTES ((size_t)2 << 20)
+
+typedef struct cuda_pending { /* a result on its way to the host */
+    void *to;
+    const char *from; /* pinned */
+    size_t bytes;
+} cuda_pending;
+
+struct ops_ctx {
+    int device, n_threads;
+    int32_t max_rows, max_cols;
+    cudaStream_t stream, copies;
+    cudaEvent_t computed, copied;           /* one stream waits for the other */
+    char *stage[CUDA_STAGES];               /* pinned; used in turn */
+    cudaEvent_t stage_free[CUDA_STAGES];
+    int next_stage;
+    ops_buf *bufs;
+    cuda_block quantise, linear, attention, sample, sample_in, sample_out;
+    float *sums;                            /* device: results of sumsq, [CUDA_PENDING][max_rows]; then q_sumsq and k_sumsq of qkv, [2][max_rows] */
+    char *results;                          /* pinned: what waits for sync */
+    size_t results_bytes, results_used;
+    cuda_pending pending[CUDA_PENDING];
+    int n_pending;
+    char description[192], numerics_name[64];
+};
+
+typedef struct cuda_window { /* the attention work list of one window */
+    int32_t window, n;
+    int32_t *count;       /* device; the list follows 64 bytes on */
+    char *pinned[2];
+    bool checked[OPS_MAX_KV_GROUPS]; /* in this step: the blocks it reads exist */
+} cuda_window;
+enum { CUDA_WINDOWS = 8 };
+
+struct ops_batch {
+    ops_batch_limits limits;
+    char *device;          /* gpu_step, then the arrays of the step, one after the other */
+    size_t bytes;
+    char *pinned[2];       /* the same, filled in turn */
+    cudaEvent_t used[2];   /* when the device has taken it */
+    int which;
+    int64_t max_work;
+    cuda_window windows[CUDA_WINDOWS];
+    int n_windows;
+    gpu_rope ropes[OPS_MAX_ROPES];
+    float *rope_memory;
+    /* the step, on the host */
+    int32_t n_rows, n_spans, n_out;
+    ops_span *spans;
+    const int32_t *tables[OPS_MAX_KV_GROUPS]; /* in pinned memory */
+    int32_t n_table[OPS_MAX_KV_GROUPS];
+};
+
+static inline const gpu_step *cuda_step(const ops_batch *b)
+{
+    return (const gpu_step *)(const void *)b->device;
+}
+
+/* ---- cuda.c ---- */
+const ops_backend *cuda_backend(void);
+status cuda_enter(ops_ctx *ctx); /* makes the context's device this thread's */
+status cuda_block_grow(ops_ctx *ctx, cuda_block *b, size_t bytes, const char *what);
+
+/* ---- cuda_buffer.c ---- */
+status cuda_buf_create(ops_ctx *ctx, size_t bytes, const char *what, ops_buf **out);
+status cuda_buf_wrap(ops_ctx *ctx, void *memory, size_t bytes, ops_buf **out);
+void cuda_buf_destroy(ops_ctx *ctx, ops_buf **buf);
+status cuda_buf_write(ops_ctx *ctx, ops_buf *buf, size_t offset, const void *src, size_t bytes);
+status cuda_buf_read(ops_ctx *ctx, const ops_buf *buf, size_t offset, void *dst, size_t bytes);
+void *cuda_buf_map(ops_ctx *ctx, ops_buf *buf);
+const float *cuda_mat_part(ops_ctx *ctx, const ops_mat *m);
+/* The device's address of host memory that was wrapped, or of a buffer's own; NULL if it is neither for all `bytes`. */
+const void *cuda_address(const ops_ctx *ctx, const void *p, size_t bytes);
+/* Host memory of any kind to the device, on the stream of the operations.  src is free at return. */
+status cuda_upload(ops_ctx *ctx, void *device, const void *src, size_t bytes, const char *what);
+/* Device memory to `to`, which is written at the next sync. */
+status cuda_download(ops_ctx *ctx, const void *device, void *to, size_t bytes, const char *what);
+status cuda_sync(ops_ctx *ctx);
+
+/* ---- cuda_batch.c ---- */
+status cuda_batch_create(ops_ctx *ctx, const ops_batch_limits *limits, ops_batch **out);
+void cuda_batch_destroy(ops_ctx *ctx, ops_batch **batch);
+status cuda_batch_set(ops_ctx *ctx, ops_batch *batch, const ops_batch_desc *desc);
+/* The work list of a window, made now if no step had it before. */
+status cuda_batch_window(ops_ctx *ctx, ops_batch *b, int32_t window, cuda_window **out);
+
+/* ---- cuda_ops.c ---- */
+status cuda_mat_check(const char *op, const char *name, const ops_mat *m, int32_t rows, int32_t cols);
+gpu_mat cuda_mat(const ops_mat *m);
+size_t cuda_kv_block_bytes(const ops_kv_spec *spec);
+status cuda_kv_create(ops_ctx *ctx, const ops_kv_spec *spec, ops_kv **out);
+void cuda_kv_destroy(ops_ctx *ctx, ops_kv **kv);
+status cuda_kv_copy_block(ops_ctx *ctx, ops_kv *kv, int32_t from, int32_t to);
+ops_type cuda_linear_input(const ops_ctx *ctx, packed_type type);
+status cuda_embed(ops_ctx *ctx, const ops_batch *batch, const ops_embed_args *args);
+status cuda_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args);
+status cuda_linear(ops_ctx *ctx, const ops_linear_args *args);
+status cuda_sumsq(ops_ctx *ctx, const ops_sumsq_args *args);
+status cuda_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args);
+status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_args *args);
+status cuda_gate(ops_ctx *ctx, const ops_gate_args *args);
+
+/* ---- cuda_sample.c ---- */
+status cuda_sample(ops_ctx *ctx, const ops_sample_args *args);
+
+/* ---- cuda_plugin.c ---- */
+extern const bool cuda_emulated;
+extern const char *const cuda_built_for;
+
+#endif

@@ -1,0 +1,67 @@
+/* ops/ops.c - what is the same for every backend. */
+#include "ops/ops.h"
+
+#include "base/mem.h"
+#include "ops/check.h"
+
+size_t ops_row_bytes(ops_type type, int32_t cols)
+{
+    size_t n = cols > 0 ? (size_t)cols : 0, padded = (n + 63) / 64 * 64;
+    if (type == OPS_Q8) /* codes; for each 32 scale, sum and scaled sum; for each 16 sum and scaled sum */
+        return (padded + padded / 32 * 28 + 63) / 64 * 64;
+    return (n * (type == OPS_F32 ? 4 : 2) + 63) / 64 * 64;
+}
+
+status ops_mat_check(const char *op, const char *name, const ops_mat *m, size_t buf_bytes, int32_t rows, int32_t cols)
+{
+    size_t bytes, row = m->buf == NULL || m->cols < cols || cols < 0 ? 0 : ops_row_bytes(m->type, m->cols);
+    if (m->buf == NULL || m->cols < cols || cols < 0)
+        return FAIL(ST_INVALID, "%s: %s has %d columns, %d needed", op, name, m->buf == NULL ? 0 : m->cols, cols);
+    if (rows > 0 && (!mem_mul(m->stride, (size_t)rows - 1, &bytes) || !mem_add(bytes, row, &bytes) || !mem_add(bytes, m->offset, &bytes) ||
+                     bytes > buf_bytes || m->stride % 64 != 0 || m->offset % 64 != 0))
+        return FAIL(ST_INVALID, "%s: %d rows of %s at %zu, %zu apart, do not fit a buffer of %zu bytes", op, rows, name, m->offset, m->stride, buf_bytes);
+    return ST_OK;
+}
+
+status ops_batch_limits_check(const ops_batch_limits *l)
+{
+    if (l->max_rows < 0 || l->max_spans < 0 || l->max_out < 0 || l->max_blocks < 0 || l->n_kv_groups < 0 || l->n_kv_groups > OPS_MAX_KV_GROUPS ||
+        l->n_ropes < 0 || l->n_ropes > OPS_MAX_ROPES)
+        return FAIL(ST_INVALID, "batch limits out of range");
+    for (int32_t r = 0; r < l->n_ropes; r++) {
+        const ops_rope_spec *s = &l->ropes[r];
+        if (s->dims < 0 || s->dims % 2 != 0 || s->n_sets < 1 || s->n_sets > 2 || s->inv_freq[0] == NULL || (s->n_sets == 2 && s->inv_freq[1] == NULL))
+            return FAIL(ST_INVALID, "rope %d: %d dimensions, %d sets", r, s->dims, s->n_sets);
+    }
+    return ST_OK;
+}
+
+status ops_batch_check(const ops_batch_limits *l, const ops_batch_desc *d)
+{
+    if (d->n_rows < 0 || d->n_rows > l->max_rows || d->n_spans < 0 || d->n_spans > l->max_spans || d->n_out < 0 || d->n_out > l->max_out)
+        return FAIL(ST_INVALID, "a step of %d rows, %d sequences, %d outputs exceeds the batch's %d, %d, %d", d->n_rows, d->n_spans, d->n_out, l->max_rows,
+                    l->max_spans, l->max_out);
+    for (int32_t g = 0; g < l->n_kv_groups; g++)
+        if (d->n_table[g] < 0 || d->n_table[g] > l->max_blocks)
+            return FAIL(ST_INVALID, "a step of %d KV blocks in group %d exceeds the batch's %d", d->n_table[g], g, l->max_blocks);
+    int32_t row = 0;
+    for (int32_t i = 0; i < d->n_spans; i++) {
+        const ops_span *s = &d->spans[i];
+        if (s->row != row || s->n_rows < 1 || s->n_rows > d->n_rows - row || s->position < 0 || s->position > INT32_MAX - 2 * OPS_ATTENTION_CHUNK - s->n_rows)
+            return FAIL(ST_INVALID, "sequence %d of the step: rows %d + %d at position %d do not follow row %d", i, s->row, s->n_rows, s->position, row);
+        int32_t blocks = (s->position + s->n_rows + OPS_KV_BLOCK - 1) / OPS_KV_BLOCK;
+        for (int32_t g = 0; g < l->n_kv_groups; g++)
+            if (s->table[g] < 0 || s->table[g] > d->n_table[g] || d->n_table[g] - s->table[g] < blocks)
+                return FAIL(ST_INVALID, "sequence %d of the step: its block table in group %d ends before position %d", i, g, s->position + s->n_rows - 1);
+        for (int32_t r = 0; r < l->n_ropes; r++)
+            if (s->rope_set < 0 || (s->rope_set > 0 && s->rope_set >= 2))
+                return FAIL(ST_INVALID, "sequence %d of the step: rope set %d", i, s->rope_set);
+        row += s->n_rows;
+    }
+    if (row != d->n_rows)
+        return FAIL(ST_INVALID, "the step's sequences cover %d of %d rows", row, d->n_rows);
+    for (int32_t i = 0; i < d->n_out; i++)
+        if (d->out_rows[i] < 0 || d->out_rows[i] >= d->n_rows || (i > 0 && d->out_rows[i] <= d->out_rows[i - 1]))
+            return FAIL(ST_INVALID, "output row %d of the step is %d", i, d->out_rows[i]);
+    return ST_OK;
+}
