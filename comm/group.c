@@ -166,6 +166,7 @@ static status build(comm_group *g)
     if (g->n_hosts > 1)
         TRY(mem_calloc((size_t)g->n_hosts * GROUP_PIECE, sizeof(float), "group", &g->wire_in));
     TRY(layout_of(g, &l));
+    g->segment_bytes = l.bytes;
     TRY(share(g, &l, world_deadline(g->timeout_ms)));
     return place(g, &l);
 }
@@ -226,6 +227,11 @@ int comm_group_size(const comm_group *g)
 int comm_group_rank(const comm_group *g)
 {
     return g->me;
+}
+void comm_exchange_memory(const comm_group *g, void **base, size_t *bytes)
+{
+    *base = segment_base(g->segment);
+    *bytes = g->segment_bytes;
 }
 void comm_group_stats(const comm_group *g, comm_stats *out)
 {

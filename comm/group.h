@@ -26,6 +26,7 @@ struct comm_group {
     int channels;         /* local members that speak to the other hosts, each for a slice of a large sum */
     int timeout_ms, tag;
     segment *segment;
+    size_t segment_bytes;
     group_line *lines;    /* [n_local] */
     size_t slot_bytes, chunk_bytes;
     char *results[2];     /* n_hosts > 1 */

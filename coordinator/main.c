@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "comm/comm.h"
 #include "coordinator/cli/cli.h"
+#include "ops/device.h"
 #include "trireme_version.h"
 
 static void usage(FILE *out)
@@ -51,7 +52,9 @@ int main(int argc, char **argv)
     }
     const char *name = argv[1];
     if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
-        printf("trireme %s (commit %s)\n", TRIREME_VERSION, TRIREME_COMMIT);
+        char backends[2048];
+        ops_device_list(backends, sizeof(backends));
+        printf("trireme %s (commit %s)\n%s\n", TRIREME_VERSION, TRIREME_COMMIT, backends);
         return 0;
     }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {

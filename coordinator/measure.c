@@ -61,9 +61,13 @@ static status usual_of(bench *b, job_fn fn, const job *j, int passes, const job 
     b->ops->step_begin(b->ctx);
     for (int pass = 0; st == ST_OK && pass < passes; pass++) {
         st = read_weights(between);
+        if (st == ST_OK)
+            st = b->ops->sync(b->ctx);
         double last = log_clock();
         for (int32_t i = 0; st == ST_OK && i < j->count; i++) {
             st = fn(j, i);
+            if (st == ST_OK)
+                st = b->ops->sync(b->ctx);
             double now = log_clock();
             taken[(size_t)i * (size_t)passes + (size_t)pass] = now - last;
             last = now;

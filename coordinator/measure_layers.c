@@ -79,7 +79,7 @@ static status products(step_bench *s, ops_mat x, const product *p, int n)
 static status norm_and_products(step_bench *s, const product *p, int n)
 {
     const bench *b = s->b;
-    const float *part = (const float *)((const char *)b->ops->buf_map(b->ctx, s->part.buf) + s->part.offset);
+    const float *part = b->ops->mat_part(b->ctx, &s->part);
     ops_norm_args a = {.x = s->x, .parts = {&part, 1, s->part.stride / sizeof(float)}, .residual_scale = 1.0f, .eps = 1e-5f};
     a.norm = b->a->norm == SHARD_NORM_RMS ? OPS_NORM_RMS : OPS_NORM_LAYER;
     const ops_mat places[2] = {s->h, s->h2};
@@ -152,15 +152,18 @@ static status step_run(step_bench *s, phases *p)
     s->at = 0;
     for (int32_t l = 0; l < s->b->a->n_layers; l++) {
         TRY(attention_phase(s, l));
+        TRY(s->b->ops->sync(s->b->ctx));
         now = log_clock();
         p->attention += now - last;
         last = now;
         TRY(mlp_phase(s, l));
+        TRY(s->b->ops->sync(s->b->ctx));
         now = log_clock();
         p->mlp += now - last;
         last = now;
     }
     TRY(head_phase(s));
+    TRY(s->b->ops->sync(s->b->ctx));
     p->head += log_clock() - last;
     return ST_OK;
 }

@@ -27,7 +27,7 @@ enum { LOAD_VERSION = 1 };
 #define FIRST_BYTES ((size_t)16 << 10)
 #define AGREE_TIMEOUT_MS (10 * 60 * 1000) /* the slowest rank's loading */
 #define DEFAULT_SEQS 16
-#define MEMORY_SHARE 0.85 /* of what a host has left: the rest is for the page cache and everybody else */
+#define MEMORY_SHARE 0.85 /* of what a host or device has left: the rest is for the page cache and everybody else; on a device for work lists and partial results */
 
 /* A message while its sends are under way. */
 typedef struct outgoing {
@@ -57,6 +57,8 @@ struct coord_replica {
     shard_checkpoint *checkpoint;
     shard_plan *plan;
     worker *worker;
+    const ops_backend *ops;
+    int device; /* of a backend that has some */
     int rank, n_ranks, result_rank, n_threads;
     uint8_t prefix_seed[HASH_SHA256_BYTES];
     double started, ready_seconds;
@@ -178,6 +180,7 @@ static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
     ctx->spin = own ? ctx->n_threads <= granted : ctx->n_threads * host_ranks <= granted;
     ctx->first_core = !ctx->spin ? -1 : own ? 0 : comm_world_host_rank(r->world) * ctx->n_threads;
     ctx->isa = r->opt.isa;
+    ctx->device = r->device;
     comm_world_set_spin(r->world, ctx->spin);
     r->n_threads = ctx->n_threads;
 }
@@ -193,10 +196,83 @@ static status gather_all(coord_replica *r, const void *mine, size_t bytes, void 
     return st;
 }
 
+/* A phase that ranks do alone ends here: all of them go on, or all of them fail with the first one's message. */
+static status agree(coord_replica *r, status mine)
+{
+    int failed = 0;
+    return comm_agree(r->world, mine, AGREE_TIMEOUT_MS, &failed);
+}
+
+/* ---- what computes ---- */
+
+typedef struct device_word { /* what ranks tell each other */
+    int32_t cuda;            /* its backend */
+    char why[512];           /* what kept it from a device */
+} device_word;
+
+/* `auto` takes CUDA where every rank has it: ranks that compute differently would not give one answer.  What kept it from that is told once. */
+static status device_agree(coord_replica *r, device_word *mine)
+{
+    device_word *all;
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
+    status st = gather_all(r, mine, sizeof(*mine), all);
+    int lacks = -1, has = 0;
+    for (int i = r->n_ranks - 1; st == ST_OK && i >= 0; i--) {
+        has += all[i].cuda;
+        lacks = all[i].cuda ? lacks : i;
+    }
+    if (lacks >= 0)
+        r->ops = ops_cpu();
+    if (lacks >= 0 && r->rank == 0 && has > 0)
+        log_warn("rank %d has no device that the others have, so all compute on the CPU: %s", lacks, all[lacks].why);
+    else if (lacks >= 0 && r->rank == 0 && all[lacks].why[0] != '\0')
+        log_info("computing on the CPU: %s", all[lacks].why);
+    free(all);
+    return st;
+}
+
+static status device_resolve(coord_replica *r)
+{
+    device_word mine = {0};
+    status st = ops_device_open(r->opt.device, &r->ops, mine.why, sizeof(mine.why));
+    mine.cuda = st == ST_OK && r->ops->devices != NULL;
+    TRY(agree(r, st));
+    if (r->opt.device == OPS_DEVICE_AUTO)
+        TRY(device_agree(r, &mine));
+    if (r->ops->devices != NULL)
+        r->device = comm_world_host_rank(r->world) % r->ops->devices(); /* a launcher that gives each rank its own shows it only that one */
+    return ST_OK;
+}
+
+/* This rank's share of its device; ranks on one divide it. */
+static status device_memory(coord_replica *r, size_t *mine)
+{
+    typedef struct { ops_device_info info; int32_t host; } device_use;
+    device_use use = {.host = comm_world_host(r->world, r->rank)}, *all;
+    TRY(agree(r, r->ops->device_info(r->device, &use.info)));
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
+    status st = gather_all(r, &use, sizeof(use), all);
+    int n = 0;
+    size_t free_bytes = use.info.free_bytes; /* the least that any of them saw: they take their contexts one after the other */
+    for (int i = 0; i < r->n_ranks; i++) {
+        if (all[i].host != use.host || memcmp(all[i].info.id, use.info.id, sizeof(use.info.id)) != 0)
+            continue;
+        n++;
+        free_bytes = all[i].info.free_bytes < free_bytes ? all[i].info.free_bytes : free_bytes;
+    }
+    free(all);
+    *mine = (size_t)((double)free_bytes * MEMORY_SHARE / (n > 0 ? n : 1));
+    return st;
+}
+
 /* What every rank may use, rank by rank. */
 static status gather_memory(coord_replica *r, size_t *all)
 {
-    size_t mine = r->opt.memory > 0 ? r->opt.memory : (size_t)((double)mem_available() * MEMORY_SHARE / comm_world_host_size(r->world));
+    size_t mine = (size_t)((double)mem_available() * MEMORY_SHARE / comm_world_host_size(r->world));
+    if (r->ops->devices != NULL)
+        TRY(device_memory(r, &mine));
+    if (r->opt.memory > 0)
+        mine = r->opt.memory;
     return gather_all(r, &mine, sizeof(mine), all);
 }
 
@@ -217,7 +293,7 @@ static status make_worker(coord_replica *r)
         .checkpoint = r->checkpoint,
         .plan = r->plan,
         .world = r->world,
-        .ops = ops_cpu(),
+        .ops = r->ops,
         .f32 = r->opt.f32,
         .kv_type = r->opt.kv_type,
         .max_seqs = r->opt.max_seqs,
@@ -286,13 +362,6 @@ static status loads_create(coord_replica *r)
     return ST_OK;
 }
 
-/* A phase that ranks do alone ends here: all of them go on, or all of them fail with the first one's message. */
-static status agree(coord_replica *r, status mine)
-{
-    int failed = 0;
-    return comm_agree(r->world, mine, AGREE_TIMEOUT_MS, &failed);
-}
-
 /* Keys of the prefix cache live and die with this process, which has one checkpoint: a secret of its own tells them from all others.  Hashed here, so that what
  * libcrypto takes for itself is there before the replica's own memory is counted. */
 static status prefix_seed_draw(uint8_t seed[HASH_SHA256_BYTES])
@@ -308,6 +377,7 @@ static status create_phases(coord_replica *r)
     status opened = open_checkpoint(r);
     TRY(agree(r, opened == ST_OK ? prefix_seed_draw(r->prefix_seed) : opened));
     TRY(join_everyone(r));
+    TRY(device_resolve(r));
     r->base_bytes = mem_resident();
     size_t *memory;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &memory));

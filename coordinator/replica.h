@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "comm/comm.h"
 #include "coordinator/sched.h"
+#include "ops/device.h"
 #include "shard/checkpoint.h"
 #include "shard/plan/plan.h"
 
@@ -29,6 +30,7 @@ typedef struct coord_replica_options {
     shard_kv_type kv_type;      /* commands default to f32 with f32 weights, else f16 */
     int32_t n_threads;          /* per rank; 0 = the host's cores divided among its ranks */
     const char *isa;            /* NULL = best */
+    ops_device_kind device;     /* AUTO: CUDA where every rank has a device, else the CPU */
     int32_t max_seqs;           /* 0 = 16 */
     int32_t max_batched_tokens; /* 0 = COORD_BATCHED_TOKENS */
     int32_t max_prefill_chunk;  /* 0 = the budget */
@@ -36,7 +38,7 @@ typedef struct coord_replica_options {
     bool no_prefix_cache;
     int32_t max_context;        /* 0 = the checkpoint's, as far as memory goes */
     int64_t kv_blocks;          /* 0 = as memory and the limits above allow; else this many (tests: to force preemption) */
-    size_t memory;              /* bytes this rank may use; 0 = what the host has left, divided among its ranks */
+    size_t memory;              /* bytes this rank may use; 0 = what the host or the device has left, divided among its ranks */
     int timeout_ms;             /* of a collective; 0 = 60 s */
     bool quiet;                 /* no progress display */
     bool grammars;              /* ready for requests with grammars from the start */

@@ -17,26 +17,41 @@ static ops_mat mat_as(ops_mat m, ops_type type, int32_t cols)
     return m;
 }
 
+status worker_exchange_create(worker *w)
+{
+    void *base;
+    size_t bytes;
+    if (w->opt.plan->tp == 1 && w->ops->buf_map(w->ctx, w->scratch) == NULL) { /* nobody to exchange with: the sum need not leave the device */
+        ops_mat m = {.type = OPS_F32, .cols = w->arch->hidden, .stride = ops_row_bytes(OPS_F32, w->arch->hidden)};
+        TRY(w->ops->buf_create(w->ctx, m.stride * (size_t)w->opt.max_batched_tokens, "partial sums", &w->exchange));
+        m.buf = w->exchange;
+        w->alone = w->ops->mat_part(w->ctx, &m);
+        return ST_OK;
+    }
+    comm_exchange_memory(w->group, &base, &bytes);
+    w->exchange_base = base;
+    return w->ops->buf_wrap(w->ctx, base, bytes, &w->exchange);
+}
+
 status worker_slot(worker *w, int32_t rows, ops_mat *out)
 {
     size_t stride = ops_row_bytes(OPS_F32, w->arch->hidden);
+    *out = (ops_mat){.buf = w->exchange, .type = OPS_F32, .cols = w->arch->hidden, .stride = stride};
+    if (w->exchange_base == NULL)
+        return ST_OK;
     void *memory;
     TRY(comm_exchange_begin(w->group, stride * (size_t)rows, &memory));
-    int i = 0;
-    while (i < WORKER_MAX_WRAPS && w->wraps[i].buf != NULL && w->wraps[i].memory != memory)
-        i++;
-    if (i == WORKER_MAX_WRAPS)
-        return FAIL(ST_INTERNAL, "more than %d exchange slots", WORKER_MAX_WRAPS);
-    if (w->wraps[i].buf == NULL) {
-        TRY(w->ops->buf_wrap(w->ctx, memory, stride * (size_t)w->opt.max_batched_tokens, &w->wraps[i].buf));
-        w->wraps[i].memory = memory;
-    }
-    *out = (ops_mat){.buf = w->wraps[i].buf, .type = OPS_F32, .cols = w->arch->hidden, .stride = stride};
+    out->offset = (size_t)((char *)memory - w->exchange_base);
     return ST_OK;
 }
 
 static status slot_sum(worker *w)
 {
+    if (w->exchange_base == NULL) {
+        w->parts = &w->alone;
+        w->n_parts = 1;
+        return ST_OK;
+    }
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
     size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->n_rows;
@@ -436,18 +451,39 @@ status worker_head(worker *w, int32_t begin, int32_t n)
 
 enum { TAG_RESIDUAL = 1 };
 
+/* Where the host reads and writes the residual stream. */
+static char *x_on_host(worker *w, ops_mat x)
+{
+    if (w->handed[0] != NULL)
+        return w->handed[x.offset == w->x[1].offset];
+    return (char *)w->ops->buf_map(w->ctx, x.buf) + x.offset;
+}
+
 /* Stages hand the residual stream on unrounded: rank i of a stage to rank i of the next. */
 static status receive_x(worker *w, ops_mat x)
 {
-    char *memory = w->ops->buf_map(w->ctx, x.buf);
+    char *memory = x_on_host(w, x);
     size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
     comm_request *r;
     double started = log_clock();
     worker_note(w, WORKER_STAGE);
-    TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory + x.offset, bytes, &r));
+    TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &r));
     TRY(comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
     w->times.stage_wait_seconds += log_clock() - started;
-    return got == bytes ? ST_OK : FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
+    if (got != bytes)
+        return FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
+    return w->handed[0] != NULL ? w->ops->buf_write(w->ctx, x.buf, x.offset, memory, bytes) : ST_OK;
+}
+
+static status send_x(worker *w, ops_mat x, int which)
+{
+    size_t bytes = x.stride * (size_t)w->n_rows;
+    char *memory = x_on_host(w, x);
+    if (w->handed[0] != NULL)
+        TRY(w->ops->buf_read(w->ctx, x.buf, x.offset, memory, bytes));
+    else
+        TRY(w->ops->sync(w->ctx));
+    return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &w->sent[which]);
 }
 
 static status sent_done(worker *w, int which)
@@ -473,9 +509,5 @@ status worker_forward(worker *w, uint64_t step_number)
         TRY(w->arch->parallel_block ? block_parallel(w, l, x) : block_sequential(w, l, x));
     }
     TRY(finish(w, x));
-    if (w->last_stage)
-        return ST_OK;
-    TRY(w->ops->sync(w->ctx));
-    char *memory = w->ops->buf_map(w->ctx, x.buf);
-    return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory + x.offset, x.stride * (size_t)w->n_rows, &w->sent[which]);
+    return w->last_stage ? ST_OK : send_x(w, x, which);
 }

@@ -55,6 +55,20 @@ static int64_t width(shard_slice s)
     return s.end - s.begin;
 }
 
+/* Stages hand x on through the host's memory: where the device's has no address there, a copy of it. */
+static status handed_create(worker *w)
+{
+    if (w->opt.plan->pp == 1 || w->ops->buf_map(w->ctx, w->scratch) != NULL)
+        return ST_OK;
+    w->handed_bytes = w->x[0].stride * (size_t)w->opt.max_batched_tokens;
+    for (int i = 0; i < 2; i++) {
+        void *p;
+        TRY(mem_huge_alloc(w->handed_bytes, "the residual stream between stages", &p));
+        w->handed[i] = p;
+    }
+    return ST_OK;
+}
+
 static status buffers_create(worker *w)
 {
     shard_buffers b;
@@ -74,7 +88,7 @@ static status buffers_create(worker *w)
     if (w->arch->qk_norm == SHARD_QK_NORM_FULL)
         TRY(mem_calloc((size_t)w->opt.max_batched_tokens * 2, sizeof(float), "step buffers", &w->sumsq));
     w->memory.scratch_bytes = b.bytes;
-    return ST_OK;
+    return handed_create(w);
 }
 
 static status batch_create(worker *w)
@@ -84,6 +98,7 @@ static status batch_create(worker *w)
         .max_rows = w->opt.max_batched_tokens,
         .max_spans = w->opt.max_seqs,
         .max_out = w->opt.max_batched_tokens,
+        .max_context = w->opt.max_context,
         .n_kv_groups = a->n_kv_groups,
         .n_ropes = a->n_ropes,
     };
@@ -167,7 +182,7 @@ status worker_join(worker *w)
     size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->opt.max_batched_tokens;
     status st = comm_group_create(w->opt.world, ranks, tp, bytes, w->opt.timeout_ms, &w->group);
     free(ranks);
-    return st;
+    return st != ST_OK ? st : worker_exchange_create(w);
 }
 
 void worker_destroy(worker **worker_)
@@ -189,18 +204,18 @@ void worker_destroy(worker **worker_)
             if (w->kv[g] != NULL)
                 w->ops->kv_destroy(w->ctx, &w->kv[g]);
         }
-        ops_buf *bufs[] = {w->weight_buf, w->scratch, w->slopes.buf};
+        ops_buf *bufs[] = {w->weight_buf, w->scratch, w->slopes.buf, w->exchange};
         for (size_t i = 0; i < ARRAY_LEN(bufs); i++) {
             if (bufs[i] != NULL)
                 w->ops->buf_destroy(w->ctx, &bufs[i]);
         }
-        for (int i = 0; i < WORKER_MAX_WRAPS; i++) {
-            if (w->wraps[i].buf != NULL)
-                w->ops->buf_destroy(w->ctx, &w->wraps[i].buf);
-        }
         w->ops->ctx_destroy(&w->ctx);
     }
     comm_group_destroy(&w->group);
+    for (int i = 0; i < 2; i++) {
+        if (w->handed[i] != NULL)
+            mem_huge_free(w->handed[i], w->handed_bytes);
+    }
     free(w->layers);
     free(w->mlp_out_bias);
     free(w->kv_layer);

@@ -69,12 +69,6 @@ typedef struct worker_lookup {
     int32_t before;     /* tokens of this rank's slice that are likelier */
 } worker_lookup;
 
-typedef struct worker_wrap { /* an exchange slot seen as a buffer */
-    void *memory;
-    ops_buf *buf;
-} worker_wrap;
-#define WORKER_MAX_WRAPS 8
-
 struct worker {
     worker_options opt;
     const shard_arch *arch;
@@ -102,9 +96,13 @@ struct worker {
     int32_t logits_rows;
     float *sumsq; /* [2 * max rows] for QK_NORM_FULL */
     ops_batch *batch;
-    worker_wrap wraps[WORKER_MAX_WRAPS];
     comm_group *group;  /* this stage's ranks */
+    ops_buf *exchange;  /* the group's memory, in which exchange slots lie; of a rank alone on a device, device memory for its one slot */
+    char *exchange_base; /* where that lies on the host; NULL: a rank alone on a device */
+    const float *alone; /* its one partial sum */
     comm_request *sent[2]; /* hand-over of x[i] under way */
+    char *handed[2];    /* x[i] on the host, where the device's memory has no address there */
+    size_t handed_bytes;
 
     /* the step being computed */
     worker_seq *seqs; /* [max_seqs] */
@@ -187,6 +185,8 @@ status worker_sample(worker *w, uint64_t step_number);
 /* pool.c: outs n_sampled .. n_out, after the sampled ones' results. */
 status worker_pool(worker *w);
 
+/* Once the group is there: the exchange slots made known to the device. */
+status worker_exchange_create(worker *w);
 /* The exchange slot of this stage's group as a matrix [rows, hidden] f32. */
 status worker_slot(worker *w, int32_t rows, ops_mat *out);
 

@@ -8,7 +8,7 @@
 #include "coordinator/cli/cli_util.h"
 
 enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
-       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX };
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
@@ -18,6 +18,7 @@ static const struct argp_option options[] = {
     {"tp", OPT_TP, "N", 0, "Tensor-parallel ranks of a stage (default: chosen from the number of ranks)", 0},
     {"pp", OPT_PP, "M", 0, "Pipeline stages", 0},
     {"compute", OPT_COMPUTE, "auto|f32", 0, "auto computes with the weights as stored; f32 expands them to f32 at load", 0},
+    {"device", OPT_DEVICE, "auto|cpu|cuda", 0, "What computes (default auto: CUDA devices where every rank has one, else the CPU)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
     {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 q8 (auto: f32 with --compute f32, else f16)", 0},
     {"ctx", OPT_CTX, "TOKENS", 0, "Longest prompt + answer (default: the checkpoint's, as far as memory goes)", 0},
@@ -27,7 +28,7 @@ static const struct argp_option options[] = {
     {"max-partial-prefills", OPT_PARTIAL, "N", 0, "Prompts begun and not yet computed to their end (default 4)", 0},
     {"no-prefix-cache", OPT_NO_PREFIX, NULL, 0, "Compute every prompt from its start, even where others began alike", 0},
     {"kv-blocks", OPT_KV_BLOCKS, "N", 0, "KV blocks of 16 tokens (default: what memory and the limits above allow)", 0},
-    {"memory", OPT_MEMORY, "BYTES", 0, "Memory each rank may use, as in 8GiB (default: its share of what the host has left)", 0},
+    {"memory", OPT_MEMORY, "BYTES", 0, "Memory each rank may use, as in 8GiB (default: its share of what its host or device has left)", 0},
     {"rank-weights", OPT_WEIGHTS, "W,W,...", 0, "Relative speed of each rank, for ranks of unequal speed", 0},
     {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank within a step (default 60)", 0},
     {0},
@@ -83,6 +84,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strcmp(arg, "auto") != 0 && strcmp(arg, "f32") != 0)
             argp_error(state, "--compute %s: auto or f32", arg);
         o->f32 = strcmp(arg, "f32") == 0;
+        return 0;
+    case OPT_DEVICE:
+        if (!ops_device_parse(arg, &o->device))
+            argp_error(state, "--device %s: auto, cpu or cuda", arg);
         return 0;
     case 't':
         o->n_threads = (int32_t)whole(state, "threads", arg, 1, 4096);

@@ -153,6 +153,7 @@ static status ctx_create(const ops_ctx_options *options, ops_ctx **out)
     TRY_GOTO(cuda_enter(ctx), err);
     TRY_GOTO(describe(ctx), err);
     TRY_GOTO(streams_create(ctx), err);
+    CUDA_TRY_GOTO(k_attention_init(), err, "shared memory of attention");
     *out = ctx;
     return ST_OK;
 err:

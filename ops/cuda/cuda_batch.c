@@ -1,7 +1,7 @@
 /* ops/cuda/cuda_batch.c - one step's description: checked, packed into pinned memory, sent in one copy.
  *
  *   device   [gpu_step][tokens][positions][row_span][spans][out_rows][own_freq][table of group 0][table of group 1] ...   packed anew for each step
- *            [count, 60 bytes free][work list]          one for each window that attention was ever asked for
+ *            [gpu_attention_list]                       one for each window that attention was ever asked for
  *            [inv_freq of the sets][rope tables]        written once; written by each step
  *
  * gpu_step and the work lists stay where they are for the batch's life, what gpu_step points to moves with the sizes of the step: kernels find it there.
@@ -13,7 +13,7 @@
 #include "ops/check.h"
 #include "ops/cuda/cuda_internal.h"
 
-enum { ALIGN = 256, WORK_AT = 64 };
+enum { ALIGN = 256 };
 
 /* Places in the block that the device gets; with base NULL they are only counted. */
 typedef struct packer {
@@ -127,7 +127,8 @@ status cuda_batch_create(ops_ctx *ctx, const ops_batch_limits *limits, ops_batch
     TRY(mem_calloc(1, sizeof(*b), "batch", &b));
     b->limits = *limits;
     int64_t context = limits->max_context > 0 ? limits->max_context : (int64_t)limits->max_blocks * OPS_KV_BLOCK;
-    b->max_work = gpu_attention_bound(limits->max_rows, limits->max_spans, context);
+    b->max_slots = gpu_attention_max_slots(limits->max_rows, context);
+    b->list_bytes = gpu_attention_list_bytes(limits->max_rows, limits->max_spans);
     TRY_GOTO(memory_create(ctx, b), err);
     *out = b;
     return ST_OK;
@@ -146,7 +147,7 @@ void cuda_batch_destroy(ops_ctx *ctx, ops_batch **batch)
     (void)cudaFree(b->device);
     (void)cudaFree(b->rope_memory);
     for (int i = 0; i < b->n_windows; i++) {
-        (void)cudaFree(b->windows[i].count);
+        (void)cudaFree(b->windows[i].list);
         for (int k = 0; k < 2; k++) {
             if (b->windows[i].pinned[k] != NULL)
                 (void)cudaFreeHost(b->windows[i].pinned[k]);
@@ -248,29 +249,22 @@ static size_t pack(ops_batch *b, const ops_batch_desc *d)
 static status window_fill(ops_ctx *ctx, ops_batch *b, cuda_window *w)
 {
     ops_batch_desc d = {.n_rows = b->n_rows, .n_spans = b->n_spans, .spans = b->spans};
-    char *pinned = w->pinned[b->which];
-    gpu_work *list = (gpu_work *)(void *)(pinned + WORK_AT);
-    w->n = gpu_attention_work(&d, w->window, list, (int32_t)b->max_work);
-    if (w->n < 0 || w->n > b->max_work)
-        return FAIL(ST_INTERNAL, "attention of a step of %d rows: %d pieces of work, at most %lld", b->n_rows, w->n, (long long)b->max_work);
-    memcpy(pinned, &w->n, sizeof(w->n));
+    gpu_attention_list *pinned = w->pinned[b->which];
+    size_t bytes = gpu_attention_list_make(&d, w->window, b->limits.max_rows, b->max_slots, pinned);
+    if (bytes > b->list_bytes)
+        return FAIL(ST_INTERNAL, "attention of a step of %d rows: a work list of %zu bytes, at most %zu", b->n_rows, bytes, b->list_bytes);
     memset(w->checked, 0, sizeof(w->checked));
-    size_t bytes = WORK_AT + (size_t)w->n * sizeof(gpu_work);
-    CUDA_TRY(cudaMemcpyAsync(w->count, pinned, bytes, cudaMemcpyHostToDevice, ctx->stream), "attention's work list");
+    CUDA_TRY(cudaMemcpyAsync(w->list, pinned, bytes, cudaMemcpyHostToDevice, ctx->stream), "attention's work list");
     return ST_OK;
 }
 
 static status window_create(const ops_batch *b, cuda_window *w)
 {
-    size_t bytes;
     void *p;
-    if (b->max_work < 0 || b->max_work > INT32_MAX || !mem_mul((size_t)b->max_work, sizeof(gpu_work), &bytes))
-        return FAIL(ST_INVALID, "attention of steps of %d rows: impossible size", b->limits.max_rows);
-    bytes += WORK_AT;
-    CUDA_TRY(cudaMalloc(&p, bytes), "%zu bytes for attention's work list", bytes);
-    w->count = p;
+    CUDA_TRY(cudaMalloc(&p, b->list_bytes), "%zu bytes for attention's work list", b->list_bytes);
+    w->list = p;
     for (int k = 0; k < 2; k++) {
-        CUDA_TRY(cudaHostAlloc(&p, bytes, cudaHostAllocDefault), "%zu bytes for attention's work list", bytes);
+        CUDA_TRY(cudaHostAlloc(&p, b->list_bytes, cudaHostAllocDefault), "%zu bytes for attention's work list", b->list_bytes);
         w->pinned[k] = p;
     }
     return ST_OK;

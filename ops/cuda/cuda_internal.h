@@ -80,9 +80,9 @@ struct ops_ctx {
 };
 
 typedef struct cuda_window { /* the attention work list of one window */
-    int32_t window, n;
-    int32_t *count;       /* device; the list follows 64 bytes on */
-    char *pinned[2];
+    int32_t window;
+    gpu_attention_list *list;      /* device */
+    gpu_attention_list *pinned[2]; /* filled in turn */
     bool checked[OPS_MAX_KV_GROUPS]; /* in this step: the blocks it reads exist */
 } cuda_window;
 enum { CUDA_WINDOWS = 8 };
@@ -94,7 +94,8 @@ struct ops_batch {
     char *pinned[2];       /* the same, filled in turn */
     cudaEvent_t used[2];   /* when the device has taken it */
     int which;
-    int64_t max_work;
+    int32_t max_slots;     /* of attention's scratch */
+    size_t list_bytes;
     cuda_window windows[CUDA_WINDOWS];
     int n_windows;
     gpu_rope ropes[OPS_MAX_ROPES];

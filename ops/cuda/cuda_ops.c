@@ -381,13 +381,13 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
                        .kv_group = args->kv_group, .kv_layer = args->kv_layer, .y = cuda_mat(&args->y), .y_col = args->y_col};
     TRY(vec_at("attention", &args->sinks, args->n_heads, &a.sinks));
     TRY(vec_at("attention", &args->slopes, args->n_heads, &a.slopes));
-    int64_t floats = gpu_attention_scratch(batch->max_work, args->n_heads, args->head_dim);
+    int64_t floats = gpu_attention_scratch(batch->max_slots, args->n_heads, args->head_dim);
     TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
-    a.work = (const gpu_work *)(const void *)((const char *)w->count + 64);
-    a.n_work = w->count;
-    a.max_work = w->n;
+    a.list = w->list;
+    a.max_work = w->pinned[batch->which]->n_work;
+    a.max_slots = batch->max_slots;
     a.partial = ctx->attention.p;
-    CUDA_TRY(k_attention(cuda_step(batch), batch->n_rows, &a, ctx->stream), "%d rows of %d heads of %d, %d pieces", batch->n_rows, args->n_heads, args->head_dim, w->n);
+    CUDA_TRY(k_attention(cuda_step(batch), batch->n_rows, &a, ctx->stream), "%d rows of %d heads of %d, %d pieces", batch->n_rows, args->n_heads, args->head_dim, a.max_work);
     return ST_OK;
 }
 
