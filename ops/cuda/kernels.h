@@ -139,6 +139,38 @@ cudaError_t k_qkv(const gpu_step *step, int32_t rows, const gpu_qkv *a, cudaStre
 /* All layers and heads of block `from` onto block `to`. */
 cudaError_t k_kv_copy_block(const gpu_kv *kv, int32_t from, int32_t to, cudaStream_t s);
 
+/* ---- attention_list.c: what the attention of a step is cut into, for one window; plain C, no device ----
+ *
+ *   tile    up to GPU_ATTENTION_ROWS rows of one span, with all their heads
+ *   chunk   OPS_ATTENTION_CHUNK absolute positions: attended apart, merged in order
+ *   piece   a tile against some chunks that follow one another
+ *   slot    a place in scratch for the result of one row (all heads): of all its chunks if one piece holds them all (`whole`), else of one chunk
+ *
+ * Which tiles are split over several pieces depends on the load alone and changes no bit of any result. */
+#define GPU_ATTENTION_ROWS 64
+typedef struct gpu_work {
+    int32_t span, row, n_rows;  /* rows [row, row + n_rows) of the step */
+    int32_t position;           /* of the first row */
+    int32_t chunk, n_chunks;
+    int32_t slot;               /* row r of the piece, chunk c: slot + (whole ? 0 : c - chunk) * n_rows + r */
+    int32_t whole;
+} gpu_work;
+typedef struct gpu_row_slots { /* a row's results, in order: slot, slot + stride, ... */
+    int32_t slot, stride, n, unused;
+} gpu_row_slots;
+typedef struct gpu_attention_list { /* followed by gpu_row_slots [max_rows], gpu_work [n_work] */
+    int32_t n_work, most_rows;      /* most_rows: of a piece */
+    int32_t n_slots, max_rows;
+    int32_t unused[12];
+} gpu_attention_list;
+int32_t gpu_attention_max_work(int32_t max_rows, int32_t max_spans);
+size_t gpu_attention_list_bytes(int32_t max_rows, int32_t max_spans);
+/* Slots of scratch that steps within these limits are given: one a row, and more where splitting is worth it. */
+int32_t gpu_attention_max_slots(int32_t max_rows, int64_t max_context);
+int64_t gpu_attention_scratch(int32_t max_slots, int32_t n_heads, int32_t head_dim); /* floats */
+/* Writes the list of a step for one window (0: none) and returns how many of its bytes are in use, from the start; list: gpu_attention_list_bytes, host. */
+size_t gpu_attention_list_make(const ops_batch_desc *desc, int32_t window, int32_t max_rows, int32_t max_slots, void *list);
+
 /* ---- k_attention.cu ---- */
 
 typedef struct gpu_attention { /* ops_attention_args */
@@ -151,24 +183,14 @@ typedef struct gpu_attention { /* ops_attention_args */
     int32_t kv_group, kv_layer;
     gpu_mat y;
     int32_t y_col;
-    /* The work list of this group and window: gpu_work entries, made by host code for each step (see gpu_attention_work). */
-    const struct gpu_work *work;
-    const int32_t *n_work;
-    int32_t max_work;
-    float *partial;        /* scratch, gpu_attention_scratch floats */
+    const gpu_attention_list *list; /* device: the step's for this window */
+    int32_t max_work;               /* bounds list->n_work; as little as is known, for it sizes the grid */
+    int32_t max_slots;              /* what the list was made with */
+    float *partial;                 /* scratch: gpu_attention_scratch floats */
 } gpu_attention;
-/* One piece of attention work: some rows of a span against one chunk of OPS_ATTENTION_CHUNK absolute positions. */
-typedef struct gpu_work {
-    int32_t span, row, n_rows; /* rows [row, row + n_rows) of the step */
-    int32_t chunk;             /* positions [256 chunk, 256 chunk + 256) */
-    int32_t slot;              /* where its partial goes: row r of the piece, head h at (slot + r - row) * n_heads + h */
-    int32_t n_slots;           /* unused by the pieces; see gpu_merge */
-} gpu_work;
-/* Host code: the work list of a step for one window (0: none): pieces of at most 16 rows, in no order that matters; *n <= what gpu_attention_bound says. */
-int32_t gpu_attention_work(const ops_batch_desc *desc, int32_t window, gpu_work *out, int32_t max);
-/* Most pieces, and rows of partials, a step within these limits has. */
-int64_t gpu_attention_bound(int32_t max_rows, int32_t max_spans, int64_t max_context);
-int64_t gpu_attention_scratch(int64_t pieces, int32_t n_heads, int32_t head_dim); /* floats */
+/* Allows the kernels their shared memory on the device of the moment; once, before any capture. */
+cudaError_t k_attention_init(void);
+/* head_dim up to 512. */
 cudaError_t k_attention(const gpu_step *step, int32_t rows, const gpu_attention *a, cudaStream_t s);
 
 /* ---- k_linear.cu ---- */
