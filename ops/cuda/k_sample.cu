@@ -58,7 +58,7 @@ GPU_FN float exp_of(float x)
 {
     x = x < -105.0f ? -105.0f : x > 90.0f ? 90.0f : x;
     float t = gpu_fma(x, 0x1.715476p+0f, 0x1.8p23f), n = t - 0x1.8p23f;
-    int i = __float_as_int(t) - __float_as_int(0x1.8p23f);
+    int i = (int)(__float_as_uint(t) - __float_as_uint(0x1.8p23f));
     float r = gpu_fma(-n, -0x1.05c610p-29f, gpu_fma(-n, 0x1.62e430p-1f, x));
     float p = 0x1.6a1a9cp-10f;
     p = gpu_fma(p, r, 0x1.123fc6p-7f);
@@ -67,7 +67,7 @@ GPU_FN float exp_of(float x)
     p = gpu_fma(p, r, 0x1.fffffcp-2f);
     p = gpu_fma(p, gpu_mul(r, r), r) + 1.0f;
     int half = i >> 1;
-    return gpu_mul(gpu_mul(p, __int_as_float((half + 127) << 23)), __int_as_float((i - half + 127) << 23));
+    return gpu_mul(gpu_mul(p, __uint_as_float((uint32_t)(half + 127) << 23)), __uint_as_float((uint32_t)(i - half + 127) << 23));
 }
 
 GPU_FN float tanh_of(float x)
