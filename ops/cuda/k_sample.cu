@@ -1,14 +1,15 @@
 /* ops/cuda/k_sample.cu - rows of logits: maxima, sums, penalties, noise, the best tokens.
  *
- * Two launches.  sample_pieces: a block takes PIECE columns of a row, writes raw and adjusted logits, and leaves in scratch what its warps (units of UNIT
- * columns) found and the piece's own top tokens.  sample_merge: two blocks a row make one answer of them.  Pieces and units lie at fixed columns and are merged in one order:
- * no bit depends on the number of rows.  exp, log, tanh and the noise are step for step the CPU's (vec_math.h, cpu_gumbel.c): raw and adjusted
- * logits, noise and lists are bit-equal to the CPU's given the same logits; sums differ in the last bits (other tree).
+ * Two launches.  sample_pieces: a block takes PIECE columns of a row, writes raw and adjusted logits, and leaves in scratch what its warps (units of
+ * UNIT columns) found and the piece's own top tokens.  sample_merge: two blocks a row make one answer of them.  Pieces and units lie at fixed
+ * columns and are merged in one order: no bit depends on the number of rows.  exp, log, tanh and the noise are step for step the CPU's (vec_math.h,
+ * cpu_gumbel.c), so that raw and adjusted logits, noise and lists are its bits, given its logits; sums differ in the last bits (another tree).
  *
- * Top lists are exact: a token's place is a 64-bit word, the logit in an order-preserving form over the complement of the token, so that no two are equal; the k
- * greatest are found by radix selection (8 bits a pass, integer counts in shared memory), and at the end placed by their ranks. */
+ * Top lists are exact: a token's place is a 64-bit word, the logit in an order-preserving form over the complement of the token, so that no two are
+ * equal; the k greatest are found by radix selection (8 bits a pass, integer counts in shared memory), and at the end placed by their ranks. */
 #include "ops/cuda/gpu.cuh"
 #include "ops/cuda/kernels.h"
+#include "ops/cuda/rows.cuh"
 
 
 namespace {
@@ -51,38 +52,7 @@ GPU_FN unsigned long long *places_of(const gpu_sample &a, int32_t i, int64_t pie
     return (unsigned long long *)(units_of(a, i, pieces) + pieces * (PIECE / UNIT)) + list * pieces * KEEP;
 }
 
-/* ---- functions: each rounding where the CPU rounds, nothing contracted ---- */
-
-/* e^x (vf_exp); NaN passes. */
-GPU_FN float exp_of(float x)
-{
-    x = x < -105.0f ? -105.0f : x > 90.0f ? 90.0f : x;
-    float t = gpu_fma(x, 0x1.715476p+0f, 0x1.8p23f), n = t - 0x1.8p23f;
-    int i = (int)(__float_as_uint(t) - __float_as_uint(0x1.8p23f));
-    float r = gpu_fma(-n, -0x1.05c610p-29f, gpu_fma(-n, 0x1.62e430p-1f, x));
-    float p = 0x1.6a1a9cp-10f;
-    p = gpu_fma(p, r, 0x1.123fc6p-7f);
-    p = gpu_fma(p, r, 0x1.555916p-5f);
-    p = gpu_fma(p, r, 0x1.55548ap-3f);
-    p = gpu_fma(p, r, 0x1.fffffcp-2f);
-    p = gpu_fma(p, gpu_mul(r, r), r) + 1.0f;
-    int half = i >> 1;
-    return gpu_mul(gpu_mul(p, __uint_as_float((uint32_t)(half + 127) << 23)), __uint_as_float((uint32_t)(i - half + 127) << 23));
-}
-
-GPU_FN float tanh_of(float x)
-{
-    float a = fabsf(x), z = gpu_mul(x, x);
-    float p = 0x1.197c5cp-9f;
-    p = gpu_fma(p, z, -0x1.0c2186p-7f);
-    p = gpu_fma(p, z, 0x1.6394e8p-6f);
-    p = gpu_fma(p, z, -0x1.b9ef7ep-5f);
-    p = gpu_fma(p, z, 0x1.11106cp-3f);
-    p = gpu_fma(p, z, -0x1.555554p-2f);
-    float t = exp_of(gpu_mul(a, -2.0f));
-    float large = copysignf((1.0f - t) / (1.0f + t), x);
-    return 0.625f > a ? gpu_fma(gpu_mul(p, z), x, x) : large;
-}
+/* ---- noise: each rounding where the CPU rounds (cpu_gumbel.c) ---- */
 
 /* log(2^e (1 + f)) */
 GPU_FN float log_of(float e, float f)
@@ -193,8 +163,9 @@ GPU_FN unsigned long long warp_best(unsigned long long v)
 
 /* ---- the k greatest places of a block ---- */
 
-/* A bar that exactly min(k, places above 0) of the block's places reach: each thread has N of them, at(0) ... at(N - 1).  k > 0.  hist: 3 * BINS words; each pass counts in
- * one part while the next is zero already, so a pass needs one barrier; every warp reads the counts for itself.  The caller has a barrier before hist is used again. */
+/* A bar that exactly min(k, places above 0) of the block's places reach: each thread has N of them, at(0) ... at(N - 1).  k > 0.  hist: 3 * BINS
+ * words; each pass counts in one part while the next is zero already, so a pass needs one barrier; every warp reads the counts for itself.  The
+ * caller has a barrier before hist is used again. */
 template <int N, class AT>
 GPU_FN unsigned long long bar_of(AT at, uint32_t k, uint32_t *hist)
 {
@@ -296,8 +267,8 @@ GPU_FN uint32_t allowed(const uint32_t *map, int32_t t, int32_t n)
     return bits;
 }
 
-/* The best of the warp's n adjusted logits with noise.  The four words of a counter serve four tokens, 16 apart: a lane takes four such.  What lies too far below
- * the warp's greatest logit to win with any noise draws none. */
+/* The best of the warp's n adjusted logits with noise.  The four words of a counter serve four tokens, 16 apart: a lane takes four such.  What lies
+ * too far below the warp's greatest logit to win with any noise draws none. */
 GPU_FN unsigned long long best_noisy(const ops_sample_row &w, const float *l, int32_t first, int32_t n, float max)
 {
     unsigned long long best = 0;
@@ -325,24 +296,27 @@ GPU_FN unsigned long long best_noisy(const ops_sample_row &w, const float *l, in
     return warp_best(best);
 }
 
-/* The piece's k best into list (k entries, 0 where there are fewer). All threads; a barrier at its end. */
-GPU_FN void top_of_piece(const float *l, int32_t n, int32_t token, int32_t k, unsigned long long *list, uint32_t *hist, uint32_t *n_list)
+/* The k best of the block's piece l into row i's list (k entries, 0 where there are fewer).  All threads; barriers before and behind. */
+GPU_FN void top_of_piece(const gpu_sample &a, int32_t i, int64_t pieces, int which, int32_t k, const float *l, uint32_t *hist, uint32_t *n_list)
 {
-    auto at = [&](int i) {
-        int32_t c = i * THREADS + (int32_t)threadIdx.x;
+    const int32_t begin = (int32_t)blockIdx.x * PIECE, rest = a.logits.cols - begin, n = rest < PIECE ? rest : PIECE, token = a.vocab_begin + begin;
+    unsigned long long *list = places_of(a, i, pieces, which) + (int64_t)blockIdx.x * k;
+    auto at = [&](int j) {
+        int32_t c = j * THREADS + (int32_t)threadIdx.x;
         return c < n ? place_of(l[c], token + c) : 0;
     };
     if (threadIdx.x == 0)
         *n_list = 0;
+    __syncthreads();
     unsigned long long bar = bar_of<PIECE / THREADS>(at, (uint32_t)k, hist);
-    for (int i = 0; i < PIECE / THREADS; i++) {
-        unsigned long long x = at(i);
+    for (int j = 0; j < PIECE / THREADS; j++) {
+        unsigned long long x = at(j);
         if (x >= bar)
             list[atomicAdd(n_list, 1u)] = x;
     }
     __syncthreads();
-    for (int32_t i = (int32_t)*n_list + (int32_t)threadIdx.x; i < k; i += THREADS)
-        list[i] = 0;
+    for (int32_t j = (int32_t)*n_list + (int32_t)threadIdx.x; j < k; j += THREADS)
+        list[j] = 0;
     __syncthreads();
 }
 
@@ -390,7 +364,7 @@ __global__ void __launch_bounds__(THREADS, 4) sample_pieces(const gpu_sample a, 
                     continue;
                 v[j][k] = gpu_mul(v[j][k], a.multiplier);
                 if (a.softcap > 0.0f)
-                    v[j][k] = gpu_mul(a.softcap, tanh_of(v[j][k] / a.softcap));
+                    v[j][k] = gpu_mul(a.softcap, row_tanh(v[j][k] / a.softcap));
             }
             if (c + 4 <= n)
                 *(float4 *)(raw + c) = make_float4(v[j][0], v[j][1], v[j][2], v[j][3]);
@@ -414,13 +388,10 @@ __global__ void __launch_bounds__(THREADS, 4) sample_pieces(const gpu_sample a, 
     for (int j = 0; j < QUADS; j++)
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            f.raw_sum += exp_of(v[j][k] - base);
+            f.raw_sum += row_exp(v[j][k] - base);
     f.raw_sum = gpu_warp_sum(f.raw_sum);
-    if (w.n_raw > 0) {
-        const int32_t rest = a.logits.cols - (int32_t)blockIdx.x * PIECE;
-        __syncthreads();
-        top_of_piece(piece, rest < PIECE ? rest : PIECE, first - warp * UNIT, w.n_raw, places_of(a, i, pieces, 0) + (int64_t)blockIdx.x * w.n_raw, hist, n_list);
-    }
+    if (w.n_raw > 0)
+        top_of_piece(a, i, pieces, 0, w.n_raw, piece, hist, n_list);
 
     /* adjusted logits */
     if (w.want_sample) {
@@ -457,7 +428,7 @@ __global__ void __launch_bounds__(THREADS, 4) sample_pieces(const gpu_sample a, 
             for (int j = 0; j < QUADS; j++)
 #pragma unroll
                 for (int k = 0; k < 4; k++)
-                    f.sum += exp_of(v[j][k] - base);
+                    f.sum += row_exp(v[j][k] - base);
             f.sum = gpu_warp_sum(f.sum);
         }
         if (w.temperature > 0.0f) {
@@ -473,12 +444,8 @@ __global__ void __launch_bounds__(THREADS, 4) sample_pieces(const gpu_sample a, 
                 }
             f.best = warp_best(f.best);
         }
-        if (w.n_candidates > 0) {
-            const int32_t rest = a.logits.cols - (int32_t)blockIdx.x * PIECE;
-            __syncthreads();
-            top_of_piece(piece, rest < PIECE ? rest : PIECE, first - warp * UNIT, w.n_candidates, places_of(a, i, pieces, 1) + (int64_t)blockIdx.x * w.n_candidates, hist,
-                         n_list);
-        }
+        if (w.n_candidates > 0)
+            top_of_piece(a, i, pieces, 1, w.n_candidates, piece, hist, n_list);
     }
     if (lane == 0)
         units_of(a, i, pieces)[(int64_t)blockIdx.x * (PIECE / UNIT) + warp] = f;
@@ -526,8 +493,8 @@ GPU_FN void merge_units(const gpu_sample &a, int32_t i, int64_t pieces, const fl
     float raw_sum = 0.0f, sum = 0.0f;
     for (int64_t k = threadIdx.x; k < n; k += MERGE_THREADS) {
         found f = u[k];
-        raw_sum = gpu_fma(f.raw_sum, exp_of(f.raw_max - raw_max), raw_sum);
-        sum = gpu_fma(f.sum, exp_of(f.max - max), sum);
+        raw_sum = gpu_fma(f.raw_sum, row_exp(f.raw_max - raw_max), raw_sum);
+        sum = gpu_fma(f.sum, row_exp(f.max - max), sum);
     }
     raw_sum = gpu_warp_sum(raw_sum);
     sum = gpu_warp_sum(sum);
@@ -559,7 +526,8 @@ GPU_FN void merge_units(const gpu_sample &a, int32_t i, int64_t pieces, const fl
 }
 
 /* grid: (2, rows): blocks 0 merge the units and the raw lists, blocks 1 the adjusted lists; shared: 5 KiB.
- * Lists longer than the threads hold are taken in rounds, the best so far among the next.  Limited by latency: some barriers a pass, a handful of passes a round. */
+ * Lists longer than the threads hold are taken in rounds, the best so far among the next.  Limited by latency: a barrier a pass, a handful of passes
+ * a round. */
 __global__ void __launch_bounds__(MERGE_THREADS) sample_merge(const gpu_sample a, const int32_t *n_rows, int32_t pieces)
 {
     GPU_SHARED(float, warps, [4 * MERGE_THREADS / 32]);

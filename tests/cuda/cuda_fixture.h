@@ -67,6 +67,21 @@ static inline void device_free(const void *p)
     CUDA_OK(cudaFree((void *)(uintptr_t)p));
 }
 
+/* The order threads and blocks run in, where it is emulated; false: there is no i-th. */
+extern void cuemu_set(const char *name, const char *value) __attribute__((weak));
+static inline bool order_set(int i)
+{
+#ifdef __SANITIZE_THREAD__ /* sees races in one order */
+    static const char *const orders[] = {"fwd", "rev"};
+#else
+    static const char *const orders[] = {"fwd", "rev", "rand:1", "rand:23"};
+#endif
+    if (cuemu_set == NULL || i >= (int)ARRAY_LEN(orders))
+        return false;
+    cuemu_set("CUEMU_ORDER", orders[i]);
+    return true;
+}
+
 static inline uint32_t random_bits(uint64_t *seed)
 {
     *seed = *seed * 6364136223846793005u + 1442695040888963407u;
