@@ -62,7 +62,7 @@ foreach(LIB cudart_static cublas cublasLt nccl)
   endif()
 endforeach()
 if(TARGET cuda::cudart_static)
-  target_link_libraries(cuda::cudart_static INTERFACE ${CMAKE_DL_LIBS} m rt Threads::Threads)
+  target_link_libraries(cuda::cudart_static INTERFACE -Wl,--push-state,--as-needed stdc++ -Wl,--pop-state ${CMAKE_DL_LIBS} m rt Threads::Threads)
 endif()
 
 # trireme_cuda_objects(OUT SOURCES...): sets OUT to the objects of these .cu files, for all architectures; beside each lies NAME.ptxas, what ptxas said.
