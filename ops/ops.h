@@ -329,6 +329,12 @@ typedef struct ops_backend {
     status (*gate)(ops_ctx *ctx, const ops_gate_args *args);
     status (*sample)(ops_ctx *ctx, const ops_sample_args *args);
 
+    /* May be NULL.  Bracket operations that later steps repeat, on a batch in which each sequence has one row and every row's output is wanted; all that
+     * varies from step to step is in the batch.  *played: the backend has a recording of them, runs it, and the caller leaves them out, graph_end too;
+     * else it calls them as ever.  Nothing in between may read from the device or wait for it. */
+    status (*graph_begin)(ops_ctx *ctx, ops_batch *batch, bool *played);
+    status (*graph_end)(ops_ctx *ctx);
+
     /* Bracket a step: threads stay awake in between. */
     void (*step_begin)(ops_ctx *ctx);
     void (*step_end)(ops_ctx *ctx);

@@ -497,17 +497,45 @@ static status sent_done(worker *w, int which)
     return st;
 }
 
+/* Whether the step is one that others repeat launch by launch: each sequence decodes one token, and nothing is exchanged on the way. */
+static bool repeats(const worker *w)
+{
+    return w->ops->graph_begin != NULL && w->exchange_base == NULL && w->opt.plan->pp == 1 && w->arch->qk_norm != SHARD_QK_NORM_FULL &&
+           w->n_rows == w->n_spans && w->n_rows == w->n_sampled && w->n_rows == w->n_out;
+}
+
+static status layers(worker *w, ops_mat x)
+{
+    for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++) {
+        w->layer = l;
+        TRY(w->arch->parallel_block ? block_parallel(w, l, x) : block_sequential(w, l, x));
+    }
+    return finish(w, x);
+}
+
+/* The whole of it, as one recording where the backend has that. */
+static status decode(worker *w, ops_mat x)
+{
+    bool played;
+    TRY(w->ops->graph_begin(w->ctx, w->batch, &played));
+    if (played) {
+        w->n_parts = 0;
+        return ST_OK;
+    }
+    TRY(embed(w, x));
+    TRY(layers(w, x));
+    return w->ops->graph_end(w->ctx);
+}
+
 status worker_forward(worker *w, uint64_t step_number)
 {
     int which = (int)(step_number & 1); /* two buffers: one may still be on its way to the next stage */
     ops_mat x = w->x[which];
     TRY(sent_done(w, which));
     w->n_parts = 0;
+    if (repeats(w))
+        return decode(w, x);
     TRY(w->first_stage ? embed(w, x) : receive_x(w, x));
-    for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++) {
-        w->layer = l;
-        TRY(w->arch->parallel_block ? block_parallel(w, l, x) : block_sequential(w, l, x));
-    }
-    TRY(finish(w, x));
+    TRY(layers(w, x));
     return w->last_stage ? ST_OK : send_x(w, x, which);
 }

@@ -230,6 +230,7 @@ status worker_seqs_apply(worker *w, const step *s)
     TRY(spans_apply(w, s, false, &n_spans, used));
     w->n_sampled = w->n_out;
     TRY(spans_apply(w, s, true, &n_spans, used));
+    w->n_spans = n_spans;
     ops_batch_desc d = {.n_rows = w->n_rows, .tokens = w->tokens, .n_spans = n_spans, .spans = w->spans, .n_out = w->n_out, .out_rows = w->out_rows};
     for (int g = 0; g < w->arch->n_kv_groups; g++) {
         d.tables[g] = w->tables[g];

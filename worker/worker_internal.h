@@ -109,7 +109,7 @@ struct worker {
     ops_span *spans;
     int32_t *tokens, *tables[STEP_MAX_KV_GROUPS], *out_rows;
     worker_out *outs;
-    int32_t n_rows, n_out;
+    int32_t n_rows, n_out, n_spans;
     int32_t n_sampled; /* outs before this one need logits; the others are pooled */
     ops_mat pooled;    /* [n_out, hidden] f32: the final norm's output, where something is pooled */
     const float *const *parts; /* partial sums waiting for the next norm */

@@ -62,6 +62,10 @@ status cuda_block_grow(ops_ctx *ctx, cuda_block *b, size_t bytes, const char *wh
 {
     if (bytes <= b->bytes)
         return ST_OK;
+    if (ctx->recording)
+        return FAIL(ST_INTERNAL, "%s grows while a step is recorded", what);
+    if (b == &ctx->quantise || b == &ctx->linear || b == &ctx->attention) /* recordings name them */
+        ctx->memory++;
     if (b->p != NULL) { /* operations that are queued may still use it */
         CUDA_TRY(cudaStreamSynchronize(ctx->stream), "before %s grows", what);
         CUDA_TRY(cudaFree(b->p), "%s", what);
@@ -81,6 +85,7 @@ static void ctx_destroy(ops_ctx **out)
     (void)cudaSetDevice(ctx->device);
     if (ctx->stream != NULL)
         (void)cudaStreamSynchronize(ctx->stream);
+    cuda_graphs_destroy(ctx);
     if (ctx->copies != NULL)
         (void)cudaStreamSynchronize(ctx->copies);
     void *const device[] = {ctx->quantise.p, ctx->linear.p, ctx->attention.p, ctx->sample.p, ctx->sample_in.p, ctx->sample_out.p, ctx->sums};
@@ -240,6 +245,8 @@ const ops_backend *cuda_backend(void)
         .attention = cuda_attention,
         .gate = cuda_gate,
         .sample = cuda_sample,
+        .graph_begin = cuda_graph_begin,
+        .graph_end = cuda_graph_end,
         .step_begin = step_begin,
         .step_end = step_end,
         .sync = cuda_sync,

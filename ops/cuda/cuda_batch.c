@@ -280,6 +280,8 @@ status cuda_batch_window(ops_ctx *ctx, ops_batch *b, int32_t window, cuda_window
     }
     if (b->n_windows == CUDA_WINDOWS)
         return FAIL(ST_LIMIT, "attention with more than %d different windows", CUDA_WINDOWS);
+    if (ctx->recording)
+        return FAIL(ST_INTERNAL, "attention with a window of %d comes first while a step is recorded", window);
     cuda_window *w = &b->windows[b->n_windows++];
     *w = (cuda_window){.window = window};
     status st = window_create(b, w);
@@ -289,6 +291,24 @@ status cuda_batch_window(ops_ctx *ctx, ops_batch *b, int32_t window, cuda_window
         CUDA_TRY(cudaEventRecord(b->used[b->which], ctx->stream), "a step's description");
     *out = w;
     return st;
+}
+
+/* The blocks it was told of come from outside: none is used before this has looked at it. */
+status cuda_batch_check_read(const ops_batch *b, cuda_window *w, int32_t kv_group, int64_t n_blocks)
+{
+    if (w->checked[kv_group])
+        return ST_OK;
+    for (int32_t i = 0; i < b->n_spans; i++) {
+        const ops_span *s = &b->spans[i];
+        const int32_t *table = b->tables[kv_group] + s->table[kv_group];
+        int32_t first = w->window > 0 && s->position >= w->window ? (s->position - w->window + 1) / OPS_KV_BLOCK : 0;
+        for (int32_t j = first; j <= (s->position + s->n_rows - 1) / OPS_KV_BLOCK; j++) {
+            if (table[j] < 0 || table[j] >= n_blocks)
+                return FAIL(ST_INVALID, "attention: a block table names a KV block beyond the cache's %lld", (long long)n_blocks);
+        }
+    }
+    w->checked[kv_group] = true;
+    return ST_OK;
 }
 
 status cuda_batch_set(ops_ctx *ctx, ops_batch *b, const ops_batch_desc *d)

@@ -3,6 +3,7 @@
  *   cuda.c         the plugin's door and the table; contexts; errors
  *   cuda_buffer.c  buffers, wrapped host memory, what goes up and down
  *   cuda_batch.c   a step's description
+ *   cuda_graph.c   decode steps recorded and played
  *   cuda_ops.c     the operations: check, translate to device addresses, launch
  *   cuda_sample.c  sampling: its lists go up, its results come down
  *   cuda_plugin.c  errors and log lines on their way to the program; what this object was built for
@@ -61,8 +62,16 @@ typedef struct cuda_pending { /* a result on its way to the host */
     size_t bytes;
 } cuda_pending;
 
+/* A decode step recorded for up to so many rows and pieces of attention (graphs of other sizes are other graphs). */
+typedef struct cuda_graph {
+    int32_t rows, work;
+    uint64_t memory;      /* ctx->memory when it was recorded: scratch has moved if it differs */
+    cudaGraphExec_t exec; /* NULL: such a step was seen once, and runs as ever */
+} cuda_graph;
+enum { CUDA_GRAPHS = 64 };
+
 struct ops_ctx {
-    int device, n_threads;
+    int device;
     int32_t max_rows, max_cols;
     cudaStream_t stream, copies;
     cudaEvent_t computed, copied;           /* one stream waits for the other */
@@ -76,6 +85,12 @@ struct ops_ctx {
     size_t results_bytes, results_used;
     cuda_pending pending[CUDA_PENDING];
     int n_pending;
+    uint64_t memory;                        /* counts how often scratch has moved */
+    cuda_graph graphs[CUDA_GRAPHS];
+    int n_graphs;
+    const ops_batch *graph_batch;           /* of the bracket that is open, else NULL */
+    cuda_graph *graph;                      /* what the bracket is for */
+    bool recording;
     char description[192], numerics_name[64];
 };
 
@@ -105,7 +120,19 @@ struct ops_batch {
     ops_span *spans;
     const int32_t *tables[OPS_MAX_KV_GROUPS]; /* in pinned memory */
     int32_t n_table[OPS_MAX_KV_GROUPS];
+    int64_t kv_blocks[OPS_MAX_KV_GROUPS];     /* of the cache that attention read last for this group */
 };
+
+/* The rows a launch is made for, and where the device finds how many there are (NULL: as many). */
+static inline int32_t cuda_rows(const ops_ctx *ctx, int32_t rows)
+{
+    return ctx->graph_batch != NULL ? ctx->graph->rows : rows;
+}
+
+static inline const int32_t *cuda_n(const ops_ctx *ctx)
+{
+    return ctx->graph_batch != NULL ? &((const gpu_step *)(const void *)ctx->graph_batch->device)->n_rows : NULL;
+}
 
 static inline const gpu_step *cuda_step(const ops_batch *b)
 {
@@ -139,6 +166,14 @@ void cuda_batch_destroy(ops_ctx *ctx, ops_batch **batch);
 status cuda_batch_set(ops_ctx *ctx, ops_batch *batch, const ops_batch_desc *desc);
 /* The work list of a window, made now if no step had it before. */
 status cuda_batch_window(ops_ctx *ctx, ops_batch *b, int32_t window, cuda_window **out);
+
+/* Every block of this group that this window sees exists; looked at once a step. */
+status cuda_batch_check_read(const ops_batch *b, cuda_window *w, int32_t kv_group, int64_t n_blocks);
+
+/* ---- cuda_graph.c ---- */
+status cuda_graph_begin(ops_ctx *ctx, ops_batch *batch, bool *played);
+status cuda_graph_end(ops_ctx *ctx);
+void cuda_graphs_destroy(ops_ctx *ctx);
 
 /* ---- cuda_ops.c ---- */
 status cuda_mat_check(const char *op, const char *name, const ops_mat *m, int32_t rows, int32_t cols);

@@ -132,7 +132,7 @@ status cuda_embed(ops_ctx *ctx, const ops_batch *batch, const ops_embed_args *ar
     TRY(weight_at("embed", &args->w, &a.w));
     TRY(weight_at("embed", &args->positions, &a.positions));
     if (rows > 0)
-        CUDA_TRY(k_embed(cuda_step(batch), rows, &a, ctx->stream), "%d rows of %d", rows, args->w.shape.cols);
+        CUDA_TRY(k_embed(cuda_step(batch), cuda_rows(ctx, rows), &a, ctx->stream), "%d rows of %d", rows, args->w.shape.cols);
     return ST_OK;
 }
 
@@ -174,7 +174,7 @@ status cuda_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args
     TRY(vec_at("norm", &args->weight, cols, &a.weight));
     TRY(vec_at("norm", &args->bias, cols, &a.bias));
     if (rows > 0)
-        CUDA_TRY(k_norm(cuda_step(batch), rows, &a, ctx->stream), "%d rows of %d", rows, cols);
+        CUDA_TRY(k_norm(cuda_step(batch), cuda_rows(ctx, rows), &a, ctx->stream), "%d rows of %d", rows, cols);
     return ST_OK;
 }
 
@@ -195,11 +195,11 @@ static status linear_x(ops_ctx *ctx, const ops_linear_args *args, ops_type want,
     if (args->x.type != OPS_F32)
         return FAIL(ST_INVALID, "linear: a weight cannot take this format of x");
     size_t stride = ops_row_bytes(want, args->x.cols), bytes;
-    if (!mem_mul(stride, (size_t)args->rows, &bytes))
+    if (!mem_mul(stride, (size_t)cuda_rows(ctx, args->rows), &bytes))
         return FAIL(ST_INVALID, "linear: x [%d, %d]: impossible size", args->rows, args->x.cols);
     TRY(cuda_block_grow(ctx, &ctx->quantise, bytes, "quantised activations"));
     *out = (gpu_mat){ctx->quantise.p, (int32_t)want, args->x.cols, (int64_t)stride};
-    CUDA_TRY(k_quantise(args->rows, NULL, cuda_mat(&args->x), *out, ctx->stream), "%d rows of %d", args->rows, args->x.cols);
+    CUDA_TRY(k_quantise(cuda_rows(ctx, args->rows), cuda_n(ctx), cuda_mat(&args->x), *out, ctx->stream), "%d rows of %d", args->rows, args->x.cols);
     return ST_OK;
 }
 
@@ -224,10 +224,10 @@ static status linear_format(ops_ctx *ctx, const ops_linear_args *args, ops_type 
     if (out > INT32_MAX)
         return FAIL(ST_INVALID, "linear: %lld outputs in one call", (long long)out);
     TRY(linear_x(ctx, args, want, &a.x));
-    int64_t floats = gpu_linear_scratch(args->rows, (int32_t)out, args->x.cols);
+    int64_t floats = gpu_linear_scratch(cuda_rows(ctx, args->rows), (int32_t)out, args->x.cols);
     TRY(cuda_block_grow(ctx, &ctx->linear, (size_t)floats * sizeof(float), "partial products"));
     a.partial = ctx->linear.p;
-    CUDA_TRY(k_linear(args->rows, NULL, &a, ctx->stream), "[%d, %d] x [%d, %d]^T", args->rows, args->x.cols, (int32_t)out, args->x.cols);
+    CUDA_TRY(k_linear(cuda_rows(ctx, args->rows), cuda_n(ctx), &a, ctx->stream), "[%d, %d] x [%d, %d]^T", args->rows, args->x.cols, (int32_t)out, args->x.cols);
     return ST_OK;
 }
 
@@ -328,29 +328,11 @@ status cuda_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args)
     if (rows <= 0)
         return ST_OK;
     TRY(qkv_sums(ctx, args, rows, &a));
-    CUDA_TRY(k_qkv(cuda_step(batch), rows, &a, ctx->stream), "%d rows of %d + %d heads of %d", rows, args->n_heads, args->n_kv_heads, args->head_dim);
+    CUDA_TRY(k_qkv(cuda_step(batch), cuda_rows(ctx, rows), &a, ctx->stream), "%d rows of %d + %d heads of %d", rows, args->n_heads, args->n_kv_heads, args->head_dim);
     return ST_OK;
 }
 
 /* ---- attention ---- */
-
-/* Once a step for each group and window: every block that is read exists. */
-static status check_read(const ops_batch *b, const ops_attention_args *a, cuda_window *w)
-{
-    if (w->checked[a->kv_group])
-        return ST_OK;
-    for (int32_t i = 0; i < b->n_spans; i++) {
-        const ops_span *s = &b->spans[i];
-        const int32_t *table = b->tables[a->kv_group] + s->table[a->kv_group];
-        int32_t first = a->window > 0 && s->position >= a->window ? (s->position - a->window + 1) / OPS_KV_BLOCK : 0;
-        for (int32_t j = first; j <= (s->position + s->n_rows - 1) / OPS_KV_BLOCK; j++) {
-            if (table[j] < 0 || table[j] >= a->kv->spec.n_blocks)
-                return FAIL(ST_INVALID, "attention: a block table names a KV block beyond the cache's %lld", (long long)a->kv->spec.n_blocks);
-        }
-    }
-    w->checked[a->kv_group] = true;
-    return ST_OK;
-}
 
 static status attention_check(const ops_batch *batch, const ops_attention_args *a)
 {
@@ -371,11 +353,13 @@ static status attention_check(const ops_batch *batch, const ops_attention_args *
 status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_args *args)
 {
     cuda_window *w;
+    ops_batch *b = (ops_batch *)(uintptr_t)batch; /* its work lists */
     TRY(attention_check(batch, args));
     if (batch->n_rows == 0)
         return ST_OK;
-    TRY(cuda_batch_window(ctx, (ops_batch *)(uintptr_t)batch, args->window, &w));
-    TRY(check_read(batch, args, w));
+    TRY(cuda_batch_window(ctx, b, args->window, &w));
+    b->kv_blocks[args->kv_group] = args->kv->spec.n_blocks;
+    TRY(cuda_batch_check_read(b, w, args->kv_group, args->kv->spec.n_blocks));
     gpu_attention a = {.q = cuda_mat(&args->q), .n_heads = args->n_heads, .head_dim = args->head_dim, .head_begin = args->head_begin, .heads_per_kv = args->heads_per_kv,
                        .kv_head_begin = args->kv_head_begin, .scale = args->scale, .softcap = args->softcap, .window = args->window, .kv = args->kv->layout,
                        .kv_group = args->kv_group, .kv_layer = args->kv_layer, .y = cuda_mat(&args->y), .y_col = args->y_col};
@@ -384,10 +368,10 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
     int64_t floats = gpu_attention_scratch(batch->max_slots, args->n_heads, args->head_dim);
     TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
     a.list = w->list;
-    a.max_work = w->pinned[batch->which]->n_work;
+    a.max_work = ctx->graph_batch != NULL ? ctx->graph->work : w->pinned[batch->which]->n_work;
     a.max_slots = batch->max_slots;
     a.partial = ctx->attention.p;
-    CUDA_TRY(k_attention(cuda_step(batch), batch->n_rows, &a, ctx->stream), "%d rows of %d heads of %d, %d pieces", batch->n_rows, args->n_heads, args->head_dim, a.max_work);
+    CUDA_TRY(k_attention(cuda_step(batch), cuda_rows(ctx, batch->n_rows), &a, ctx->stream), "%d rows of %d heads of %d, %d pieces", batch->n_rows, args->n_heads, args->head_dim, a.max_work);
     return ST_OK;
 }
 
@@ -405,6 +389,6 @@ status cuda_gate(ops_ctx *ctx, const ops_gate_args *args)
     if (args->up.buf != NULL)
         a.up = cuda_mat(&args->up);
     if (args->rows > 0)
-        CUDA_TRY(k_gate(args->rows, NULL, &a, ctx->stream), "%d rows of %d", args->rows, args->gate.cols);
+        CUDA_TRY(k_gate(cuda_rows(ctx, args->rows), cuda_n(ctx), &a, ctx->stream), "%d rows of %d", args->rows, args->gate.cols);
     return ST_OK;
 }

@@ -103,6 +103,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--trireme", required=True)
     p.add_argument("--splits", default=SPLITS, help="tpxpp, comma-separated")
+    p.add_argument("--device", default="cpu", help="what computes: cpu or cuda")
     p.add_argument("--only", help="checkpoints whose name contains one of these, comma-separated")
     p.add_argument("folders", nargs="+", type=pathlib.Path, help="folders of checkpoint folders")
     a = p.parse_args()
@@ -119,7 +120,7 @@ def main():
         for split in a.splits.split(","):
             tp, pp = map(int, split.split("x"))
             if tp <= heads and pp <= layers:
-                worst[split] = check_checkpoint(a.trireme, folder, tp, pp, report)
+                worst[split] = check_checkpoint(a.trireme, folder, tp, pp, report, ("--device", a.device))
         print(folder.name, " ".join(f"{s}:{w:.1e}" for s, w in worst.items()), flush=True)
     report.end()
 

@@ -1,0 +1,121 @@
+/* ops/cuda/cuda_graph.c - decode steps recorded as CUDA graphs and played: a step is some ten launches a layer, which take the host longer than the device.
+ *
+ * A recording is made for a bucket: rows, and pieces of attention work, each rounded up to a power of two; its launches ask the device how many there
+ * are of either.  The first step of a bucket runs as ever, but with the bucket's sizes, so that all scratch is there; the second is recorded and then
+ * played; later ones are played.  Scratch that has grown since makes a recording void.  A played step runs the same kernels on the same data: no bit differs. */
+#include "ops/cuda/cuda_internal.h"
+
+static int32_t power_of_two(int32_t n)
+{
+    int32_t p = 1;
+    while (p < n && p < 1 << 30)
+        p *= 2;
+    return p;
+}
+
+static void graph_drop(cuda_graph *g)
+{
+    if (g->exec != NULL)
+        (void)cudaGraphExecDestroy(g->exec);
+    g->exec = NULL;
+}
+
+void cuda_graphs_destroy(ops_ctx *ctx)
+{
+    for (int i = 0; i < ctx->n_graphs; i++)
+        graph_drop(&ctx->graphs[i]);
+    ctx->n_graphs = 0;
+}
+
+/* NULL: there is no room for another. */
+static cuda_graph *graph_of(ops_ctx *ctx, int32_t rows, int32_t work, bool *seen)
+{
+    for (int i = 0; i < ctx->n_graphs; i++) {
+        *seen = ctx->graphs[i].rows == rows && ctx->graphs[i].work == work;
+        if (*seen)
+            return &ctx->graphs[i];
+    }
+    *seen = false;
+    if (ctx->n_graphs == CUDA_GRAPHS)
+        return NULL;
+    cuda_graph *g = &ctx->graphs[ctx->n_graphs++];
+    *g = (cuda_graph){.rows = rows, .work = work};
+    return g;
+}
+
+/* Pieces of the step's longest work list; the lists of windows that attention was asked for so far. */
+static int32_t most_work(const ops_batch *b)
+{
+    int32_t most = 0;
+    for (int i = 0; i < b->n_windows; i++) {
+        int32_t n = b->windows[i].pinned[b->which]->n_work;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* What the operations look at on the host before they launch. */
+static status check_blocks(ops_batch *b)
+{
+    for (int i = 0; i < b->n_windows; i++) {
+        for (int32_t g = 0; g < b->limits.n_kv_groups; g++) {
+            if (b->kv_blocks[g] > 0)
+                TRY(cuda_batch_check_read(b, &b->windows[i], g, b->kv_blocks[g]));
+        }
+    }
+    return ST_OK;
+}
+
+status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
+{
+    bool seen;
+    *played = false;
+    int32_t rows = power_of_two(b->n_rows), work = power_of_two(most_work(b));
+    if (b->n_rows == 0 || b->n_windows == 0 || rows > b->limits.max_rows || rows > ctx->max_rows) /* before the first attention the lists are not known */
+        return ST_OK;
+    cuda_graph *g = graph_of(ctx, rows, work, &seen);
+    if (g == NULL)
+        return ST_OK;
+    if (g->exec != NULL && g->memory == ctx->memory) {
+        TRY(check_blocks(b));
+        CUDA_TRY(cudaGraphLaunch(g->exec, ctx->stream), "a step of %d rows", b->n_rows);
+        *played = true;
+        return ST_OK;
+    }
+    graph_drop(g);
+    ctx->graph_batch = b;
+    ctx->graph = g;
+    if (!seen || g->memory != ctx->memory) /* once without recording, so that scratch is there */
+        return ST_OK;
+    CUDA_TRY(cudaStreamBeginCapture(ctx->stream, cudaStreamCaptureModeThreadLocal), "a step of %d rows", b->n_rows);
+    ctx->recording = true;
+    return ST_OK;
+}
+
+static status instantiate(cuda_graph *g, cudaGraph_t graph)
+{
+    cudaGraphExec_t exec;
+    CUDA_TRY(cudaGraphInstantiate(&exec, graph, 0), "a step of %d rows", g->rows);
+    g->exec = exec;
+    return ST_OK;
+}
+
+status cuda_graph_end(ops_ctx *ctx)
+{
+    cuda_graph *g = ctx->graph;
+    bool recording = ctx->recording;
+    cudaGraph_t graph;
+    if (ctx->graph_batch == NULL)
+        return ST_OK;
+    ctx->graph_batch = NULL;
+    ctx->recording = false;
+    g->memory = ctx->memory;
+    if (!recording)
+        return ST_OK;
+    CUDA_TRY(cudaStreamEndCapture(ctx->stream, &graph), "a step of %d rows", g->rows);
+    status st = instantiate(g, graph);
+    (void)cudaGraphDestroy(graph);
+    TRY(st);
+    CUDA_TRY(cudaGraphLaunch(g->exec, ctx->stream), "a step of %d rows", g->rows);
+    return ST_OK;
+}

@@ -1,0 +1,228 @@
+/* tests/cuda/test_cuda_backend.c - the CUDA backend behind its table, as the program loads it: buffers, memory it is given, what it refuses, and that
+ * recorded steps give the bits of unrecorded ones. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "ops/device.h"
+
+#define OK(expr) assert_int_equal(expr, ST_OK)
+
+static const ops_backend *be;
+static ops_ctx *ctx;
+
+static void refused(status st, const char *why)
+{
+    assert_true(st != ST_OK);
+    if (strstr(status_message(), why) == NULL)
+        print_error("\"%s\" does not say \"%s\"\n", status_message(), why);
+    assert_non_null(strstr(status_message(), why));
+}
+
+static int open_backend(void **state)
+{
+    (void)state;
+    status_mute();
+    ops_ctx_options o = {.max_rows = 64, .max_cols = 256};
+    if (ops_device_open(OPS_DEVICE_CUDA, &be, NULL, 0) != ST_OK) {
+        print_message("skipped: %s\n", status_message());
+        exit(77);
+    }
+    return be->ctx_create(&o, &ctx) != ST_OK;
+}
+
+static int close_backend(void **state)
+{
+    (void)state;
+    be->ctx_destroy(&ctx);
+    assert_null(ctx);
+    be->ctx_destroy(&ctx);
+    return 0;
+}
+
+static void a_context_says_what_it_is(void **state)
+{
+    (void)state;
+    assert_string_equal(be->name, "cuda");
+    assert_non_null(strstr(be->ctx_describe(ctx), "cuda"));
+    assert_non_null(strstr(be->numerics(ctx), "cuda"));
+    assert_true(be->devices() >= 1);
+    ops_device_info info;
+    OK(be->device_info(0, &info));
+    assert_true(info.free_bytes > 0 && info.free_bytes <= info.total_bytes);
+    ops_ctx *other;
+    refused(be->ctx_create(&(ops_ctx_options){.device = 99, .max_rows = 1, .max_cols = 1}, &other), "CUDA_VISIBLE_DEVICES");
+    refused(be->ctx_create(&(ops_ctx_options){.max_rows = 0, .max_cols = 1}, &other), "steps of 0 rows");
+}
+
+static void buffers_hold_what_was_written(void **state)
+{
+    (void)state;
+    enum { BYTES = 5 << 20 }; /* several stages */
+    ops_buf *b;
+    unsigned char *up = malloc(BYTES), *down = malloc(BYTES);
+    OK(be->buf_create(ctx, BYTES, "test", &b));
+    assert_null(be->buf_map(ctx, b));
+    OK(be->buf_read(ctx, b, 0, down, BYTES));
+    for (int i = 0; i < BYTES; i++)
+        assert_int_equal(down[i], 0);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < BYTES; i++)
+            up[i] = (unsigned char)(i * 7 + i / 251 + round);
+        OK(be->buf_write(ctx, b, 0, up, BYTES));
+        memset(up, 0xee, BYTES); /* ours again at return */
+        OK(be->buf_read(ctx, b, 3, down, BYTES - 3));
+        for (int i = 3; i < BYTES; i++)
+            assert_int_equal(down[i - 3], (unsigned char)(i * 7 + i / 251 + round));
+    }
+    refused(be->buf_write(ctx, b, BYTES - 1, up, 2), "into a buffer of");
+    refused(be->buf_read(ctx, b, SIZE_MAX, down, 2), "from a buffer of");
+    OK(be->buf_write(ctx, b, BYTES, up, 0));
+    be->buf_destroy(ctx, &b);
+    assert_null(b);
+    be->buf_destroy(ctx, &b);
+    OK(be->buf_create(ctx, 0, "nothing", &b));
+    be->buf_destroy(ctx, &b);
+    refused(be->buf_create(ctx, (size_t)1 << 50, "too much", &b), "--ctx");
+    free(up);
+    free(down);
+}
+
+static ops_batch *batch_of(int32_t n_rows)
+{
+    ops_batch *b;
+    ops_batch_limits l = {.max_rows = 64, .max_spans = 8, .max_out = 64, .max_blocks = 64, .n_kv_groups = 1};
+    int32_t tokens[64] = {0}, table[16] = {0}, out[64];
+    for (int32_t i = 0; i < n_rows; i++)
+        out[i] = i;
+    ops_span span = {.n_rows = n_rows};
+    ops_batch_desc d = {.n_rows = n_rows, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {16}, .n_out = n_rows, .out_rows = out};
+    OK(be->batch_create(ctx, &l, &b));
+    OK(be->batch_set(ctx, b, &d));
+    return b;
+}
+
+/* x = x + the parts' sum, where one lies in wrapped memory of the host, as an exchange slot does, and one on the device. */
+static void parts_come_from_host_and_device(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, COLS = 70 };
+    size_t stride = ops_row_bytes(OPS_F32, COLS);
+    float *host, *x = malloc(stride * ROWS), got[COLS];
+    assert_int_equal(posix_memalign((void **)&host, 4096, 8192), 0);
+    ops_buf *wrapped, *device;
+    OK(be->buf_wrap(ctx, host, 8192, &wrapped));
+    assert_ptr_equal(be->buf_map(ctx, wrapped), host);
+    OK(be->buf_create(ctx, 2 * stride * ROWS, "test", &device));
+    for (size_t i = 0; i < stride * ROWS / 4; i++)
+        x[i] = (float)i;
+    OK(be->buf_write(ctx, device, 0, x, stride * ROWS));
+    OK(be->buf_write(ctx, device, stride * ROWS, x, stride * ROWS));
+    memcpy(host + 64, x, stride * ROWS);
+    ops_mat mx = {device, 0, OPS_F32, COLS, stride}, part = {device, stride * ROWS, OPS_F32, COLS, stride};
+    ops_batch *b = batch_of(ROWS);
+    const float *parts[2] = {host + 64, be->mat_part(ctx, &part)};
+    ops_norm_args a = {.x = mx, .parts = {parts, 2, stride / 4}, .residual_scale = 1.0f};
+    OK(be->norm(ctx, b, &a));
+    for (int r = 0; r < ROWS; r++) {
+        OK(be->buf_read(ctx, device, (size_t)r * stride, got, sizeof(got)));
+        for (int c = 0; c < COLS; c++) {
+            float want = 3.0f * x[(size_t)r * (stride / 4) + (size_t)c];
+            assert_true(got[c] == want);
+        }
+    }
+    parts[0] = x; /* memory the device was not told of */
+    refused(be->norm(ctx, b, &a), "does not see");
+    parts[0] = host + 2048 - 4; /* leaves what it was told of */
+    refused(be->norm(ctx, b, &a), "does not see");
+    a.parts.n = 65;
+    refused(be->norm(ctx, b, &a), "at most 64");
+    be->batch_destroy(ctx, &b);
+    be->buf_destroy(ctx, &wrapped);
+    be->buf_destroy(ctx, &device);
+    refused(be->buf_wrap(ctx, (char *)host + 4, 64, &wrapped), "aligned");
+    free(host);
+    free(x);
+}
+
+static void sums_come_back_at_sync(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, COLS = 33 };
+    size_t stride = ops_row_bytes(OPS_F32, COLS);
+    float *x = calloc(ROWS, stride), out[12][ROWS];
+    ops_buf *device;
+    OK(be->buf_create(ctx, stride * ROWS, "test", &device));
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < COLS; c++)
+            x[(size_t)r * (stride / 4) + (size_t)c] = (float)(r + 1);
+    OK(be->buf_write(ctx, device, 0, x, stride * ROWS));
+    for (int i = 0; i < 12; i++) { /* more than wait at once */
+        ops_sumsq_args a = {.rows = ROWS, .x = {device, 0, OPS_F32, COLS, stride}, .col_begin = i, .col_end = COLS, .out = out[i]};
+        OK(be->sumsq(ctx, &a));
+    }
+    OK(be->sync(ctx));
+    for (int i = 0; i < 12; i++)
+        for (int r = 0; r < ROWS; r++)
+            assert_true(out[i][r] == (float)((r + 1) * (r + 1) * (COLS - i)));
+    be->buf_destroy(ctx, &device);
+    free(x);
+}
+
+static void what_contradicts_itself_is_refused(void **state)
+{
+    (void)state;
+    ops_batch *b = batch_of(4);
+    ops_buf *buf;
+    size_t stride = ops_row_bytes(OPS_F32, 64);
+    OK(be->buf_create(ctx, stride * 4, "test", &buf));
+    ops_mat m = {buf, 0, OPS_F32, 64, stride}, beyond = {buf, stride, OPS_F32, 64, stride}, crooked = {buf, 4, OPS_F32, 32, stride};
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = beyond}), "do not fit");
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = crooked}), "do not fit");
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .weight = {buf, stride * 4 - 64, 64}}), "a vector of 64");
+    refused(be->gate(ctx, &(ops_gate_args){.rows = 4, .gate = m, .y = m, .y_col = 1}), "65 needed");
+    ops_linear_args l = {.rows = 4, .x = m, .n = 1, .w = {{buf, 0, {PACKED_F32, 16, 32, 0}}}, .y = {m}};
+    refused(be->linear(ctx, &l), "does not fit x of 64");
+    l.w[0].shape.cols = 64;
+    refused(be->linear(ctx, &l), "exceeds its buffer");
+    l.n = OPS_MAX_FUSED + 1;
+    refused(be->linear(ctx, &l), "at most 4");
+    ops_kv *kv;
+    ops_kv_spec spec = {OPS_KV_F16, 1, 1, 64, 2};
+    OK(be->kv_create(ctx, &spec, &kv));
+    assert_int_equal(be->kv_block_bytes(&spec), ops_cpu()->kv_block_bytes(&spec)); /* the plan counts for both */
+    spec.type = OPS_KV_Q8;
+    assert_int_equal(be->kv_block_bytes(&spec), ops_cpu()->kv_block_bytes(&spec));
+    refused(be->kv_copy_block(ctx, kv, 0, 2), "has 2 blocks");
+    ops_attention_args at = {.q = m, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = m};
+    OK(be->attention(ctx, b, &at));
+    int32_t tokens[4] = {0}, bad[1] = {7};
+    ops_span span = {.n_rows = 4};
+    ops_batch_desc d = {.n_rows = 4, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {bad}, .n_table = {1}};
+    OK(be->batch_set(ctx, b, &d));
+    refused(be->attention(ctx, b, &at), "beyond the cache's 2");
+    refused(be->qkv(ctx, b, &(ops_qkv_args){.q = m, .k = m, .v = m, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .rope = -1, .kv = kv}), "writes KV block 7 of 2");
+    d.n_rows = 65;
+    refused(be->batch_set(ctx, b, &d), "exceeds the batch's");
+    OK(be->sync(ctx));
+    be->kv_destroy(ctx, &kv);
+    be->batch_destroy(ctx, &b);
+    be->buf_destroy(ctx, &buf);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_context_says_what_it_is),      cmocka_unit_test(buffers_hold_what_was_written), cmocka_unit_test(parts_come_from_host_and_device),
+        cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
+    };
+    return cmocka_run_group_tests(tests, open_backend, close_backend);
+}
