@@ -229,7 +229,7 @@ cudaError_t k_embed(const gpu_step *step, int32_t rows, const gpu_embed *a, cuda
 
 /* ---- norm ---- */
 
-#define NORM_MAX_COLS 32768
+#define NORM_MAX_COLS 24576
 
 /* v = norm(v) * weight + bias along a row of n columns, thread t having columns 4 (t + j blockDim) .. + 3 in v[j]; zeros past the end before and after.
  * RMS: v / sqrt(mean(v^2) + eps); LAYER: mean and variance in two passes.  turn: see row_block_sum. */
@@ -277,7 +277,7 @@ GPU_FN void normalise(int32_t kind, row4 (&v)[V], int32_t n, float eps, const fl
 /* A block a row, which lives in registers, V fours a thread, from the first part read to the last format written: a part or x is read once, with V loads of
  * 16 bytes under way in every thread.  Reductions: a butterfly in each warp, then one over the warps' sums; at most four with a barrier each. */
 template <int V>
-static __global__ void __launch_bounds__(V <= 2 ? 512 : 1024) norm_kernel(const gpu_step *step, const __grid_constant__ gpu_norm a)
+static __global__ void __launch_bounds__(V == 4 ? 1024 : 512) norm_kernel(const gpu_step *step, const __grid_constant__ gpu_norm a)
 {
     GPU_SHARED(float, red, [64]);
     const int32_t at = (int32_t)blockIdx.x, n = a.x.cols;
@@ -353,7 +353,7 @@ cudaError_t k_norm(const gpu_step *step, int32_t rows, const gpu_norm *a, cudaSt
         return GPU_LAUNCH(norm_kernel<2>, grid, dim3((unsigned)((fours / 2 + 31) / 32 * 32)), 0, s, step, *a);
     if (fours <= 4096)
         return GPU_LAUNCH(norm_kernel<4>, grid, dim3((unsigned)(((fours + 3) / 4 + 31) / 32 * 32)), 0, s, step, *a);
-    return GPU_LAUNCH(norm_kernel<8>, grid, dim3((unsigned)(((fours + 7) / 8 + 31) / 32 * 32)), 0, s, step, *a);
+    return GPU_LAUNCH(norm_kernel<12>, grid, dim3((unsigned)(((fours + 11) / 12 + 31) / 32 * 32)), 0, s, step, *a);
 }
 
 /* ---- sum of squares ---- */
