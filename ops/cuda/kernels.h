@@ -147,7 +147,7 @@ cudaError_t k_kv_copy_block(const gpu_kv *kv, int32_t from, int32_t to, cudaStre
  *   slot    a place in scratch for the result of one row (all heads): of all its chunks if one piece holds them all (`whole`), else of one chunk
  *
  * Which tiles are split over several pieces depends on the load alone and changes no bit of any result. */
-#define GPU_ATTENTION_ROWS 64
+#define GPU_ATTENTION_ROWS 128
 typedef struct gpu_work {
     int32_t span, row, n_rows;  /* rows [row, row + n_rows) of the step */
     int32_t position;           /* of the first row */
@@ -185,6 +185,7 @@ typedef struct gpu_attention { /* ops_attention_args */
     int32_t y_col;
     const gpu_attention_list *list; /* device: the step's for this window */
     int32_t max_work;               /* bounds list->n_work; as little as is known, for it sizes the grid */
+    int32_t max_rows;               /* bounds list->most_rows; 0: nothing known (in a graph).  Where all pieces are small a launch is saved */
     int32_t max_slots;              /* what the list was made with */
     float *partial;                 /* scratch: gpu_attention_scratch floats */
 } gpu_attention;
