@@ -266,7 +266,7 @@ static void agrees_with_the_cpu(void **state)
     static const struct {
         int32_t rows, cols, begin;
         float multiplier, softcap;
-    } shapes[] = {{9, 1, 0, 1, 0},      {9, 31, 3, 1, 0},      {9, 33, 64, 0.8f, 0}, {2, 511, 1013, 1, 12}, {2, 513, 31, 1, 0},
+    } shapes[] = {{9, 1, 0, 1, 2},      {9, 31, 3, 1, 0},      {9, 33, 64, 0.8f, 1.5f}, {2, 511, 1013, 1, 12}, {2, 513, 31, 1, 0},
                   {9, 1023, 77, 0.7f, 30}, {1, 4096, 0, 1, 0}, {3, 4097, 1, 1, 0}, {9, 5000, 1013, 0.8f, 12}, {2, 9217, 1000, 1, 0}};
     static sides s;
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
