@@ -203,7 +203,7 @@ typedef struct gpu_linear { /* ops_linear_args: x in the format k_linear_input n
     const float *bias[OPS_MAX_FUSED];
     gpu_mat y[OPS_MAX_FUSED];
     bool accumulate;
-    float *partial; /* scratch for the fixed segments of k: gpu_linear_scratch floats */
+    float *partial; /* scratch for segments of k: gpu_linear_scratch floats; NULL: blocks do not share a k (slower where outputs are few) */
 } gpu_linear;
 ops_type gpu_linear_input(packed_type type);
 int64_t gpu_linear_scratch(int32_t max_rows, int32_t max_out, int32_t max_cols);
