@@ -299,7 +299,7 @@ typedef struct ops_backend {
 
     /* Zeroed memory. */
     status (*buf_create)(ops_ctx *ctx, size_t bytes, const char *what, ops_buf **out);
-    /* Memory of somebody else, readable and writable by the device (an exchange slot). */
+    /* Memory of somebody else, readable and writable by the device (an exchange slot): the host's, or the device's. */
     status (*buf_wrap)(ops_ctx *ctx, void *memory, size_t bytes, ops_buf **out);
     void (*buf_destroy)(ops_ctx *ctx, ops_buf **buf);
     status (*buf_write)(ops_ctx *ctx, ops_buf *buf, size_t offset, const void *src, size_t bytes);
@@ -307,6 +307,8 @@ typedef struct ops_backend {
     void *(*buf_map)(ops_ctx *ctx, ops_buf *buf); /* host address, NULL if the device's memory has none */
     /* Where a matrix's first row lies, as ops_parts takes it; not for the caller to read. */
     const float *(*mat_part)(ops_ctx *ctx, const ops_mat *m);
+    /* The stream that operations are queued on, for whoever orders transfers with them; NULL: none. */
+    void *(*stream)(ops_ctx *ctx);
 
     /* The activation format a linear of this weight wants its input in. */
     ops_type (*linear_input)(const ops_ctx *ctx, packed_type type);

@@ -90,6 +90,9 @@ static void formats_want(worker *w, formats *f, const ops_weight *weight)
 /* Products that share one input, which `h` holds in formats f: one call for each format. */
 static status products(worker *w, const formats *f, const ops_mat *h, int32_t rows, const product *p, int n, bool accumulate)
 {
+    int given = 0, taken = 0;
+    for (int j = 0; j < n; j++)
+        given += p[j].weight->buf != NULL;
     for (int32_t i = 0; i < f->n; i++) {
         ops_linear_args a = {.rows = rows, .x = h[i], .accumulate = accumulate};
         for (int j = 0; j < n; j++) {
@@ -99,10 +102,11 @@ static status products(worker *w, const formats *f, const ops_mat *h, int32_t ro
             a.bias[a.n] = *p[j].bias;
             a.y[a.n++] = p[j].y;
         }
+        taken += a.n;
         if (a.n > 0)
             TRY(w->ops->linear(w->ctx, &a));
     }
-    return ST_OK;
+    return taken == given ? ST_OK : FAIL(ST_UNSUPPORTED, "layer %d: its weights want one input in more than two formats", w->layer);
 }
 
 static ops_norm_kind norm_kind(const worker *w, bool present)

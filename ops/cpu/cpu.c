@@ -194,6 +194,12 @@ static const float *mat_part(ops_ctx *ctx, const ops_mat *m)
     return (const float *)(const void *)(m->buf->data + m->offset);
 }
 
+static void *stream(ops_ctx *ctx)
+{
+    (void)ctx;
+    return NULL;
+}
+
 /* ---- steps ---- */
 static void step_begin(ops_ctx *ctx)
 {
@@ -226,6 +232,7 @@ const ops_backend *ops_cpu(void)
         .buf_read = buf_read,
         .buf_map = buf_map,
         .mat_part = mat_part,
+        .stream = stream,
         .linear_input = cpu_linear_input,
         .batch_create = cpu_batch_create,
         .batch_destroy = cpu_batch_destroy,

@@ -24,7 +24,7 @@ static const meaning meanings[] = {
     {cudaErrorNoKernelImageForDevice, ST_UNSUPPORTED, "this build has no code for this device: build it for the device's architecture, or use --device cpu"},
     {cudaErrorDevicesUnavailable, ST_BUSY, "another process holds the device alone (nvidia-smi shows its compute mode)"},
     {cudaErrorNotSupported, ST_UNSUPPORTED, "this device or system cannot do that; --device cpu computes without it"},
-    {cudaErrorHostMemoryAlreadyRegistered, ST_INTERNAL, "the same memory was given twice"},
+    {cudaErrorHostMemoryAlreadyRegistered, ST_INTERNAL, "the same memory was given twice: please report it"},
     {cudaErrorECCUncorrectable, ST_IO, "the device's memory is damaged: see `nvidia-smi -q -d ECC`, and use another device"},
     {cudaErrorInvalidValue, ST_INTERNAL, "an argument that the device refuses: please report it"},
     {cudaErrorInvalidConfiguration, ST_INTERNAL, "a launch that the device refuses: please report it"},
@@ -200,6 +200,11 @@ static status device_info(int device, ops_device_info *out)
     return ST_OK;
 }
 
+static void *stream(ops_ctx *ctx)
+{
+    return ctx->stream;
+}
+
 /* ---- steps ---- */
 
 static void step_begin(ops_ctx *ctx)
@@ -229,6 +234,7 @@ const ops_backend *cuda_backend(void)
         .buf_read = cuda_buf_read,
         .buf_map = cuda_buf_map,
         .mat_part = cuda_mat_part,
+        .stream = stream,
         .linear_input = cuda_linear_input,
         .batch_create = cuda_batch_create,
         .batch_destroy = cuda_batch_destroy,

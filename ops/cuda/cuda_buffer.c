@@ -21,6 +21,7 @@ static status buf_zero(ops_ctx *ctx, ops_buf *b, const char *what)
     void *p;
     CUDA_TRY(cudaMalloc(&p, b->bytes), "%zu bytes for %s", b->bytes, what);
     b->p = p;
+    b->owned = true;
     CUDA_TRY(cudaMemsetAsync(p, 0, b->bytes, ctx->stream), "%s", what);
     return ST_OK;
 }
@@ -43,9 +44,17 @@ status cuda_buf_create(ops_ctx *ctx, size_t bytes, const char *what, ops_buf **o
     return ST_OK;
 }
 
-static status buf_register(ops_buf *b)
+/* Memory that the device has already is taken as it is. */
+static status buf_register(ops_buf *b, void *memory)
 {
     void *p;
+    struct cudaPointerAttributes what = {0};
+    CUDA_TRY(cudaPointerGetAttributes(&what, memory), "memory to wrap");
+    if (what.type == cudaMemoryTypeDevice) {
+        b->p = memory;
+        return ST_OK;
+    }
+    b->host = memory;
     CUDA_TRY(cudaHostRegister(b->host, b->bytes, cudaHostRegisterMapped | cudaHostRegisterPortable), "%zu bytes of shared memory", b->bytes);
     b->registered = true;
     CUDA_TRY(cudaHostGetDevicePointer(&p, b->host, 0), "shared memory");
@@ -61,8 +70,8 @@ status cuda_buf_wrap(ops_ctx *ctx, void *memory, size_t bytes, ops_buf **out)
         return FAIL(ST_INVALID, "wrapped memory must be 64-byte aligned");
     TRY(cuda_enter(ctx));
     TRY(mem_calloc(1, sizeof(*b), "buffer", &b));
-    *b = (ops_buf){.host = memory, .bytes = bytes};
-    status st = buf_register(b);
+    b->bytes = bytes;
+    status st = buf_register(b, memory);
     if (st != ST_OK) {
         if (b->registered)
             (void)cudaHostUnregister(b->host);
@@ -83,7 +92,7 @@ void cuda_buf_destroy(ops_ctx *ctx, ops_buf **buf)
     (void)cudaStreamSynchronize(ctx->stream); /* queued operations may use it */
     if (b->registered)
         (void)cudaHostUnregister(b->host);
-    else
+    if (b->owned)
         (void)cudaFree(b->p);
     for (ops_buf **at = &ctx->bufs; *at != NULL; at = &(*at)->next) {
         if (*at == b) {

@@ -36,9 +36,9 @@ status cuda_failed(cudaError_t e, const char *file, int line, const char *call, 
 
 struct ops_buf {
     char *p;         /* device address */
-    char *host;      /* of wrapped memory, else NULL */
+    char *host;      /* of wrapped memory of the host, else NULL */
     size_t bytes;
-    bool registered; /* by us */
+    bool owned, registered; /* by us */
     ops_buf *next;   /* of the context's buffers */
 };
 

@@ -110,7 +110,7 @@ def found(said):
 
 def prefix_cache(a, report, kv, splits):
     """Answers with a prefix from the cache are those without: on their own, in company, in chunks, preempted; prompts and answers found again."""
-    base = ["--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
+    base = ["--device", a.device, "--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
     alone = {}
     for split in splits:
         tp, pp = map(int, split.split("x"))
@@ -162,6 +162,7 @@ def main():
     p.add_argument("--vocab", type=int, default=formats.VOCAB)
     p.add_argument("--compute", default="auto")
     p.add_argument("--kv-types", default="auto")
+    p.add_argument("--device", default="cpu", help="what computes: cpu or cuda")
     p.add_argument("--isas", default="", help="levels to compare, comma-separated")
     p.add_argument("--splits", default="1x1,1x2")
     p.add_argument("--longest", type=int, default=90)
@@ -196,7 +197,7 @@ def main():
 def one_model(report, a, model, isas):
     requests = [dict(r, logprobs=0) for r in prompts(24, 7, a.vocab, a.longest)]
     for kv in a.kv_types.split(","):
-        base = ["--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
+        base = ["--device", a.device, "--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
         alone = {}
         for split in a.splits.split(","):
             tp, pp = map(int, split.split("x"))
