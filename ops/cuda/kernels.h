@@ -226,6 +226,45 @@ typedef struct gpu_sample {
 int64_t gpu_sample_scratch(int32_t max_rows, int32_t max_cols);
 cudaError_t k_sample(int32_t rows, const int32_t *n, const gpu_sample *a, cudaStream_t s);
 
+/* ---- k_reduce.cu: sums over the ranks of a host, whose memory this device sees (CUDA IPC); the ranks meet inside the kernels ----
+ *
+ * Block b of a rank waits for block b of every other one, never for another block of its own grid.  It tells them with a flag, and waits for theirs, which is as
+ * high as its own count of meetings: nothing is reset, and a recorded launch can be played again.  All ranks queue the same operations with the same sizes. */
+#define GPU_COMM_MAX 16    /* members */
+#define GPU_COMM_BLOCKS 64 /* of a launch, at most */
+#define GPU_COMM_OWN (2 + GPU_COMM_BLOCKS)                      /* words of `own` */
+#define GPU_COMM_FLAGS (2 * GPU_COMM_BLOCKS * GPU_COMM_MAX)     /* words of flags[i]: [round][block][from] */
+
+/* Pinned host memory: what the host and its device tell each other while kernels run. */
+typedef struct gpu_comm_words {
+    uint32_t abort;              /* by the host: whoever waits gives up, and so do all later kernels */
+    uint32_t op, begun, ended;   /* which operation began last, how many did, how many ended */
+    uint32_t late[GPU_COMM_MAX]; /* member that is waited for rather long: 1 */
+} gpu_comm_words;
+
+typedef struct gpu_comm {
+    int32_t n, me;
+    uint32_t *own;                 /* zeroed: [0] operations, [1] blocks that are done, [2...] meetings of each block */
+    uint32_t *flags[GPU_COMM_MAX]; /* of member i, zeroed before anybody begins; others write in them */
+    gpu_comm_words *words;
+} gpu_comm;
+
+typedef struct gpu_comm_slots { /* 16-byte aligned, readable up to a multiple of 4 floats */
+    const float *slot[GPU_COMM_MAX];
+    float *result[GPU_COMM_MAX];
+} gpu_comm_slots;
+
+/* All that the ranks queued before is done and seen by those who pass. */
+cudaError_t k_comm_meet(const gpu_comm *c, uint32_t op, cudaStream_t s);
+/* out = slot[0] + slot[1] + ...: every rank adds everything.  n floats. */
+cudaError_t k_comm_one_shot(const gpu_comm *c, uint32_t op, const gpu_comm_slots *p, int64_t n, float *out, cudaStream_t s);
+/* The same sum into result[i] of every member i: each rank adds one slice and writes it to all. */
+cudaError_t k_comm_two_shot(const gpu_comm *c, uint32_t op, const gpu_comm_slots *p, int64_t n, cudaStream_t s);
+/* out = sum over i of part i (i == me: mine, else parts + i * stride floats), n floats, in order; host_starts: bit i: part i begins another host, whose members are added up first. */
+cudaError_t k_comm_sum(const float *parts, int64_t stride, int32_t n_parts, int32_t me, const float *mine, uint64_t host_starts, int64_t n, float *out, cudaStream_t s);
+/* Tells the host that an operation of others' kernels (NCCL) begins, or ends. */
+cudaError_t k_comm_mark(const gpu_comm *c, uint32_t op, bool begin, cudaStream_t s);
+
 #ifdef __cplusplus
 }
 #endif
