@@ -52,16 +52,10 @@ struct attend_args {
     float *out, *state;                   /* [slot][head][padded], [slot][head][2] */
 };
 
-/* 2^x; exact at 0, 0 at -inf */
-GPU_FN float attend_exp2(float x)
-{
-    return exp2f(x);
-}
-
 /* Scores in base 2 of q.k: capped (tanh(y) = 1 - 2 / (e^2y + 1); pre holds 2 log2 e) or not. */
 GPU_FN float attend_capped(const attend_args &a, float dot)
 {
-    return gpu_mul(a.post, gpu_add(1.0f, -gpu_div(2.0f, gpu_add(attend_exp2(gpu_mul(dot, a.pre)), 1.0f))));
+    return gpu_mul(a.post, gpu_add(1.0f, -gpu_div(2.0f, gpu_add(gpu_exp2(gpu_mul(dot, a.pre)), 1.0f))));
 }
 GPU_FN float attend_plainly(const attend_args &a, float dot)
 {
@@ -78,8 +72,8 @@ GPU_FN bool attend_weights(float &m, float chunk_m, float &old_w, float &new_w)
     if (chunk_m == BELOW)
         return false;
     const float max = fmaxf(m, chunk_m);
-    old_w = attend_exp2(gpu_add(m, -max));
-    new_w = attend_exp2(gpu_add(chunk_m, -max));
+    old_w = gpu_exp2(gpu_add(m, -max));
+    new_w = gpu_exp2(gpu_add(chunk_m, -max));
     m = max;
     return true;
 }
@@ -180,7 +174,8 @@ template <int KV> GPU_FN uint32_t attend_pack(float lo, float hi)
 {
     if constexpr (KV == OPS_KV_BF16)
         return gpu_pack_bf16(lo, hi);
-    return (uint32_t)gpu_f32_to_f16(lo) | (uint32_t)gpu_f32_to_f16(hi) << 16;
+    else
+        return gpu_pack_f16(lo, hi);
 }
 
 template <int KV> GPU_FN void attend_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
@@ -440,14 +435,14 @@ template <int KV, int D, int WM, int WN> GPU_FN void attend_tiles(const attend_a
             for (int h = 0; h < 2; h++) {
                 const float max = fmaxf(m[h], top[h]);
                 base[h] = max == BELOW ? 0.0f : max; /* nothing seen yet: 2^(-inf - 0) = 0 */
-                scale[h] = attend_exp2(gpu_add(m[h], -base[h]));
+                scale[h] = gpu_exp2(gpu_add(m[h], -base[h]));
                 m[h] = max;
             }
 #pragma unroll
             for (int n = 0; n < NS; n++) {
 #pragma unroll
                 for (int h = 0; h < 2; h++)
-                    p[n / 2][n % 2 * 2 + h] = attend_pack<KV>(attend_exp2(gpu_add(s[n][2 * h], -base[h])), attend_exp2(gpu_add(s[n][2 * h + 1], -base[h])));
+                    p[n / 2][n % 2 * 2 + h] = attend_pack<KV>(gpu_exp2(gpu_add(s[n][2 * h], -base[h])), gpu_exp2(gpu_add(s[n][2 * h + 1], -base[h])));
             }
             if constexpr (WN > 1) {
 #pragma unroll
@@ -658,7 +653,7 @@ template <int KV, int ND> GPU_FN void attend_plain_item(const attend_args &a, co
             const float from = m == BELOW ? 0.0f : m;
 #pragma unroll
             for (int k = 0; k < CHUNK / 32; k++) {
-                const float p = attend_exp2(gpu_add(v[k], -from));
+                const float p = gpu_exp2(gpu_add(v[k], -from));
                 s.score[i][k * 32 + lane] = p;
                 sum = gpu_add(sum, p);
             }
@@ -785,8 +780,8 @@ template <int N> GPU_FN void attend_finish(const float *out, const float *state,
     }
     float factor;
     if (sinks != nullptr) {
-        const float sink = gpu_mul(sinks[head], 0x1.715476p+0f), max = fmaxf(m, sink), old_w = attend_exp2(gpu_add(m, -max));
-        factor = gpu_div(old_w, gpu_fma(l, old_w, attend_exp2(gpu_add(sink, -max))));
+        const float sink = gpu_mul(sinks[head], 0x1.715476p+0f), max = fmaxf(m, sink), old_w = gpu_exp2(gpu_add(m, -max));
+        factor = gpu_div(old_w, gpu_fma(l, old_w, gpu_exp2(gpu_add(sink, -max))));
     } else
         factor = gpu_div(1.0f, l);
 #pragma unroll
@@ -795,7 +790,7 @@ template <int N> GPU_FN void attend_finish(const float *out, const float *state,
 }
 
 /* A warp writes 128 columns of a row of y, a lane four of them: all heads', and zeros beside.  Split rows: 16 results on their way a lane, 32 KiB an SM with four warps. */
-static __global__ void __launch_bounds__(64, 8) attend_write(const gpu_step *step, const gpu_mat y, int32_t y_col, int32_t n_heads, int32_t head_dim, int32_t padded,
+static __global__ void __launch_bounds__(64, 4) attend_write(const gpu_step *step, const gpu_mat y, int32_t y_col, int32_t n_heads, int32_t head_dim, int32_t padded,
                                                              const gpu_attention_list *list, const float *out, const float *state, const float *sinks)
 {
     const int32_t row = (int32_t)blockIdx.y, col = ((int32_t)blockIdx.x * 64 + (int32_t)threadIdx.x) * 4, first = col - y_col, width = n_heads * head_dim;
