@@ -122,7 +122,13 @@ template <int T> struct weight_unit {
     using f = linear_format<T>;
     uint4 code[f::loads];
     uint2 scale[f::groups], min[f::groups]; /* four f16, or four bytes in x */
-    uint2 super[f::groups], super_min[f::groups];
+};
+
+/* The super-scales of the quad that a lane is at, and the next ones on their way: k only goes up, and a super-group is 8 units. */
+struct weight_supers {
+    int32_t now;
+    float scale[4], min[4];
+    uint2 next_scale, next_min;
 };
 
 GPU_FN void quad_words(const uint4 &v, uint32_t (&w)[4])
@@ -167,12 +173,6 @@ template <int T> GPU_FN void weight_load(weight_unit<T> &u, const gpu_weight &w,
             u.min[i] = *reinterpret_cast<const uint2 *>(panel + w.min_offset + at * 2);
         else if (f::min == PACKED_SCALE_U8)
             u.min[i].x = *reinterpret_cast<const uint32_t *>(panel + w.min_offset + at);
-        if (f::has_super) {
-            const char *super = panel + w.super_offset + (w.phase + group * f::group) / PACKED_SUPER * (f::has_min ? 64 : 32) + q * 8;
-            u.super[i] = *reinterpret_cast<const uint2 *>(super);
-            if (f::has_min)
-                u.super_min[i] = *reinterpret_cast<const uint2 *>(super + 32);
-        }
     }
 }
 
@@ -232,8 +232,27 @@ GPU_FN void quad_halves(const uint2 &v, float (&out)[4])
     out[2] = gpu_f16_to_f32(static_cast<uint16_t>(v.y)), out[3] = gpu_f16_to_f32(static_cast<uint16_t>(v.y >> 16));
 }
 
+template <int T> GPU_FN void supers_load(weight_supers &s, const gpu_weight &w, const char *panel, int32_t super, int q)
+{
+    const char *at = panel + w.super_offset + static_cast<int64_t>(super < w.supers ? super : w.supers - 1) * (linear_format<T>::has_min ? 64 : 32) + q * 8;
+    s.next_scale = *reinterpret_cast<const uint2 *>(at);
+    if (linear_format<T>::has_min)
+        s.next_min = *reinterpret_cast<const uint2 *>(at + 32);
+}
+template <int T> GPU_FN int32_t super_of(const gpu_weight &w, int32_t unit, int i)
+{
+    return static_cast<int32_t>((w.phase + (static_cast<int64_t>(unit) * linear_format<T>::groups + i) * linear_format<T>::group) / PACKED_SUPER);
+}
+template <int T> GPU_FN void supers_begin(weight_supers &s, const gpu_weight &w, const char *panel, int32_t unit, int q)
+{
+    s.now = -1;
+    if (linear_format<T>::has_super)
+        supers_load<T>(s, w, panel, super_of<T>(w, unit, 0), q);
+}
+
 /* Scales and minima of group i of the unit: exact but for overflow, so in the CPU's bits. */
-template <int T> GPU_FN void weight_scales(const weight_unit<T> &u, int i, float (&scale)[4], float (&min)[4])
+template <int T>
+GPU_FN void weight_scales(const weight_unit<T> &u, weight_supers &s, const gpu_weight &w, const char *panel, int32_t unit, int i, int q, float (&scale)[4], float (&min)[4])
 {
     using f = linear_format<T>;
     if (f::scale == PACKED_SCALE_F16) {
@@ -242,21 +261,25 @@ template <int T> GPU_FN void weight_scales(const weight_unit<T> &u, int i, float
             quad_halves(u.min[i], min);
         return;
     }
-    float super[4], super_min[4];
-    quad_halves(u.super[i], super);
-    if (f::has_min)
-        quad_halves(u.super_min[i], super_min);
+    int32_t super = super_of<T>(w, unit, i);
+    if (super != s.now) {
+        s.now = super;
+        quad_halves(s.next_scale, s.scale);
+        if (f::has_min)
+            quad_halves(s.next_min, s.min);
+        supers_load<T>(s, w, panel, super + 1, q);
+    }
     LINEAR_UNROLL
     for (int r = 0; r < 4; r++) {
-        uint32_t s = u.scale[i].x >> (8 * r) & 255u;
+        uint32_t c = u.scale[i].x >> (8 * r) & 255u;
         if (f::scale == PACKED_SCALE_S8)
-            scale[r] = super[r] * static_cast<float>(static_cast<int8_t>(s));
+            scale[r] = s.scale[r] * static_cast<float>(static_cast<int8_t>(c));
         else
-            scale[r] = super[r] * static_cast<float>(f::scale == PACKED_SCALE_U4 ? s & 15u : s);
+            scale[r] = s.scale[r] * static_cast<float>(f::scale == PACKED_SCALE_U4 ? c & 15u : c);
         if (f::min == PACKED_SCALE_U4)
-            min[r] = -(super_min[r] * static_cast<float>(s >> 4));
+            min[r] = -(s.min[r] * static_cast<float>(c >> 4));
         else if (f::min == PACKED_SCALE_U8)
-            min[r] = -(super_min[r] * static_cast<float>(u.min[i].x >> (8 * r) & 255u));
+            min[r] = -(s.min[r] * static_cast<float>(u.min[i].x >> (8 * r) & 255u));
     }
 }
 

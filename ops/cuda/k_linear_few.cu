@@ -1,11 +1,12 @@
 /* ops/cuda/k_linear_few.cu - up to 16 rows of x against packed weights of integers or bf16, on the matrix units (see k_linear.cuh).
  *
  * A block of 8 warps takes 8 / ways pairs of panels; the warps of one pair take a segment of k each, and the block adds the segments.  Weights are read once, 16
- * bytes a lane, straight from memory into registers; x comes from L1 and L2.  Limit: the memory's bandwidth.  Each warp keeps 4 units of its two panels under
- * way: 4 bits 2 KiB of codes, 8 bits and bf16 4 KiB, beside scales, so 16 to 32 KiB with one block an SM. */
+ * bytes a lane, straight from memory into registers; x comes from L1 and L2.  Limit: the memory's bandwidth.  Each warp keeps 3 or 4 units of its two panels
+ * under way: 4 bits 2 KiB of codes, 8 bits 3, bf16 4, beside scales, so 16 to 32 KiB with one block an SM; two fit. */
 #include "ops/cuda/k_linear.cuh"
 
-#define DEPTH 4 /* units under way */
+/* Units under way; with more than 128 registers a thread the second block would not fit. */
+template <int T, int TILES> static constexpr int depth_of = TILES == 1 && T != PACKED_BF16 && linear_format<T>::loads == 2 ? 3 : 4;
 
 /* Unit of rows of x: b_row is row g's, scale_row those of rows 2 t and 2 t + 1. */
 template <int T>
@@ -29,6 +30,7 @@ GPU_FN void x_load(x_unit<T> &x, const x_planes<T> &at, const char *b_row, const
 template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32, 2 / TILES) k_linear_few(const __grid_constant__ linear_job job)
 {
     using f = linear_format<T>;
+    constexpr int depth = depth_of<T, TILES>;
     GPU_SHARED(float, sums, [LINEAR_WARPS][TILES * 8][33]);
     int32_t rows = linear_rows(job), row0 = static_cast<int32_t>(blockIdx.y) * TILES * 8;
     if (row0 >= rows)
@@ -57,10 +59,12 @@ template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32,
     }
 
     float acc[TILES][2][4] = {};
-    weight_unit<T> w[DEPTH];
-    x_unit<T> x[DEPTH][TILES];
+    weight_unit<T> w[depth];
+    x_unit<T> x[depth][TILES];
+    weight_supers supers;
+    supers_begin<T>(supers, part.w, at, begin, g % 4);
     LINEAR_UNROLL
-    for (int d = 0; d < DEPTH; d++) {
+    for (int d = 0; d < depth; d++) {
         if (begin + d >= end)
             continue;
         weight_load<T>(w[d], part.w, at, begin + d, g % 4, t);
@@ -68,9 +72,9 @@ template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32,
         for (int i = 0; i < TILES; i++)
             x_load<T>(x[d][i], planes, b_row[i], scale_row[i], begin + d, t, job.x.cols);
     }
-    for (int32_t unit = begin; unit < end; unit += DEPTH) {
+    for (int32_t unit = begin; unit < end; unit += depth) {
         LINEAR_UNROLL
-        for (int d = 0; d < DEPTH; d++) {
+        for (int d = 0; d < depth; d++) {
             if (unit + d >= end)
                 continue;
             uint32_t a[2][4];
@@ -79,9 +83,9 @@ template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32,
             if (T != PACKED_BF16) {
                 LINEAR_UNROLL
                 for (int i = 0; i < f::groups; i++)
-                    weight_scales<T>(w[d], i, scale[i], min[i]);
+                    weight_scales<T>(w[d], supers, part.w, at, unit + d, i, g % 4, scale[i], min[i]);
             }
-            int32_t next = unit + d + DEPTH;
+            int32_t next = unit + d + depth;
             if (next < end)
                 weight_load<T>(w[d], part.w, at, next, g % 4, t);
             LINEAR_UNROLL

@@ -29,7 +29,7 @@ template <int T> GPU_FN void float_values(const uint4 &v, float (&out)[float_qua
 }
 
 /* Grid: x panels, y tiles of ROWS rows. */
-template <int T, int ROWS> __global__ void __launch_bounds__(LINEAR_WARPS * 32) k_linear_float(const __grid_constant__ linear_job job)
+template <int T, int ROWS> __global__ void __launch_bounds__(LINEAR_WARPS * 32, ROWS == 1 ? 2 : 1) k_linear_float(const __grid_constant__ linear_job job)
 {
     using q = float_quad<T>;
     GPU_SHARED(float, sums, [LINEAR_WARPS][ROWS][16]);

@@ -65,6 +65,7 @@ template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(
 {
     using f = linear_format<T>;
     GPU_SHARED(x_stage<T>, stage, [STAGES]);
+    GPU_SHARED(float, total, [TILES * 8][WARPS * 32]); /* of the segments before this one; each thread its own */
     int32_t rows = linear_rows(job), row0 = static_cast<int32_t>(blockIdx.y) * LINEAR_TILE_ROWS;
     if (row0 >= rows)
         return;
@@ -80,6 +81,8 @@ template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(
 
     x_planes<T> planes = x_planes_of<T>(job.x.cols);
     weight_unit<T> w[LINEAR_STAGE];
+    weight_supers supers;
+    supers_begin<T>(supers, part.w, at, begin, g % 4);
     LINEAR_UNROLL
     for (int u = 0; u < LINEAR_STAGE; u++)
         if (begin + u < end)
@@ -91,7 +94,7 @@ template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(
         gpu_cp_commit();
     }
 
-    float acc[TILES][2][4] = {}, total[TILES][2][4] = {};
+    float acc[TILES][2][4] = {};
     int32_t segment_end = begin + job.segment_units;
     int at_stage = 0;
     for (int32_t unit = begin; unit < end; unit += LINEAR_STAGE) {
@@ -111,7 +114,7 @@ template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(
             if (T != PACKED_BF16) {
                 LINEAR_UNROLL
                 for (int i = 0; i < f::groups; i++)
-                    weight_scales<T>(w[u], i, scale[i], min[i]);
+                    weight_scales<T>(w[u], supers, part.w, at, unit + u, i, g % 4, scale[i], min[i]);
             }
             if (unit + u + LINEAR_STAGE < end)
                 weight_load<T>(w[u], part.w, at, unit + u + LINEAR_STAGE, g % 4, t);
@@ -123,15 +126,22 @@ template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(
             }
         }
         at_stage = at_stage == STAGES - 1 ? 0 : at_stage + 1;
-        if (unit + LINEAR_STAGE < segment_end && unit + LINEAR_STAGE < end)
+        if (unit + LINEAR_STAGE < segment_end || unit + LINEAR_STAGE >= end)
             continue;
         bool first = segment_end == begin + job.segment_units;
         segment_end += job.segment_units;
         LINEAR_UNROLL
         for (int i = 0; i < TILES * 8; i++) {
-            float &sum = acc[i / 8][i / 4 % 2][i % 4], &all = total[i / 8][i / 4 % 2][i % 4];
+            float &sum = acc[i / 8][i / 4 % 2][i % 4], &all = total[i][threadIdx.x];
             all = first ? sum : all + sum;
             sum = 0;
+        }
+    }
+    if (segment_end != begin + job.segment_units) {
+        LINEAR_UNROLL
+        for (int i = 0; i < TILES * 8; i++) {
+            float &sum = acc[i / 8][i / 4 % 2][i % 4];
+            sum = total[i][threadIdx.x] + sum;
         }
     }
 
@@ -146,7 +156,7 @@ template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(
             int32_t out = out0 + 4 * g + o;
             if (out >= part.w.rows)
                 continue;
-            float sum = total[tile][o / 2][o % 2 * 2 + c];
+            float sum = acc[tile][o / 2][o % 2 * 2 + c];
             if (split)
                 job.partial[(static_cast<int64_t>(blockIdx.z) * job.rows + row) * job.out + part.first_out + out] = sum;
             else
