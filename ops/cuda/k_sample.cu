@@ -164,8 +164,8 @@ GPU_FN unsigned long long warp_best(unsigned long long v)
 /* ---- the k greatest places of a block ---- */
 
 /* A bar that exactly min(k, places above 0) of the block's places reach: each thread has N of them, at(0) ... at(N - 1).  k > 0.  hist: 3 * BINS
- * words; each pass counts in one part while the next is zero already, so a pass needs one barrier; every warp reads the counts for itself.  The
- * caller has a barrier before hist is used again. */
+ * words; each pass counts in one part while the next is zero already, so a pass needs one barrier; every warp reads the counts for itself.  A
+ * barrier lies before the first at(); the caller has one before hist is used again. */
 template <int N, class AT>
 GPU_FN unsigned long long bar_of(AT at, uint32_t k, uint32_t *hist)
 {
@@ -225,7 +225,7 @@ GPU_FN unsigned long long bar_of(AT at, uint32_t k, uint32_t *hist)
 
 /* ---- pieces ---- */
 
-/* Penalties and biases of the warp's n columns from token `first`, in the lists' order (a token may come twice). */
+/* Penalties and biases of the warp's n columns from token `first`, in the lists' order (a token may come twice); the warp meets after each. */
 template <class ENTRY, class APPLY>
 GPU_FN void each_of(const ENTRY *list, int32_t n_list, int32_t first, int32_t n, APPLY apply)
 {
@@ -296,7 +296,7 @@ GPU_FN unsigned long long best_noisy(const ops_sample_row &w, const float *l, in
     return warp_best(best);
 }
 
-/* The k best of the block's piece l into row i's list (k entries, 0 where there are fewer).  All threads; barriers before and behind. */
+/* The k best of the block's piece l into row i's list (k entries, 0 where there are fewer).  All threads; a barrier behind it. */
 GPU_FN void top_of_piece(const gpu_sample &a, int32_t i, int64_t pieces, int which, int32_t k, const float *l, uint32_t *hist, uint32_t *n_list)
 {
     const int32_t begin = (int32_t)blockIdx.x * PIECE, rest = a.logits.cols - begin, n = rest < PIECE ? rest : PIECE, token = a.vocab_begin + begin;
@@ -307,7 +307,6 @@ GPU_FN void top_of_piece(const gpu_sample &a, int32_t i, int64_t pieces, int whi
     };
     if (threadIdx.x == 0)
         *n_list = 0;
-    __syncthreads();
     unsigned long long bar = bar_of<PIECE / THREADS>(at, (uint32_t)k, hist);
     for (int j = 0; j < PIECE / THREADS; j++) {
         unsigned long long x = at(j);
@@ -397,7 +396,6 @@ __global__ void __launch_bounds__(THREADS, 4) sample_pieces(const gpu_sample a, 
     if (w.want_sample) {
         __syncwarp();
         penalise(w, l, first, n);
-        __syncwarp();
         float *adjusted = (float *)((char *)a.adjusted.p + i * a.adjusted.stride) + begin;
         const bool divide = w.temperature > 0.0f && w.temperature != 1.0f;
 #pragma unroll
