@@ -257,6 +257,8 @@ static status check_call(const comm_group *g, const char *what, size_t bytes)
 
 status comm_exchange_begin(comm_group *g, size_t bytes, void **slot)
 {
+    if (g->device != NULL)
+        return group_device_slot(g, bytes, slot);
     TRY(check_call(g, "exchange", bytes));
     *slot = g->slots[g->op & 1][g->my_local];
     return ST_OK;
@@ -264,6 +266,8 @@ status comm_exchange_begin(comm_group *g, size_t bytes, void **slot)
 
 status comm_exchange_end(comm_group *g, size_t bytes, const float *const **parts, int *n_parts)
 {
+    if (g->device != NULL)
+        return group_device_exchange(g, bytes, parts, n_parts);
     int p = (int)(g->op++ & 1);
     g->stats.calls++;
     g->stats.bytes += bytes;

@@ -60,13 +60,14 @@ typedef struct comm_device_members { /* what the table's part is to know of the 
 } comm_device_members;
 
 /* One table a device backend.  Starting takes three calls; what each gives is gathered from all members and handed to the next.  All but `abort` and `state` are called by
- * the rank's own thread.  Failures have been told with FAIL, their message naming call, rank and remedy. */
+ * the rank's own thread, and ST_ABORTED after an abort has no message of its own.  Failures have been told with FAIL, their message naming call, rank and remedy. */
 typedef struct comm_device_ops {
     int version;
     const char *name;
     status (*create)(const comm_device_members *m, void *blob, comm_device **out);
     status (*open)(comm_device *d, const void *blobs, void *blob);
     status (*start)(comm_device *d, const void *blobs);
+    status (*quiet)(comm_device *d); /* waits for the stream */
     /* clean: all members do the same, nothing is under way. */
     void (*destroy)(comm_device **d, bool clean);
     const char *(*describe)(const comm_device *d); /* "one-shot up to 256 KiB, two-shot up to 8 MiB, then NCCL 2.28.3" */

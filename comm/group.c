@@ -204,6 +204,7 @@ void comm_group_destroy(comm_group **group)
     if (g == NULL)
         return;
     *group = NULL;
+    group_device_destroy(g);
     segment_close(&g->segment);
     for (int p = 0; p < 2; p++) {
         free(g->slots[p]);

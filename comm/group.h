@@ -38,7 +38,13 @@ struct comm_group {
     int *request_peer;
     unsigned seq, op;
     comm_stats stats;
+    struct group_device *device; /* NULL: in host memory alone */
 };
+
+/* device.c */
+void group_device_destroy(comm_group *g);
+status group_device_slot(comm_group *g, size_t bytes, void **slot);
+status group_device_exchange(comm_group *g, size_t bytes, const float *const **parts, int *n_parts);
 
 static inline int group_local_member(const comm_group *g, int local)
 {

@@ -50,9 +50,9 @@ bool host_abort_set(host *h, int rank, const char *text, bool from_wire)
 
 int host_find_dead(host *h, int64_t now_ns)
 {
-    if (!h->processes || now_ns < h->next_check_ns)
+    if (!h->processes || now_ns < atomic_load(&h->next_check_ns))
         return -1;
-    h->next_check_ns = now_ns + CHECK_NS;
+    atomic_store(&h->next_check_ns, now_ns + CHECK_NS);
     for (int i = 0; i < h->size; i++) {
         /* A rank that leaves marks itself first and ends afterwards: look at the mark again once the lock is seen to be gone. */
         if (i != h->me && atomic_load(&h->shared->ranks[i].state) == HOST_ALIVE && !segment_is_alive(h->segment, i) &&

@@ -52,7 +52,7 @@ typedef struct host {
     host_shared *shared;
     int size, me;  /* local ranks, and which one I am */
     bool processes;
-    int64_t next_check_ns;
+    atomic_llong next_check_ns; /* threads that watch devices look too */
 } host;
 
 /* Bytes that the shared block takes in front of the mailboxes. */

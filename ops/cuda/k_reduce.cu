@@ -120,7 +120,7 @@ GPU_FN void put4(float *out, int64_t i, int64_t n, float4 v)
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS) comm_one_shot_kernel(const __grid_constant__ gpu_comm c, uint32_t op, const __grid_constant__ gpu_comm_slots p, int64_t n, float *out)
+__global__ void __launch_bounds__(THREADS, 2) comm_one_shot_kernel(const __grid_constant__ gpu_comm c, uint32_t op, const __grid_constant__ gpu_comm_slots p, int64_t n, float *out)
 {
     uint32_t epoch = op_begin(c, op);
     if (meet(c, 0, epoch)) {
@@ -139,7 +139,7 @@ GPU_FN int64_t per_member(int64_t n, int members)
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS) comm_two_shot_kernel(const __grid_constant__ gpu_comm c, uint32_t op, const __grid_constant__ gpu_comm_slots p, int64_t n)
+__global__ void __launch_bounds__(THREADS, 2) comm_two_shot_kernel(const __grid_constant__ gpu_comm c, uint32_t op, const __grid_constant__ gpu_comm_slots p, int64_t n)
 {
     uint32_t epoch = op_begin(c, op);
     if (meet(c, 0, epoch)) {
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(THREADS) comm_two_shot_kernel(const __grid_con
     op_end(c, epoch);
 }
 
-__global__ void __launch_bounds__(THREADS) comm_sum_kernel(const float *parts, int64_t stride, int32_t n_parts, int32_t me, const float *mine, uint64_t host_starts, int64_t n, float *out)
+__global__ void __launch_bounds__(THREADS, 2) comm_sum_kernel(const float *parts, int64_t stride, int32_t n_parts, int32_t me, const float *mine, uint64_t host_starts, int64_t n, float *out)
 {
     int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;
     if (4 * i >= n)
