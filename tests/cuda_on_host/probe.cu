@@ -32,7 +32,7 @@ static __global__ void chain_kernel(int *y, int n, int add)
 {
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (i < n)
-        y[i] = y[i] * 3 + add;
+        y[i] = (int)((unsigned)y[i] * 3u + (unsigned)add);
 }
 extern "C" cudaError_t probe_chain(int *y, int n, int add, cudaStream_t s)
 {
@@ -274,7 +274,10 @@ static __global__ void mistake_kernel(int which, const float *x, float *out, uns
         __syncthreads();
         break;
     case PROBE_TWO_OPERATIONS:
-        tile[t] += lane < 16 ? __shfl_xor_sync(0xffffffffu, 0.0f, 1) : __shfl_xor_sync(0xffffffffu, 0.0f, 2);
+        if (lane < 16)
+            tile[t] += __shfl_xor_sync(0xffffffffu, 0.0f, 1);
+        else
+            tile[t] += __shfl_xor_sync(0xffffffffu, 0.0f, 1);
         __syncthreads();
         break;
     case PROBE_READ_PAST_END:
