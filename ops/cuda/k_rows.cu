@@ -202,10 +202,9 @@ static __global__ void __launch_bounds__(PIECE_THREADS) embed_kernel(const gpu_s
     const int32_t row = (int32_t)blockIdx.x, i = piece_column();
     if (row >= step->n_rows)
         return;
-    const int32_t token = step->tokens[row];
-    const int64_t index = (int64_t)token - a.row_begin, place = (int64_t)step->positions[row] + a.position_offset;
+    const int64_t index = (int64_t)step->tokens[row] - a.row_begin, place = (int64_t)step->positions[row] + a.position_offset;
     row4 y = {{0.0f, 0.0f, 0.0f, 0.0f}};
-    if (token >= 0 && index >= 0 && index < a.w.rows)
+    if (index >= 0 && index < a.w.rows) /* a row from outside has token -1 */
         y = packed_load4(&a.w, (int32_t)index, i);
     const bool placed = a.positions.p != NULL && place < a.positions.rows;
     row4 p = {{0.0f, 0.0f, 0.0f, 0.0f}};
@@ -424,7 +423,7 @@ static __global__ void __launch_bounds__(PIECE_THREADS) gate_kernel(int32_t rows
         up = row_load4((const float *)row_at(&a.up, row), from, cols);
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        v.v[k] = from + k >= 0 && from + k < cols ? activate<ACTIVATION>(v.v[k]) * up.v[k] : 0.0f;
+        v.v[k] = activate<ACTIVATION>(v.v[k]) * up.v[k]; /* outside, zeros: every activation of 0 is 0 */
     row_put4(&a.y, row_at(&a.y, row), i, v);
 }
 
