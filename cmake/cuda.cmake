@@ -38,7 +38,7 @@ message(STATUS "CUDA ${CUDA_RELEASE} of ${CUDA_HOME}: sm ${CUDA_TEXT}, PTX ${CUD
 
 # -fmad=false: as with -ffp-contract=off on the CPU, the compiler fuses nothing by itself, so that two instances of a template (tiles of other sizes)
 # cannot round differently, and the emulation gives the same bits.  Fused multiply-adds are written out.
-set(CUDA_FLAGS -std=c++17 -O3 -lineinfo -fmad=false -Xptxas=-v --Wno-deprecated-gpu-targets
+set(CUDA_FLAGS -std=c++17 -O3 -lineinfo -fmad=false -Xptxas=-v -diag-suppress=128 --Wno-deprecated-gpu-targets
   -I${PROJECT_SOURCE_DIR} -I${PROJECT_BINARY_DIR}/generated
   -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter,-Wno-missing-field-initializers,-ffp-contract=off,-fno-strict-aliasing
   -Xcompiler=-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=

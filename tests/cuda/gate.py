@@ -176,8 +176,8 @@ def flight(code):
     for ins, counts in in_order(code):
         used = set()
         span = 4 if "MMA" in ins.op or re.search(r"\.128\b", ins.op) else 2 if re.search(r"\.64\b|WIDE", ins.op) else 1
-        for m in re.finditer(r"(?<!U)\bR(\d+)\b", ins.operands):
-            used.update(range(int(m[1]), int(m[1]) + span))
+        for m in re.finditer(r"(?<!U)\bR(\d+)\b(\.64|\.U32|[+\]])?", ins.operands):    # the latter: addresses
+            used.update(range(int(m[1]), int(m[1]) + (2 if m[2] == ".64" else 1 if m[2] else span)))
         for n in range(len(loads) - 1, -1, -1):
             if not used.isdisjoint(range(loads[n][0], loads[n][0] + loads[n][1])):
                 del loads[:n + 1]
