@@ -39,12 +39,11 @@ message(STATUS "CUDA ${CUDA_RELEASE} of ${CUDA_HOME}: sm ${CUDA_TEXT}, PTX ${CUD
 # -fmad=false: as with -ffp-contract=off on the CPU, the compiler fuses nothing by itself, so that two instances of a template (tiles of other sizes)
 # cannot round differently, and the emulation gives the same bits.  Fused multiply-adds are written out.
 set(CUDA_FLAGS -std=c++17 -O3 -lineinfo -fmad=false -Xptxas=-v -diag-suppress=128 --Wno-deprecated-gpu-targets
-  -I${PROJECT_SOURCE_DIR} -I${PROJECT_BINARY_DIR}/generated
+  -I${PROJECT_SOURCE_DIR}
   -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter,-Wno-missing-field-initializers,-ffp-contract=off,-fno-strict-aliasing
-  -Xcompiler=-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=
-  CACHE STRING "Flags of nvcc")
-mark_as_advanced(CUDA_FLAGS)
-# ccache would preprocess for the host, and so miss code under #if __CUDA_ARCH__; in "depend" mode it goes by the files that nvcc lists.
+  -Xcompiler=-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=)
+# ccache would preprocess for the host, and so miss code under #if __CUDA_ARCH__; in "depend" mode it goes by the files that nvcc lists.  No flag names the
+# build folder, so that presets share what is cached.
 set(CUDA_LAUNCHER)
 if(CMAKE_C_COMPILER_LAUNCHER MATCHES "ccache$")
   set(CUDA_LAUNCHER ${CMAKE_C_COMPILER_LAUNCHER})
