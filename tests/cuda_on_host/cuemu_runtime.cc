@@ -87,6 +87,7 @@ struct capture {
     bool open, broken;
 };
 struct cuemu_stream {
+    uint64_t number; /* in order of creation: a random order is the same at every run, where addresses are not */
     int device;
     std::deque<operation> queue;
     std::shared_ptr<capture> cap;
@@ -111,11 +112,13 @@ struct injection {
 static std::mutex lock;
 static std::condition_variable changed;
 static std::map<uintptr_t, allocation> memory;
+static std::map<uint64_t, cuemu_stream *> streams_made; /* by number */
 static std::set<cuemu_stream *> streams;
 static std::set<cuemu_event *> events;
 static std::set<cuemu_graph *> graphs;
 static std::set<cuemu_exec *> execs;
 static std::set<std::shared_ptr<capture>> captures;
+static std::mutex counting; /* of the two below: threads that watch others are counted too, while a kernel holds the lock */
 static std::map<std::string, uint64_t> calls;
 static std::map<const void *, size_t> allowed_smem;
 static std::vector<injection> injections;
@@ -171,6 +174,7 @@ static void set_one(const std::string &name, const std::string &v)
     } else if (name == "CUEMU_SMS") {
         multiprocessors = (int)number(v);
     } else if (name == "CUEMU_FAIL") {
+        std::lock_guard<std::mutex> count(counting);
         injections.clear();
         for (size_t at = 0; at < v.size();) {
             size_t end = v.find(',', at), colon = v.find(':', at);
@@ -224,13 +228,14 @@ void cuemu_set(const char *name, const char *value)
 
 uint64_t cuemu_calls(const char *name)
 {
-    std::lock_guard<std::mutex> hold(lock);
+    std::lock_guard<std::mutex> count(counting);
     auto at = calls.find(name);
     return at != calls.end() ? at->second : 0;
 }
 
 static bool injected(const char *name, int *code)
 {
+    std::lock_guard<std::mutex> count(counting);
     calls[name]++;
     bool fails = false;
     for (injection &i : injections)
@@ -244,8 +249,11 @@ static bool injected(const char *name, int *code)
 
 bool cuemu_injected(const char *name, int *code)
 {
-    std::lock_guard<std::mutex> hold(lock);
-    start();
+    static std::once_flag once;
+    std::call_once(once, [] {
+        std::lock_guard<std::mutex> hold(lock);
+        start();
+    });
     return injected(name, code);
 }
 
@@ -751,7 +759,7 @@ static std::vector<cuemu_stream *> with_work(int device)
     std::vector<cuemu_stream *> r;
     if (!devices[device].null_stream.queue.empty())
         r.push_back(&devices[device].null_stream);
-    for (cuemu_stream *s : streams)
+    for (const auto &[number, s] : streams_made)
         if (s->device == device && !s->queue.empty())
             r.push_back(s);
     return r;
@@ -825,9 +833,12 @@ void cuemu_stream_call(void *stream, void (*fn)(void *), void *arg, void (*free_
 
 static cudaError_t stream_make(cudaStream_t *out)
 {
+    static uint64_t made;
     cuemu_stream *s = new cuemu_stream();
+    s->number = ++made;
     s->device = this_device;
     streams.insert(s);
+    streams_made[s->number] = s;
     *out = (cudaStream_t)s;
     return cudaSuccess;
 }
@@ -871,6 +882,7 @@ API cudaStreamDestroy(cudaStream_t stream)
         if (e->state->stream == s)
             e->state->stream = NULL;
     streams.erase(s);
+    streams_made.erase(s->number);
     delete s;
     return cudaSuccess;
 }
@@ -1289,7 +1301,7 @@ cudaError_t cuemu_launch_kernel(const cuemu_launch *l, cudaStream_t stream)
     int device = s->device;
     return submit(hold, s, {[copy, args, device] {
                                 int code = cudaErrorLaunchFailure;
-                                calls[std::string("kernel:") + copy.name]++;
+                                (void)injected((std::string("kernel:") + copy.name).c_str(), &code);
                                 if (injected("kernel", &code)) {
                                     devices[device].sticky = (cudaError_t)code;
                                     return;
