@@ -28,11 +28,11 @@ import pathlib
 import queue
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EQUIVALENT = pathlib.Path(__file__).with_name("mutate_equivalent.txt")
@@ -207,10 +207,12 @@ class Tree:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
 
-    def run(self, command, limit, env=None):
-        """(exit status or None, output)"""
+    @staticmethod
+    def run(folder, command, limit, env=None, cpu=None):
+        """(exit status or None, output); cpu: seconds of the processor each process may use, which does not depend on what else runs here"""
         p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-                             env={**os.environ, "CCACHE_BASEDIR": str(self.folder), "CCACHE_NOHASHDIR": "1", **(env or {})})
+                             preexec_fn=None if cpu is None else lambda: resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu)),
+                             env={**os.environ, "CCACHE_BASEDIR": str(folder), "CCACHE_NOHASHDIR": "1", **(env or {})})
         try:
             text, _ = p.communicate(timeout=limit)
             return p.returncode, text
@@ -224,20 +226,22 @@ class Tree:
     def build(self, kind, tests):
         build = self.folder / kind
         if not (build / "build.ninja").exists():
-            status, text = self.run(["cmake", "-G", "Ninja", "-S", self.folder / "src", "-B", build, "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+            status, text = self.run(self.folder, ["cmake", "-G", "Ninja", "-S", self.folder / "src", "-B", build, "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
                                      "-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O1 -g -w", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g -w", "-DWITH_CUDA=on",
                                      *(["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []),
                                      f"-DSANITIZE={SANITIZE[kind]}", f"-DCUDA_HOME={self.options.cuda_home}"], 600)
             if status != 0:
                 sys.exit(f"cmake in {build}: {text}")
-        return self.run(["ninja", "-C", build, "-j1", *tests], 3600)
+        return self.run(self.folder, ["ninja", "-C", build, "-j1", *tests], 3600)
 
     def test(self, kind, env, name):
-        """True: passed. The first time (nothing broken) says how long it may take."""
-        limit = self.slow.get((kind, name), 1200)
-        start = time.monotonic()
-        status, text = self.run(["ctest", "--test-dir", self.folder / kind, "-R", f"^{name}$", "--no-tests=error", "--output-on-failure"], limit, env)
-        return status == 0, time.monotonic() - start, text
+        """(passed, seconds of the processor, output). The first time (nothing broken) says how long it may take."""
+        cpu = self.slow.get((kind, name), 600)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        status, text = self.run(self.folder, ["ctest", "--test-dir", self.folder / kind, "-R", f"^{name}$", "--no-tests=error", "--output-on-failure"],
+                                60 + 40 * cpu, env, cpu)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return status == 0, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, text
 
     def baseline(self, mutants):
         """Everything unbroken passes; how long each test takes."""
@@ -250,7 +254,7 @@ class Tree:
                 ok, seconds, text = self.test(kind, {}, name)
                 if not ok:
                     sys.exit(f"{name} ({kind}) fails unbroken: {text[-3000:]}")
-                self.slow[kind, name] = 20 + 8 * seconds
+                self.slow[kind, name] = int(10 + 5 * seconds)
 
     def attempt(self, m):
         """(verdict, how): caught, invalid or missed."""
