@@ -1,7 +1,8 @@
 /* ops/cuda/k_attention.cu - ragged causal attention over the paged cache (arXiv:2309.06180) with an online softmax (arXiv:1805.02867).
  *
- * Three kernels: two that attend (one of them for a given cache type and head width, never by the number of rows), and one that merges and writes y.
- * Work comes as a list of pieces (attention_list.c): up to 64 rows of one sequence against some chunks of 256 positions, to be done for each KV head by
+ * Kernels that attend (the tensor cores' or the plain one: the cache's type and the head's width say which, never the number of rows) and one that merges
+ * and writes y.
+ * Work comes as a list of pieces (attention_list.c): up to 128 rows of one sequence against some chunks of 256 positions, to be done for each KV head by
  * one block.  Queries of a piece are numbered row by row: query i is row i / G, head i % G of the G that share the KV head, so that decoding
  * (one row) fills a tensor core's 16 rows with heads, and a prompt with rows and heads.
  *
@@ -15,13 +16,16 @@
  * order, and the rounded p, of o, and needs no sum across lanes.
  * (One exception, in the values: infinities and NaN that a later token of the same sequence wrote meet p = 0 where they share a tile, and 0 inf is NaN.)
  *
- * Two shapes of a block of four warps.  Both do the above operation for operation, so the number of queries may choose:
- *   tall  64 queries (32 with 256 dimensions): a warp has 16 of them, S and P stay in its registers (arXiv:2307.08691)
- *   flat  16 queries: warp w takes positions 16 w ... of the tile for S, dimensions D w / 4 ... of o; P passes through shared memory
- * Prompts are bound by the tensor cores, decoding by the cache's bytes: per SM of an H100 25 bytes a ns arrive, so a chunk of 128 KiB takes 5 us of
- * which four warps compute under 1 us.  Keys and values come by cp.async in a ring of four tiles (three on their way: 51 KiB a block at 128
- * dimensions of 16 bits, two blocks an SM; some 20 KiB hide the latency), in 16-byte pieces of whole contiguous blocks.  One barrier a tile: it says
- * both that the tile is there and that the one before is done with.
+ * Two shapes of a block, a kernel each.  Both do the above operation for operation, so the number of queries may choose:
+ *   tall  128 queries, eight warps: a warp has 16 of them, S and P stay in its registers (arXiv:2307.08691), the chunks so far lie in shared memory.
+ *         (256 dimensions: 32 queries, four warps for each 16.)
+ *   flat  16 queries, four warps: warp w takes positions 16 w ... of the tile for S, dimensions D w / 4 ... of o; P passes through shared memory
+ * Prompts are bound by the tensor cores, and by shared memory that feeds them: 16 queries a warp read all keys and values, so some two thirds of
+ * mma.sync's rate is the most (by arithmetic, not measured); 128 queries a block keep L2 out of the way.  Decoding is bound by the cache's bytes: per SM of an
+ * H100 25 bytes a ns arrive, so a chunk of 64 KiB of keys and as much of values takes 5 us of which four warps compute under 1 us.  Keys and
+ * values come by cp.async in a ring of four tiles (three at 128 dimensions, so that three flat blocks share an SM: 34 KiB each on their way, where some 20 KiB
+ * an SM hide the latency), in 16-byte pieces of whole contiguous blocks.  One barrier a tile: it says both that the tile is there and that the one
+ * before is done with.
  *
  * q and p are rounded to the cache's type (q8: f16, into which codes times scales are expanded tile by tile, so that it shares the path). */
 #include "ops/cuda/gpu.cuh"
@@ -359,106 +363,106 @@ template <int KV, int D, int WM, int WN> GPU_FN void attend_tiles(const attend_a
             const bool busy = WN > 1 || (wm * 16 < it.n && tile * TOKENS <= warp_last && (tile + 1) * TOKENS > warp_lo);
             uint32_t p[NS / 2][4]; /* the products' A operand: 16 positions each */
             if (busy) {
-            float s[NS][4];
+                float s[NS][4];
 #pragma unroll
-            for (int n = 0; n < NS; n++)
+                for (int n = 0; n < NS; n++)
 #pragma unroll
-                for (int k = 0; k < 4; k++)
-                    s[n][k] = 0.0f;
-            const char *q_row = q_at + ((wm * 16 + lane % 16) * shape::PITCH + lane / 16 * 8) * 2;
-            const char *k_row = keys + ((wn * NS * 8 + lane / 16 * 8 + lane % 8) * shape::PITCH + lane / 8 % 2 * 8) * 2;
+                    for (int k = 0; k < 4; k++)
+                        s[n][k] = 0.0f;
+                const char *q_row = q_at + ((wm * 16 + lane % 16) * shape::PITCH + lane / 16 * 8) * 2;
+                const char *k_row = keys + ((wn * NS * 8 + lane / 16 * 8 + lane % 8) * shape::PITCH + lane / 8 % 2 * 8) * 2;
 #pragma unroll
-            for (int d = 0; d < D; d += 16) {
-                uint32_t qa[4], kb[4];
-                gpu_ldmatrix_x4(qa, q_row + d * 2);
+                for (int d = 0; d < D; d += 16) {
+                    uint32_t qa[4], kb[4];
+                    gpu_ldmatrix_x4(qa, q_row + d * 2);
 #pragma unroll
-                for (int n = 0; n < NS; n += 2) {
-                    gpu_ldmatrix_x4(kb, k_row + (n * 8 * shape::PITCH + d) * 2);
-                    attend_mma<KV>(s[n], qa, kb[0], kb[1]);
-                    attend_mma<KV>(s[n + 1], qa, kb[2], kb[3]);
+                    for (int n = 0; n < NS; n += 2) {
+                        gpu_ldmatrix_x4(kb, k_row + (n * 8 * shape::PITCH + d) * 2);
+                        attend_mma<KV>(s[n], qa, kb[0], kb[1]);
+                        attend_mma<KV>(s[n + 1], qa, kb[2], kb[3]);
+                    }
                 }
-            }
-            /* scores, and which of them count */
-            const int32_t column = tile * TOKENS + wn * NS * 8 + 2 * t;
-            if (a.capped) {
+                /* scores, and which of them count */
+                const int32_t column = tile * TOKENS + wn * NS * 8 + 2 * t;
+                if (a.capped) {
 #pragma unroll
-                for (int n = 0; n < NS; n++)
+                    for (int n = 0; n < NS; n++)
 #pragma unroll
-                    for (int k = 0; k < 4; k++)
-                        s[n][k] = attend_capped(a, s[n][k]);
-            } else {
+                        for (int k = 0; k < 4; k++)
+                            s[n][k] = attend_capped(a, s[n][k]);
+                } else {
 #pragma unroll
-                for (int n = 0; n < NS; n++)
+                    for (int n = 0; n < NS; n++)
 #pragma unroll
-                    for (int k = 0; k < 4; k++)
-                        s[n][k] = attend_plainly(a, s[n][k]);
-            }
-            if (a.slopes != nullptr) {
-#pragma unroll
-                for (int n = 0; n < NS; n++)
-#pragma unroll
-                    for (int k = 0; k < 4; k++)
-                        s[n][k] = attend_biased(s[n][k], slope[k / 2], at[k / 2] - (column + n * 8 + k % 2));
-            }
-            if (tile * TOKENS < all_lo || (tile + 1) * TOKENS > all_hi) {
-#pragma unroll
-                for (int n = 0; n < NS; n++)
-#pragma unroll
-                    for (int k = 0; k < 4; k++)
-                        s[n][k] = (uint32_t)(at[k / 2] - (column + n * 8 + k % 2)) < reach ? s[n][k] : BELOW;
-            }
-            float top[2] = {BELOW, BELOW};
-#pragma unroll
-            for (int n = 0; n < NS; n++)
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-                    top[k / 2] = fmaxf(top[k / 2], s[n][k]);
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
-                top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-            }
-            if constexpr (WN > 1) {
-                if (t == 0) {
-                    max_at[wn * 16 * WM + wm * 16 + g] = top[0];
-                    max_at[wn * 16 * WM + wm * 16 + g + 8] = top[1];
+                        for (int k = 0; k < 4; k++)
+                            s[n][k] = attend_plainly(a, s[n][k]);
                 }
-                __syncthreads();
+                if (a.slopes != nullptr) {
 #pragma unroll
-                for (int w = 0; w < WN; w++) {
-                    top[0] = fmaxf(top[0], max_at[w * 16 * WM + wm * 16 + g]);
-                    top[1] = fmaxf(top[1], max_at[w * 16 * WM + wm * 16 + g + 8]);
+                    for (int n = 0; n < NS; n++)
+#pragma unroll
+                        for (int k = 0; k < 4; k++)
+                            s[n][k] = attend_biased(s[n][k], slope[k / 2], at[k / 2] - (column + n * 8 + k % 2));
                 }
-            }
-            float scale[2], base[2];
+                if (tile * TOKENS < all_lo || (tile + 1) * TOKENS > all_hi) {
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const float max = fmaxf(m[h], top[h]);
-                base[h] = max == BELOW ? 0.0f : max; /* nothing seen yet: 2^(-inf - 0) = 0 */
-                scale[h] = gpu_exp2(gpu_add(m[h], -base[h]));
-                m[h] = max;
-            }
+                    for (int n = 0; n < NS; n++)
 #pragma unroll
-            for (int n = 0; n < NS; n++) {
-#pragma unroll
-                for (int h = 0; h < 2; h++)
-                    p[n / 2][n % 2 * 2 + h] = attend_pack<KV>(gpu_exp2(gpu_add(s[n][2 * h], -base[h])), gpu_exp2(gpu_add(s[n][2 * h + 1], -base[h])));
-            }
-            if constexpr (WN > 1) {
+                        for (int k = 0; k < 4; k++)
+                            s[n][k] = (uint32_t)(at[k / 2] - (column + n * 8 + k % 2)) < reach ? s[n][k] : BELOW;
+                }
+                float top[2] = {BELOW, BELOW};
 #pragma unroll
                 for (int n = 0; n < NS; n++)
+#pragma unroll
+                    for (int k = 0; k < 4; k++)
+                        top[k / 2] = fmaxf(top[k / 2], s[n][k]);
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
+                    top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
+                }
+                if constexpr (WN > 1) {
+                    if (t == 0) {
+                        max_at[wn * 16 * WM + wm * 16 + g] = top[0];
+                        max_at[wn * 16 * WM + wm * 16 + g + 8] = top[1];
+                    }
+                    __syncthreads();
+#pragma unroll
+                    for (int w = 0; w < WN; w++) {
+                        top[0] = fmaxf(top[0], max_at[w * 16 * WM + wm * 16 + g]);
+                        top[1] = fmaxf(top[1], max_at[w * 16 * WM + wm * 16 + g + 8]);
+                    }
+                }
+                float scale[2], base[2];
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    const float max = fmaxf(m[h], top[h]);
+                    base[h] = max == BELOW ? 0.0f : max; /* nothing seen yet: 2^(-inf - 0) = 0 */
+                    scale[h] = gpu_exp2(gpu_add(m[h], -base[h]));
+                    m[h] = max;
+                }
+#pragma unroll
+                for (int n = 0; n < NS; n++) {
 #pragma unroll
                     for (int h = 0; h < 2; h++)
-                        *(uint32_t *)(p_at + ((wm * 16 + g + 8 * h) * shape::P_PITCH + (wn * NS + n) * 8 + 2 * t) * 2) = p[n / 2][n % 2 * 2 + h];
-            }
+                        p[n / 2][n % 2 * 2 + h] = attend_pack<KV>(gpu_exp2(gpu_add(s[n][2 * h], -base[h])), gpu_exp2(gpu_add(s[n][2 * h + 1], -base[h])));
+                }
+                if constexpr (WN > 1) {
 #pragma unroll
-            for (int n = 0; n < NO; n++)
+                    for (int n = 0; n < NS; n++)
+#pragma unroll
+                        for (int h = 0; h < 2; h++)
+                            *(uint32_t *)(p_at + ((wm * 16 + g + 8 * h) * shape::P_PITCH + (wn * NS + n) * 8 + 2 * t) * 2) = p[n / 2][n % 2 * 2 + h];
+                }
+#pragma unroll
+                for (int n = 0; n < NO; n++)
+#pragma unroll
+                    for (int k = 0; k < 4; k++)
+                        o[n][k] = gpu_mul(o[n][k], scale[k / 2]);
 #pragma unroll
                 for (int k = 0; k < 4; k++)
-                    o[n][k] = gpu_mul(o[n][k], scale[k / 2]);
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                sum[k] = gpu_mul(sum[k], scale[k / 2]);
+                    sum[k] = gpu_mul(sum[k], scale[k / 2]);
             }
             /* o += P V, 32 positions at a time */
             const char *values = take();
