@@ -87,6 +87,11 @@ static status come_together(comm_group *g, const comm_device_spec *spec, comm_de
     }
     if (st == ST_OK) {
         st = ops->start(*out, blobs);
+        if (st != ST_OK && st != ST_UNSUPPORTED && st != ST_ABORTED) { /* the others wait for this rank inside */
+            char text[512];
+            snprintf(text, sizeof(text), "%s", status_message());
+            st = world_break(g->w, st, g->w->rank, "%s", text);
+        }
         st = gather_cards(g, st, blob, blobs);
     }
     free(blobs);

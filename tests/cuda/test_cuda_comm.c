@@ -474,7 +474,7 @@ static int fail(comm_world *w, int argc, char **argv)
             _exit(0);
         }
         if (me == 1 && round == 5 && f == STAYS_AWAY) {
-            nap_us(8000000);
+            nap_us(4000000);
             _exit(0);
         }
         if (me == 1 && round == 5 && f == ABORTS) {

@@ -24,7 +24,7 @@
 
 #include "tests/cuda_on_host/cuemu_api.h"
 
-#define MAGIC 0x6e63636cu
+#define CONFIG_MAGIC 0xcafebeefu /* of an ncclConfig_t; its name is not in every release's header */
 #define MAX_RANKS 16
 #define CHUNK 16384
 #define MAX_OPS 256 /* in one group */
@@ -54,6 +54,10 @@ struct ncclComm {
     atomic_int error;     /* ncclResult_t */
     atomic_int running;   /* operations under way */
 };
+
+/* The header's own have no prototype. */
+ncclResult_t ncclGroupStart(void);
+ncclResult_t ncclGroupEnd(void);
 
 static size_t segment_bytes(int n)
 {
@@ -456,7 +460,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int n, ncclUniqueId id, int
 {
     *out = NULL;
     INJECT();
-    if (n < 1 || n > MAX_RANKS || rank < 0 || rank >= n || (config != NULL && config->magic != NCCL_API_MAGIC))
+    if (n < 1 || n > MAX_RANKS || rank < 0 || rank >= n || (config != NULL && config->magic != CONFIG_MAGIC))
         return ncclInvalidArgument;
     ncclComm_t c = calloc(1, sizeof(*c));
     if (c == NULL)

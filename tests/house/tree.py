@@ -18,6 +18,7 @@ MAY_INCLUDE = {
     "comm_step": {"base"},
     "comm_wire": {"base"},
     "comm_data": {"base"},
+    "comm_nccl": {"comm_data", "ops", "base"},
     "worker": {"shard", "shard_plan", "shard_text", "ops", "comm_step", "comm_data", "base"},
     "coord_sched": {"shard_plan", "comm_step", "base"},
     "coord_gateway": {"shard_text", "comm_wire", "base"},
@@ -27,7 +28,7 @@ MAY_INCLUDE = {
 # A file belongs to the target of the first pattern its path matches.
 TARGETS = [
     (r"base/", "base"), (r"ops/", "ops"), (r"shard/plan/", "shard_plan"), (r"shard/text/", "shard_text"), (r"shard/", "shard"),
-    (r"comm/step", "comm_step"), (r"comm/wire/", "comm_wire"), (r"comm/", "comm_data"), (r"worker/", "worker"),
+    (r"comm/step", "comm_step"), (r"comm/wire/", "comm_wire"), (r"comm/nccl/", "comm_nccl"), (r"comm/", "comm_data"), (r"worker/", "worker"),
     (r"coordinator/sched", "coord_sched"), (r"coordinator/gateway", "coord_gateway"), (r"coordinator/", "coordinator"), (r"tests/", "tests"),
 ]
 # Foreign headers that stay inside one folder.
