@@ -103,11 +103,12 @@ def read_ptxas(text):
     return out
 
 
-Instruction = collections.namedtuple("Instruction", "address op operands")
+# scoreboard: which of six counters says that the result is there (7: none).  wait: a bit for each counter that must be at rest before the instruction.
+Instruction = collections.namedtuple("Instruction", "address op operands scoreboard wait")
 
 
 def read_sass(text):
-    """(mangled name, arch) -> instructions."""
+    """(mangled name, arch) -> instructions.  The second half of each encoding, on a line of its own, holds the scoreboards (since Volta)."""
     out, arch, code = {}, None, None
     for line in text.split("\n"):
         if m := re.match(r"\s*code for sm_(\d+)", line):
@@ -115,7 +116,10 @@ def read_sass(text):
         elif m := re.match(r"\s*Function : (\S+)", line):
             code = out.setdefault((m[1], arch), [])
         elif code is not None and (m := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);", line)):
-            code.append(Instruction(int(m[1], 16), m[2], m[3].strip()))
+            code.append(Instruction(int(m[1], 16), m[2], m[3].strip(), 7, 0))
+        elif code and (m := re.match(r"\s+/\* 0x([0-9a-f]{16}) \*/$", line)):
+            control = int(m[1], 16) >> 41
+            code[-1] = code[-1]._replace(scoreboard=control >> 5 & 7, wait=control >> 11 & 63)
     return out
 
 
@@ -168,25 +172,17 @@ def in_order(code):
 def flight(code):
     """Most bytes of global loads that one thread has under way at once, in its loops if it has any.
 
-    Loads to registers are under way from their issue until an instruction names a register they fill; by then the ones issued before it have
-    arrived too (loads return in order).  cp.async: until the wait (DEPBAR.LE SB0, n) that leaves only the n youngest groups.  Branches are read as not
-    taken.  An estimate by reading, good to a factor that matters little beside the one it is to show: 1 load or 8.
+    A load to registers is under way from its issue until an instruction waits for the scoreboard it counts on (all loads on that one have then
+    arrived).  cp.async: until the wait (DEPBAR.LE SB0, n) that leaves only the n youngest groups.  Branches are read as not taken; whether a load
+    meets memory or a cache cannot be read.
     """
-    loads, open_group, groups, most = [], 0, [], 0      # loads: (first register, registers, bytes)
+    loads, open_group, groups, most = [], 0, [], 0      # loads: (scoreboard, bytes)
     for ins, counts in in_order(code):
-        used = set()
-        span = 4 if "MMA" in ins.op or re.search(r"\.128\b", ins.op) else 2 if re.search(r"\.64\b|WIDE", ins.op) else 1
-        for m in re.finditer(r"(?<!U)\bR(\d+)\b(\.64|\.U32|[+\]])?", ins.operands):    # the latter: addresses
-            used.update(range(int(m[1]), int(m[1]) + (2 if m[2] == ".64" else 1 if m[2] else span)))
-        for n in range(len(loads) - 1, -1, -1):
-            if not used.isdisjoint(range(loads[n][0], loads[n][0] + loads[n][1])):
-                del loads[:n + 1]
-                break
+        loads = [w for w in loads if not ins.wait >> w[0] & 1]
         if ins.op.startswith("LDGSTS"):
             open_group += width(ins.op)
         elif ins.op.startswith("LDG."):
-            if m := re.match(r"(?:P\w+, )?R(\d+)\b", ins.operands):
-                loads.append((int(m[1]), max(1, width(ins.op) // 4), width(ins.op)))
+            loads.append((ins.scoreboard, width(ins.op)))
         elif ins.op == "LDGDEPBAR":
             groups.append(open_group)
             open_group = 0
@@ -194,7 +190,7 @@ def flight(code):
             left = int(m[1], 16)
             groups = groups[len(groups) - left:] if 0 < left <= len(groups) else groups if left else []
         if counts:
-            most = max(most, open_group + sum(groups) + sum(b for _, _, b in loads))
+            most = max(most, open_group + sum(groups) + sum(b for _, b in loads))
     return most
 
 
@@ -212,7 +208,7 @@ def read_promises(path):
             raise Gate(f"{path}:{number}: wants: kernel  threads  dynamic shared bytes  [promises], two blanks apart")
         words = fields[3].split() if len(fields) == 4 else []
         for w in words:
-            if not re.fullmatch(r"stream|tensor|async|dp4a|flight|f64|blocks=\d+", w):
+            if not re.fullmatch(r"stream|tensor|async|dp4a|flight|shown|f64|blocks=\d+", w):
                 raise Gate(f"{path}:{number}: no such promise: {w}")
         out.append(Promise(fields[0], None if fields[1] == "-" else int(fields[1]), int(fields[2]), words, number))
     return out
@@ -310,7 +306,7 @@ def little(table, promises):
     for source, kernels in table.items():
         for name, arches in kernels.items():
             promise = match(promises, name)
-            if promise and "flight" in promise.words:
+            if promise and {"flight", "shown"} & set(promise.words):
                 for arch, row in arches.items():
                     for chip in (c for c in CHIPS if f"sm_{c.arch}" == arch):
                         yield (f"  {source} {name} {chip.name}: {row['blocks']} x {row['threads']} x {row['flight']} = {in_flight(row)} B, "

@@ -8,6 +8,7 @@ import copy
 import io
 import itertools
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -41,12 +42,16 @@ BOUNDS = """arch = sm_90
 
 
 def sass(*lines):
-    """Machine code as cuobjdump prints it."""
-    body = "".join(f"        /*{16 * i:04x}*/                   {line} ;    /* 0x0 */\n                                   /* 0x1 */\n" for i, line in enumerate(lines))
+    """Machine code as cuobjdump prints it.  A line may end in #wN (its result counts on scoreboard N) and #qN (it waits for scoreboard N)."""
+    body = ""
+    for i, line in enumerate(lines):
+        control = int(m[1]) << 5 if (m := re.search(r"#w(\d)", line)) else 7 << 5
+        control |= 1 << 11 + int(m[1]) if (m := re.search(r"#q(\d)", line)) else 0
+        body += f"        /*{16 * i:04x}*/                   {line.split(' #')[0]} ;    /* 0x{0:016x} */\n{'':40}/* 0x{control << 41:016x} */\n"
     return gate.read_sass("\tcode for sm_90\n\t\tFunction : f\n" + body)["f", 90]
 
 
-STREAM = sass("LDG.E.128.CONSTANT R4, desc[UR4][R2.64]", "LDG.E.128 R8, desc[UR4][R2.64+0x10]", "FADD R4, R4, R8", "STG.E desc[UR4][R2.64], R4", "EXIT")
+STREAM = sass("LDG.E.128.CONSTANT R4, desc[UR4][R2.64] #w0", "LDG.E.128 R8, desc[UR4][R2.64+0x10] #w1", "FADD R4, R4, R8 #q0", "STG.E desc[UR4][R2.64], R4", "EXIT")
 
 
 class Reading(unittest.TestCase):
@@ -70,13 +75,17 @@ class Reading(unittest.TestCase):
 
     def test_flight_of_registers(self):
         self.assertEqual(gate.flight(STREAM), 32)
-        one_by_one = sass("LDG.E.128 R4, [R2.64]", "FADD R9, R9, R5", "LDG.E.128 R4, [R2.64+0x10]", "FADD R9, R9, R6", "EXIT")
+        one_by_one = sass("LDG.E.128 R4, [R2.64] #w0", "FADD R9, R9, R5 #q0", "LDG.E.128 R4, [R2.64+0x10] #w0", "FADD R9, R9, R6 #q0", "EXIT")
         self.assertEqual(gate.flight(one_by_one), 16)
+        # Waiting for a load that a cache answers does not wait for others on another scoreboard, but for all on its own.
+        mixed = ["LDG.E.128 R4, [R2.64] #w0", "LDG.E R8, [R2.64] #w{}", "FADD R9, R9, R8 #q{}", "LDG.E.128 R12, [R2.64] #w2", "EXIT"]
+        self.assertEqual(gate.flight(sass(*(line.format(1) for line in mixed))), 32)
+        self.assertEqual(gate.flight(sass(*(line.format(0) for line in mixed))), 20)
 
     def test_flight_counts_loops_steady_state(self):
         # Eight loads before the loop, of what stays; one in the loop, used the next time round (a prefetch).
-        prologue = [f"LDG.E.128 R{40 + 4 * i}, [R2.64]" for i in range(8)] + [f"FADD R9, R9, R{40 + 4 * i}" for i in range(8)]
-        loop = ["MOV R20, R4", "LDG.E.128 R4, [R2.64]", "FADD R9, R20, R9", "@P0 BRA 0x100"]
+        prologue = [f"LDG.E.128 R{40 + 4 * i}, [R2.64] #w0" for i in range(8)] + ["FADD R9, R9, R40 #q0"]
+        loop = ["MOV R20, R4 #q1", "LDG.E.128 R4, [R2.64] #w1", "FADD R9, R20, R9", "BRA 0x90"]
         self.assertEqual(gate.flight(sass(*prologue, *loop, "EXIT")), 16)
 
     def test_flight_of_cp_async(self):
