@@ -40,7 +40,7 @@ status comm_choice_parse(const char *text, comm_choice *out)
         else
             at = size_parse(at + strlen(one), first ? &c.one_shot : &c.two_shot);
         if (at == NULL || (*at != ',' && *at != '\0'))
-            return FAIL(ST_INVALID, "\"%s\": sizes of collectives are given as one-shot=256K,two-shot=8M (`trireme bench comm` prints this machine's)", text);
+            return FAIL(ST_INVALID, "\"%s\": sizes of collectives are given as one-shot=256K,two-shot=8M", text);
         at += *at == ',';
     }
     *out = c;

@@ -28,7 +28,7 @@ typedef struct comm_choice {
 /* "one-shot=256K,two-shot=8M" (K, M, G: powers of 1024; "max": all sizes); a part that is missing keeps what *out held. */
 status comm_choice_parse(const char *text, comm_choice *out);
 void comm_choice_print(const comm_choice *c, char *out, size_t bytes);
-/* Figures of others' machines until `trireme bench comm` has measured this one. */
+/* Guesses from what others report of their machines: measured nowhere yet. */
 comm_choice comm_choice_default(int n_members);
 
 typedef struct comm_device comm_device; /* the table's own part of a group */
