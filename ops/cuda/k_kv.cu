@@ -56,7 +56,7 @@ GPU_FN void store_head(const gpu_kv *kv, const float *x, char *codes, uint16_t *
     const int32_t lane = (int32_t)threadIdx.x & 31, e = kv->padded;
     for (int32_t d0 = 0; d0 < e; d0 += 128) { /* all lanes go round alike: they exchange the groups' maxima */
         const int32_t d = d0 + 4 * lane;
-        const row4 v = row_load4(x, d, e);
+        const row4 v = row_load4<true>(x, d, e);
         float amax = 0.0f;
         if (kv->type == OPS_KV_Q8) {
 #pragma unroll
@@ -94,8 +94,8 @@ GPU_FN void store_head(const gpu_kv *kv, const float *x, char *codes, uint16_t *
     }
 }
 
-/* x [head_dim] of the warp, lane's fours its own: x = norm(x) * weight; FULL_RMS: x * inverse * weight. */
-GPU_FN void norm_head(int32_t kind, float *x, int32_t head_dim, float eps, const float *weight, float inverse, float sum, float square)
+/* x [padded] of the warp, lane's fours its own, zeros from head_dim on: x = norm(x) * weight; FULL_RMS: x * inverse * weight. */
+GPU_FN void norm_head(int32_t kind, float *x, int32_t head_dim, int32_t padded, float eps, const float *weight, float inverse, float sum, float square)
 {
     const int32_t lane = (int32_t)threadIdx.x & 31;
     float mean = 0.0f;
@@ -103,7 +103,7 @@ GPU_FN void norm_head(int32_t kind, float *x, int32_t head_dim, float eps, const
         mean = gpu_warp_sum(sum) / (float)head_dim;
         square = 0.0f;
         for (int32_t d = 4 * lane; d < head_dim; d += 128) {
-            const row4 v = row_load4(x, d, head_dim);
+            const row4 v = row_load4<true>(x, d, padded);
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 const float distance = d + k < head_dim ? v.v[k] - mean : 0.0f;
@@ -114,13 +114,13 @@ GPU_FN void norm_head(int32_t kind, float *x, int32_t head_dim, float eps, const
     if (kind != OPS_QK_FULL_RMS)
         inverse = 1.0f / sqrtf(gpu_warp_sum(square) / (float)head_dim + eps);
     for (int32_t d = 4 * lane; d < head_dim; d += 128) {
-        row4 v = row_load4(x, d, head_dim), w = {{1.0f, 1.0f, 1.0f, 1.0f}};
+        row4 v = row_load4<true>(x, d, padded), w = {{1.0f, 1.0f, 1.0f, 1.0f}};
         if (weight != NULL)
             w = row_load4(weight, d, head_dim);
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            v.v[k] = (v.v[k] - mean) * inverse * w.v[k];
-        row_store4(x, d, head_dim, v);
+            v.v[k] = d + k < head_dim ? (v.v[k] - mean) * inverse * w.v[k] : 0.0f;
+        row_store4<true>(x, d, padded, v);
     }
 }
 
@@ -164,7 +164,7 @@ static __global__ void __launch_bounds__(32 * HEAD_WARPS) qkv_kernel(const gpu_s
             sum += v.v[k];
             square = gpu_fma(v.v[k], v.v[k], square);
         }
-        row_store4(x, d, e, v);
+        row_store4<true>(x, d, e, v);
     }
     if (a.norm != OPS_QK_NONE && !is_v) {
         const float *weight = is_q ? a.q_weight : a.k_weight;
@@ -173,7 +173,7 @@ static __global__ void __launch_bounds__(32 * HEAD_WARPS) qkv_kernel(const gpu_s
             inverse = 1.0f / sqrtf((is_q ? a.q_sumsq[row] : a.k_sumsq[row]) / (float)(is_q ? a.q_total : a.k_total) + a.eps);
         if (weight != NULL)
             weight += (int64_t)h * (is_q ? a.q_step : a.k_step);
-        norm_head(a.norm, x, hd, a.eps, weight, inverse, sum, square);
+        norm_head(a.norm, x, hd, e, a.eps, weight, inverse, sum, square);
     }
     __syncwarp();
     if (a.rope >= 0 && !is_v) {
@@ -183,7 +183,7 @@ static __global__ void __launch_bounds__(32 * HEAD_WARPS) qkv_kernel(const gpu_s
     }
     if (is_q) {
         for (int32_t d = 4 * lane; d < hd; d += 128)
-            row_store4(from, d, hd, row_load4(x, d, hd));
+            row_store4(from, d, hd, row_load4<true>(x, d, e));
         return;
     }
     const int32_t slot = position % OPS_KV_BLOCK;

@@ -228,11 +228,11 @@ cudaError_t k_embed(const gpu_step *step, int32_t rows, const gpu_embed *a, cuda
 
 /* ---- norm ---- */
 
-#define NORM_MAX_COLS 24576
+#define NORM_MAX_COLS 20480
 
 /* v = norm(v) * weight + bias along a row of n columns, thread t having columns 4 (t + j blockDim) .. + 3 in v[j]; zeros past the end before and after.
  * RMS: v / sqrt(mean(v^2) + eps); LAYER: mean and variance in two passes.  turn: see row_block_sum. */
-template <int V>
+template <int V, bool ALIGNED>
 GPU_FN void normalise(int32_t kind, row4 (&v)[V], int32_t n, float eps, const float *weight, const float *bias, float *red, int &turn)
 {
     float mean = 0.0f, sum = 0.0f;
@@ -260,9 +260,9 @@ GPU_FN void normalise(int32_t kind, row4 (&v)[V], int32_t n, float eps, const fl
         const int32_t i = 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x);
         row4 w, b;
         if (weight != NULL)
-            w = row_load4(weight, i, n);
+            w = row_load4<ALIGNED>(weight, i, n);
         if (bias != NULL)
-            b = row_load4(bias, i, n);
+            b = row_load4<ALIGNED>(bias, i, n);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             float x = v[j].v[k] * inverse;
@@ -275,7 +275,7 @@ GPU_FN void normalise(int32_t kind, row4 (&v)[V], int32_t n, float eps, const fl
 
 /* A block a row, which lives in registers, V fours a thread, from the first part read to the last format written: a part or x is read once, with V loads of
  * 16 bytes under way in every thread.  Reductions: a butterfly in each warp, then one over the warps' sums; at most four with a barrier each. */
-template <int V>
+template <int V, bool ALIGNED>
 static __global__ void __launch_bounds__(V == 4 ? 1024 : 512) norm_kernel(const gpu_step *step, const __grid_constant__ gpu_norm a)
 {
     GPU_SHARED(float, red, [64]);
@@ -290,51 +290,56 @@ static __global__ void __launch_bounds__(V == 4 ? 1024 : 512) norm_kernel(const 
         const int64_t from = (int64_t)row * a.part_stride;
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = row_load4(a.part[0] + from, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), n);
+            v[j] = row_load4<ALIGNED>(a.part[0] + from, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), n);
         for (int32_t p = 1; p <= a.n_parts; p++) { /* and the bias as the last one */
             const float *part = p < a.n_parts ? a.part[p] + from : a.part_bias;
             if (part == NULL)
                 break;
 #pragma unroll
             for (int j = 0; j < V; j++) {
-                const row4 more = row_load4(part, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), n);
+                const row4 more = row_load4<ALIGNED>(part, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), n);
 #pragma unroll
                 for (int k = 0; k < 4; k++)
                     v[j].v[k] += more.v[k];
             }
         }
         if (a.post != OPS_NORM_NONE)
-            normalise<V>(a.post, v, n, a.eps, a.post_weight, a.post_bias, red, turn);
+            normalise<V, ALIGNED>(a.post, v, n, a.eps, a.post_weight, a.post_bias, red, turn);
 #pragma unroll
         for (int j = 0; j < V; j++) {
             const int32_t i = 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x);
             row4 old;
             if (!a.replace)
-                old = row_load4(x, i, n);
+                old = row_load4<ALIGNED>(x, i, n);
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 const float scaled = v[j].v[k] * a.residual_scale;
                 v[j].v[k] = i + k >= n ? 0.0f : a.replace ? scaled : old.v[k] + scaled;
             }
-            row_store4(x, i, n, v[j]);
+            row_store4<ALIGNED>(x, i, n, v[j]);
         }
     } else {
 #pragma unroll
         for (int j = 0; j < V; j++)
-            v[j] = row_load4(x, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), n);
+            v[j] = row_load4<ALIGNED>(x, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), n);
     }
     if (a.n_y == 0)
         return;
     if (a.norm != OPS_NORM_NONE)
-        normalise<V>(a.norm, v, n, a.eps, a.weight, a.bias, red, turn);
+        normalise<V, ALIGNED>(a.norm, v, n, a.eps, a.weight, a.bias, red, turn);
+#pragma unroll 1
+    for (int32_t k = 0; k < a.n_y; k++) {
+        char *y = row_at(&a.y[k], at);
 #pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (k < a.n_y) {
-            char *y = row_at(&a.y[k], at);
-#pragma unroll
-            for (int j = 0; j < V; j++)
-                row_put4(&a.y[k], y, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), v[j]);
-        }
+        for (int j = 0; j < V; j++)
+            row_put4(&a.y[k], y, 4 * ((int32_t)threadIdx.x + j * (int32_t)blockDim.x), v[j]);
+    }
+}
+
+template <int V> static cudaError_t launch_norm(const gpu_step *step, int32_t rows, int32_t threads, bool aligned, const gpu_norm *a, cudaStream_t s)
+{
+    const dim3 grid((unsigned)rows), block((unsigned)(threads + 31) / 32 * 32);
+    return aligned ? GPU_LAUNCH((norm_kernel<V, true>), grid, block, 0, s, step, *a) : GPU_LAUNCH((norm_kernel<V, false>), grid, block, 0, s, step, *a);
 }
 
 cudaError_t k_norm(const gpu_step *step, int32_t rows, const gpu_norm *a, cudaStream_t s)
@@ -343,16 +348,19 @@ cudaError_t k_norm(const gpu_step *step, int32_t rows, const gpu_norm *a, cudaSt
         return cudaErrorInvalidValue;
     if (rows <= 0)
         return cudaSuccess;
-    /* threads and fours a thread: of the columns alone, with 64 columns of padding inside */
+    bool aligned = a->x.cols % 4 == 0 && a->part_stride % 4 == 0 && row_aligned(a->part_bias) && row_aligned(a->post_weight) && row_aligned(a->post_bias) &&
+                   row_aligned(a->weight) && row_aligned(a->bias);
+    for (int32_t p = 0; p < a->n_parts; p++)
+        aligned = aligned && row_aligned(a->part[p]);
+    /* threads and fours a thread: of the columns alone, with up to 64 columns of padding inside */
     const int32_t fours = row_padded(OPS_Q8, a->x.cols) / 4;
-    const dim3 grid((unsigned)rows);
     if (fours <= 512)
-        return GPU_LAUNCH(norm_kernel<1>, grid, dim3((unsigned)((fours + 31) / 32 * 32)), 0, s, step, *a);
+        return launch_norm<1>(step, rows, fours, aligned, a, s);
     if (fours <= 1024)
-        return GPU_LAUNCH(norm_kernel<2>, grid, dim3((unsigned)((fours / 2 + 31) / 32 * 32)), 0, s, step, *a);
+        return launch_norm<2>(step, rows, (fours + 1) / 2, aligned, a, s);
     if (fours <= 4096)
-        return GPU_LAUNCH(norm_kernel<4>, grid, dim3((unsigned)(((fours + 3) / 4 + 31) / 32 * 32)), 0, s, step, *a);
-    return GPU_LAUNCH(norm_kernel<12>, grid, dim3((unsigned)(((fours + 11) / 12 + 31) / 32 * 32)), 0, s, step, *a);
+        return launch_norm<4>(step, rows, (fours + 3) / 4, aligned, a, s);
+    return launch_norm<10>(step, rows, (fours + 9) / 10, aligned, a, s);
 }
 
 /* ---- sum of squares ---- */
@@ -411,16 +419,16 @@ template <int ACTIVATION> GPU_FN float activate(float g)
 }
 
 /* 512 columns of a row of y a block, 16 bytes of gate and of up a thread; the grid has rows first, since there may be more than 65535. */
-template <int ACTIVATION>
+template <int ACTIVATION, bool ALIGNED>
 static __global__ void __launch_bounds__(PIECE_THREADS) gate_kernel(int32_t rows, const int32_t *n, const __grid_constant__ gpu_gate a)
 {
     const int32_t row = (int32_t)blockIdx.x, i = piece_column(), from = i - a.y_col, cols = a.gate.cols;
     if (row >= (n != NULL ? *n : rows))
         return;
-    row4 v = row_load4((const float *)row_at(&a.gate, row), from, cols);
+    row4 v = row_load4<ALIGNED>((const float *)row_at(&a.gate, row), from, cols);
     row4 up = {{1.0f, 1.0f, 1.0f, 1.0f}};
     if (a.up.p != NULL)
-        up = row_load4((const float *)row_at(&a.up, row), from, cols);
+        up = row_load4<ALIGNED>((const float *)row_at(&a.up, row), from, cols);
 #pragma unroll
     for (int k = 0; k < 4; k++)
         v.v[k] = activate<ACTIVATION>(v.v[k]) * up.v[k]; /* outside, zeros: every activation of 0 is 0 */
@@ -431,7 +439,9 @@ template <int ACTIVATION> static cudaError_t launch_gate(int32_t rows, const int
 {
     if (rows <= 0)
         return cudaSuccess;
-    return GPU_LAUNCH(gate_kernel<ACTIVATION>, pieces(rows, &a->y), dim3(PIECE_THREADS), 0, s, rows, n, *a);
+    const dim3 grid = pieces(rows, &a->y), block(PIECE_THREADS);
+    return a->gate.cols % 4 == 0 && a->y_col % 4 == 0 ? GPU_LAUNCH((gate_kernel<ACTIVATION, true>), grid, block, 0, s, rows, n, *a)
+                                                      : GPU_LAUNCH((gate_kernel<ACTIVATION, false>), grid, block, 0, s, rows, n, *a);
 }
 
 cudaError_t k_gate(int32_t rows, const int32_t *n, const gpu_gate *a, cudaStream_t s)

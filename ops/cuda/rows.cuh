@@ -16,35 +16,41 @@ struct row4 {
     float v[4];
 };
 
-/* p[i .. i + 4) of n floats, zeros outside [0, n); in one access where the address allows. */
-GPU_FN row4 row_load4(const float *p, int32_t i, int32_t n)
+/* p[i .. i + 4) of n floats, zeros outside [0, n); in one access where the address allows.  ALIGNED: it always does, and n is a multiple of 4. */
+template <bool ALIGNED = false> GPU_FN row4 row_load4(const float *p, int32_t i, int32_t n)
 {
-    row4 r;
-    if (i >= 0 && n - i >= 4 && ((uintptr_t)(p + i) & 15) == 0) {
+    row4 r = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    if (ALIGNED ? (uint32_t)i < (uint32_t)n : i >= 0 && n - i >= 4 && ((uintptr_t)(p + i) & 15) == 0) {
         const float4 f = *(const float4 *)(p + i);
         r.v[0] = f.x;
         r.v[1] = f.y;
         r.v[2] = f.z;
         r.v[3] = f.w;
-        return r;
-    }
+    } else if (!ALIGNED) {
 #pragma unroll
-    for (int k = 0; k < 4; k++)
-        r.v[k] = i + k >= 0 && i + k < n ? p[i + k] : 0.0f;
+        for (int k = 0; k < 4; k++)
+            if (i + k >= 0 && i + k < n)
+                r.v[k] = p[i + k];
+    }
     return r;
 }
 
 /* p[i .. i + 4) = r, nothing from n on. */
-GPU_FN void row_store4(float *p, int32_t i, int32_t n, row4 r)
+template <bool ALIGNED = false> GPU_FN void row_store4(float *p, int32_t i, int32_t n, row4 r)
 {
-    if (n - i >= 4 && ((uintptr_t)(p + i) & 15) == 0) {
+    if (ALIGNED ? i < n : n - i >= 4 && ((uintptr_t)(p + i) & 15) == 0) {
         *(float4 *)(p + i) = make_float4(r.v[0], r.v[1], r.v[2], r.v[3]);
-        return;
-    }
+    } else if (!ALIGNED) {
 #pragma unroll
-    for (int k = 0; k < 4; k++)
-        if (i + k < n)
-            p[i + k] = r.v[k];
+        for (int k = 0; k < 4; k++)
+            if (i + k < n)
+                p[i + k] = r.v[k];
+    }
+}
+
+static inline bool row_aligned(const void *p) /* NULL too */
+{
+    return ((uintptr_t)p & 15) == 0;
 }
 
 GPU_FN char *row_at(const gpu_mat *m, int64_t row)
