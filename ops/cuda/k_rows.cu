@@ -276,7 +276,7 @@ GPU_FN void normalise(int32_t kind, row4 (&v)[V], int32_t n, float eps, const fl
 /* A block a row, which lives in registers, V fours a thread, from the first part read to the last format written: a part or x is read once, with V loads of
  * 16 bytes under way in every thread.  Reductions: a butterfly in each warp, then one over the warps' sums; at most four with a barrier each. */
 template <int V, bool ALIGNED>
-static __global__ void __launch_bounds__(V == 4 ? 1024 : 512) norm_kernel(const gpu_step *step, const __grid_constant__ gpu_norm a)
+static __global__ void __launch_bounds__(512, 1) norm_kernel(const gpu_step *step, const __grid_constant__ gpu_norm a)
 {
     GPU_SHARED(float, red, [64]);
     const int32_t at = (int32_t)blockIdx.x, n = a.x.cols;
@@ -358,7 +358,7 @@ cudaError_t k_norm(const gpu_step *step, int32_t rows, const gpu_norm *a, cudaSt
         return launch_norm<1>(step, rows, fours, aligned, a, s);
     if (fours <= 1024)
         return launch_norm<2>(step, rows, (fours + 1) / 2, aligned, a, s);
-    if (fours <= 4096)
+    if (fours <= 2048)
         return launch_norm<4>(step, rows, (fours + 3) / 4, aligned, a, s);
     return launch_norm<10>(step, rows, (fours + 9) / 10, aligned, a, s);
 }

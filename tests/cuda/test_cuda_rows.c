@@ -536,6 +536,7 @@ static void norms(void **state)
             check_norm(&NORMS[i], cols[s], cols[s] > 500 && !NORMS[i].select ? 2 : 6);
     }
     check_norm(&NORMS[1], 4097, 2);
+    check_norm(&NORMS[2], 8132, 2);
     check_norm(&NORMS[4], 16385, 2);
     check_norm(&NORMS[1], 20480, 1);
     gpu_norm wide = {.x = {NULL, OPS_F32, 20481, 1 << 20}};
