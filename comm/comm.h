@@ -64,10 +64,10 @@ int comm_group_rank(const comm_group *g); /* my index in the list */
  * exchange_end waits for the others and gives n_parts pointers to f32 partials, to be added in that order: one for each member where all
  * share a host, one already reduced buffer otherwise.  They stay valid until this rank's next collective in the group ends (slots alternate:
  * the next partial may be written while these are read), so a sum needs one synchronisation.  In a group of one rank end gives the slot itself. */
-/* The memory in which all slots and parts lie, one mapping for the group's life, page-aligned: for a device that must be told of it. */
-void comm_exchange_memory(const comm_group *g, void **base, size_t *bytes);
 status comm_exchange_begin(comm_group *g, size_t bytes, void **slot);
 status comm_exchange_end(comm_group *g, size_t bytes, const float *const **parts, int *n_parts);
+/* The memory in which all slots and parts lie, one mapping for the group's life, page-aligned: for a device that must be told of it. */
+void comm_exchange_memory(const comm_group *g, void **base, size_t *bytes);
 
 /* In place, f32, the group's order.  Any size. */
 status comm_all_reduce(comm_group *g, float *data, size_t n);

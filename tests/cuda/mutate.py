@@ -229,7 +229,7 @@ class Tree:
             status, text = self.run(self.folder, ["cmake", "-G", "Ninja", "-S", self.folder / "src", "-B", build, "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
                                      "-DCMAKE_C_FLAGS_RELWITHDEBINFO=-O1 -g -w", "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g -w", "-DWITH_CUDA=on",
                                      *(["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []),
-                                     f"-DSANITIZE={SANITIZE[kind]}", f"-DCUDA_HOME={self.options.cuda_home}"], 600)
+                                     f"-DSANITIZE={SANITIZE[kind]}", "-DWITH_CUDA=on", f"-DCUDA_HOME={self.options.cuda_home}"], 600)
             if status != 0:
                 sys.exit(f"cmake in {build}: {text}")
         return self.run(self.folder, ["ninja", "-C", build, "-j1", *tests], 3600)
