@@ -224,7 +224,7 @@ template <int D, int WM, int WN> GPU_FN void attend_expand(const attend_item &it
     using shape = attend_shape<OPS_KV_Q8, D, WM, WN>;
     constexpr int PIECES = D / 16;
     const uint16_t *scales = (const uint16_t *)(slot + TOKENS * D);
-#pragma unroll 2
+#pragma unroll(WN > 1 ? 2 : 1)
     for (int i = (int)threadIdx.x; i < TOKENS * PIECES; i += shape::N_THREADS) {
         const int token = i / PIECES, piece = i % PIECES;
         const bool seen = position + token >= it.lo && position + token < it.hi;

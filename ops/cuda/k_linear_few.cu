@@ -6,7 +6,7 @@
 #include "ops/cuda/k_linear.cuh"
 
 /* Units under way; with more than 128 registers a thread the second block would not fit. */
-template <int T, int TILES> static constexpr int depth_of = TILES == 1 && T != PACKED_BF16 && linear_format<T>::loads == 2 ? 3 : 4;
+template <int T, int TILES> static constexpr int depth_of = TILES == 1 && T != PACKED_BF16 && (linear_format<T>::loads == 2 || linear_format<T>::groups == 2) ? 3 : 4;
 
 /* Unit of rows of x: b_row is row g's, scale_row those of rows 2 t and 2 t + 1. */
 template <int T>

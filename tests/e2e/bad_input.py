@@ -1,5 +1,6 @@
 """Bad input, named cases: each must end within five seconds on all ranks, with one message that names what is wrong, and a non-zero exit code."""
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -333,23 +334,32 @@ def generate_args(model, *extra):
     return ["generate", "-m", model, "--prompts", "-", "--json", *extra]
 
 
+def side_by_side(cases):
+    """mpirun sleeps for most of the two seconds in which it ends a job that failed."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(case, *c) for c in cases]:
+            done.result()
+
+
 def checkpoint_cases(report, binary, model, tmp):
-    for name, change, named in CHECKPOINT_CASES:
-        case(report, name, binary, generate_args(copied(model, tmp, change)), 2, PROMPT, named)
-    for name, change, named, stdin in TEXT_CASES:
-        case(report, name, binary, generate_args(copied(model, tmp, change)), 1, stdin, named)
-    for name, data, named in GGUF_CASES:
-        path = tmp / "file.gguf"
+    cases = [(report, name, binary, generate_args(copied(model, tmp, change)), 2, PROMPT, named) for name, change, named in CHECKPOINT_CASES]
+    cases += [(report, name, binary, generate_args(copied(model, tmp, change)), 1, stdin, named) for name, change, named, stdin in TEXT_CASES]
+    for i, (name, data, named) in enumerate(GGUF_CASES):
+        path = tmp / str(i) / "file.gguf"
+        path.parent.mkdir()
         path.write_bytes(data)
-        case(report, name, binary, generate_args(path), 2, PROMPT, named)
+        cases.append((report, name, binary, generate_args(path), 2, PROMPT, named))
+    side_by_side(cases)
 
 
 def use_cases(report, binary, model):
+    cases = []
     for name, args, stdin, named, ranks in USE_CASES:
         args = [model if a == "MODEL" else a for a in args]
         env = {"TRIREME_ISA": "sse9"} if name == "unknown instruction set" else None
         prompts = [] if "--prompts" in args else ["--prompts", "-"]
-        case(report, name, binary, ["generate", *args, *prompts, "--json"], ranks, stdin, named, env)
+        cases.append((report, name, binary, ["generate", *args, *prompts, "--json"], ranks, stdin, named, env))
+    side_by_side(cases)
 
 
 def shard_cases(report, binary, model, tmp):

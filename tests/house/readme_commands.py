@@ -17,6 +17,7 @@ STAND_INS = [
     (r"deploy/quickstart$", "deploy/quickstart --dry-run"),
     (r"deploy/check$", "deploy/check --help"),
     (r"cmake --preset release$", "cmake --list-presets=configure"),     # deploy/check builds and installs this preset
+    (r"cmake --preset release -DCUDA_HOME=.*$", "deploy/cuda --dry-run"),
     (r"cmake --build --preset release$", "cmake --list-presets=build"),
     # Until it is ready, and then Ctrl-C.
     (r"(\S+/trireme up .*)$", r"\1 --port 0 --json > up.json & p=$!; while [ ! -s up.json ] && kill -0 $p; do sleep 0.2; done; cat up.json; kill -INT $p; wait $p"),
