@@ -24,6 +24,7 @@
 #include <utility>
 
 #define GPU_FN static __device__ __forceinline__
+#define GPU_MEMBER __device__ __forceinline__ /* of a struct */
 
 /* A static shared array of the block: GPU_SHARED(float, tile, [32][33]); holds rubbish until written. */
 #define GPU_SHARED(T, name, ...) __shared__ __align__(16) T name __VA_ARGS__

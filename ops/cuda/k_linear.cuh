@@ -136,44 +136,65 @@ GPU_FN void quad_words(const uint4 &v, uint32_t (&w)[4])
     w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
 }
 
-/* Unit `unit` of a panel, outputs 4 q .. 4 q + 3, words 2 t and 2 t + 1. */
-template <int T> GPU_FN void weight_load(weight_unit<T> &u, const gpu_weight &w, const char *panel, int32_t unit, int q, int t)
+/* Unit `unit` of a panel, outputs 4 q .. 4 q + 3, words 2 t and 2 t + 1: each of its loads is handed to `to`, as code(load, address, whether it is there) of 16 bytes,
+ * scale(group, address) and min(group, address) of 8 (f16) or 4. */
+template <int T, class To> GPU_FN void weight_visit(const To &to, const gpu_weight &w, const char *panel, int32_t unit, int q, int t)
 {
     using f = linear_format<T>;
     if constexpr (T == PACKED_BF16) { /* packed's unit is one word of k: the last of ours may lack some */
         int32_t word = unit * 8 + 2 * t;
         const char *code = panel + static_cast<int64_t>(word) * 64 + q * 16;
-        u.code[0] = word < w.units ? gpu_load_once16(code) : make_uint4(0, 0, 0, 0);
-        u.code[1] = word + 1 < w.units ? gpu_load_once16(code + 64) : make_uint4(0, 0, 0, 0);
+        to.code(0, code, word < w.units);
+        to.code(1, code + 64, word + 1 < w.units);
         return;
     }
     const char *code = panel + static_cast<int64_t>(unit) * (f::bits * 64) + q * 16;
     if (f::bits == 8) {
-        u.code[0] = gpu_load_once16(code + 2 * t * 64);
-        u.code[f::loads - 1] = gpu_load_once16(code + (2 * t + 1) * 64);
+        to.code(0, code + 2 * t * 64, true);
+        to.code(f::loads - 1, code + (2 * t + 1) * 64, true);
     } else if (f::bits >= 4) {
-        u.code[0] = gpu_load_once16(code + t * 64);
+        to.code(0, code + t * 64, true);
         if (f::bits == 5)
-            u.code[f::loads - 1] = gpu_load_once16(code + 4 * 64);
+            to.code(f::loads - 1, code + 4 * 64, true);
         if (f::bits == 6)
-            u.code[f::loads - 1] = gpu_load_once16(code + (4 + t / 2) * 64);
+            to.code(f::loads - 1, code + (4 + t / 2) * 64, true);
     } else {
-        u.code[0] = gpu_load_once16(code + t / 2 * 64);
+        to.code(0, code + t / 2 * 64, true);
         if (f::bits == 3)
-            u.code[f::loads - 1] = gpu_load_once16(code + 2 * 64);
+            to.code(f::loads - 1, code + 2 * 64, true);
     }
     LINEAR_UNROLL
     for (int i = 0; i < f::groups; i++) {
         int64_t group = static_cast<int64_t>(unit) * f::groups + i, at = group * 16 + 4 * q;
-        if (f::scale == PACKED_SCALE_F16)
-            u.scale[i] = *reinterpret_cast<const uint2 *>(panel + w.scale_offset + at * 2);
-        else
-            u.scale[i].x = *reinterpret_cast<const uint32_t *>(panel + w.scale_offset + at);
-        if (f::min == PACKED_SCALE_F16)
-            u.min[i] = *reinterpret_cast<const uint2 *>(panel + w.min_offset + at * 2);
-        else if (f::min == PACKED_SCALE_U8)
-            u.min[i].x = *reinterpret_cast<const uint32_t *>(panel + w.min_offset + at);
+        to.scale(i, panel + w.scale_offset + at * (f::scale == PACKED_SCALE_F16 ? 2 : 1));
+        if (f::min == PACKED_SCALE_F16 || f::min == PACKED_SCALE_U8)
+            to.min(i, panel + w.min_offset + at * (f::min == PACKED_SCALE_F16 ? 2 : 1));
     }
+}
+
+/* Into registers. */
+template <int T> struct weight_to_unit {
+    using f = linear_format<T>;
+    weight_unit<T> &u;
+    GPU_MEMBER void code(int i, const char *p, bool there) const { u.code[i] = there ? gpu_load_once16(p) : make_uint4(0, 0, 0, 0); }
+    GPU_MEMBER void scale(int i, const char *p) const
+    {
+        if (f::scale == PACKED_SCALE_F16)
+            u.scale[i] = *reinterpret_cast<const uint2 *>(p);
+        else
+            u.scale[i].x = *reinterpret_cast<const uint32_t *>(p);
+    }
+    GPU_MEMBER void min(int i, const char *p) const
+    {
+        if (f::min == PACKED_SCALE_F16)
+            u.min[i] = *reinterpret_cast<const uint2 *>(p);
+        else
+            u.min[i].x = *reinterpret_cast<const uint32_t *>(p);
+    }
+};
+template <int T> GPU_FN void weight_load(weight_unit<T> &u, const gpu_weight &w, const char *panel, int32_t unit, int q, int t)
+{
+    weight_visit<T>(weight_to_unit<T>{u}, w, panel, unit, q, t);
 }
 
 /* Four nibbles of v (bits 16 h ..) through IQ4_NL's table, a byte each. */

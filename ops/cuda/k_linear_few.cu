@@ -1,12 +1,68 @@
 /* ops/cuda/k_linear_few.cu - up to 16 rows of x against packed weights of integers or bf16, on the matrix units (see k_linear.cuh).
  *
  * A block of 8 warps takes 8 / ways pairs of panels; the warps of one pair take a segment of k each, and the block adds the segments.  Weights are read once, 16
- * bytes a lane, straight from memory into registers; x comes from L1 and L2.  Limit: the memory's bandwidth.  Each warp keeps 3 or 4 units of its two panels
- * under way: 4 bits 2 KiB of codes, 8 bits 3, bf16 4, beside scales, so 16 to 32 KiB with one block an SM; two fit. */
+ * bytes a lane, by asynchronous copies into a ring of DEPTH units in shared memory where each lane has a place of its own: nobody waits for anybody.  (A ring in
+ * registers shares one scoreboard, and a wait for its oldest unit is one for all.)  x comes from L1 and L2.  Limit: the memory's bandwidth: with two blocks an SM 512 lanes have
+ * at least 3 units of 24 (4 bits) to 48 bytes under way, 36 to 72 KiB. */
 #include "ops/cuda/k_linear.cuh"
 
-/* Units under way; with more than 128 registers a thread the second block would not fit. */
-template <int T, int TILES> static constexpr int depth_of = TILES == 1 && T != PACKED_BF16 && (linear_format<T>::loads == 2 || linear_format<T>::groups == 2) ? 3 : 4;
+static constexpr int DEPTH = 4, FEW_THREADS = LINEAR_WARPS * 32;
+
+/* Unit `unit` of the ring, of this thread. */
+template <int T> struct weight_ring {
+    using f = linear_format<T>;
+    static constexpr bool min_of_its_own = f::min == PACKED_SCALE_F16 || f::min == PACKED_SCALE_U8;
+    static constexpr int scale_size = f::scale == PACKED_SCALE_F16 ? 8 : 4, min_size = f::min == PACKED_SCALE_F16 ? 8 : 4;
+    static constexpr int scale_at = 16 * f::loads * FEW_THREADS;
+    static constexpr int min_at = scale_at + (f::scale == PACKED_SCALE_NONE ? 0 : f::groups * scale_size * FEW_THREADS);
+    static constexpr int bytes = min_at + (min_of_its_own ? f::groups * min_size * FEW_THREADS : 0);
+    char *at;
+
+    GPU_MEMBER char *code_at(int i) const { return at + (i * FEW_THREADS + static_cast<int>(threadIdx.x)) * 16; }
+    GPU_MEMBER char *scale_at_of(int i) const { return at + scale_at + (i * FEW_THREADS + static_cast<int>(threadIdx.x)) * scale_size; }
+    GPU_MEMBER char *min_at_of(int i) const { return at + min_at + (i * FEW_THREADS + static_cast<int>(threadIdx.x)) * min_size; }
+
+    /* weight_visit's */
+    GPU_MEMBER void code(int i, const char *p, bool there) const
+    {
+        if (T == PACKED_BF16)
+            gpu_cp_async16_fill(code_at(i), p, there ? 16 : 0);
+        else
+            gpu_cp_async16(code_at(i), p);
+    }
+    GPU_MEMBER void scale(int i, const char *p) const
+    {
+        if (scale_size == 8)
+            gpu_cp_async8(scale_at_of(i), p);
+        else
+            gpu_cp_async4(scale_at_of(i), p);
+    }
+    GPU_MEMBER void min(int i, const char *p) const
+    {
+        if (min_size == 8)
+            gpu_cp_async8(min_at_of(i), p);
+        else
+            gpu_cp_async4(min_at_of(i), p);
+    }
+
+    GPU_MEMBER void take(weight_unit<T> &u) const
+    {
+        LINEAR_UNROLL
+        for (int i = 0; i < f::loads; i++)
+            u.code[i] = *reinterpret_cast<const uint4 *>(code_at(i));
+        LINEAR_UNROLL
+        for (int i = 0; i < f::groups && f::scale != PACKED_SCALE_NONE; i++) {
+            if (scale_size == 8)
+                u.scale[i] = *reinterpret_cast<const uint2 *>(scale_at_of(i));
+            else
+                u.scale[i].x = *reinterpret_cast<const uint32_t *>(scale_at_of(i));
+            if (min_of_its_own && min_size == 8)
+                u.min[i] = *reinterpret_cast<const uint2 *>(min_at_of(i));
+            else if (min_of_its_own)
+                u.min[i].x = *reinterpret_cast<const uint32_t *>(min_at_of(i));
+        }
+    }
+};
 
 /* Unit of rows of x: b_row is row g's, scale_row those of rows 2 t and 2 t + 1. */
 template <int T>
@@ -30,8 +86,8 @@ GPU_FN void x_load(x_unit<T> &x, const x_planes<T> &at, const char *b_row, const
 template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32, 2 / TILES) k_linear_few(const __grid_constant__ linear_job job)
 {
     using f = linear_format<T>;
-    constexpr int depth = depth_of<T, TILES>;
-    GPU_SHARED(float, sums, [LINEAR_WARPS][TILES * 8][33]);
+    constexpr int ring_bytes = DEPTH * weight_ring<T>::bytes, sums_bytes = LINEAR_WARPS * TILES * 8 * 33 * 4;
+    GPU_SHARED(uint4, shared, [(ring_bytes > sums_bytes ? ring_bytes : sums_bytes) / 16]);
     int32_t rows = linear_rows(job), row0 = static_cast<int32_t>(blockIdx.y) * TILES * 8;
     if (row0 >= rows)
         return;
@@ -59,35 +115,41 @@ template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32,
     }
 
     float acc[TILES][2][4] = {};
-    weight_unit<T> w[depth];
-    x_unit<T> x[depth][TILES];
+    x_unit<T> x[DEPTH][TILES];
     weight_supers supers;
     supers_begin<T>(supers, part.w, at, begin, g % 4);
+    weight_ring<T> ring[DEPTH];
     LINEAR_UNROLL
-    for (int d = 0; d < depth; d++) {
-        if (begin + d >= end)
-            continue;
-        weight_load<T>(w[d], part.w, at, begin + d, g % 4, t);
-        LINEAR_UNROLL
-        for (int i = 0; i < TILES; i++)
-            x_load<T>(x[d][i], planes, b_row[i], scale_row[i], begin + d, t, job.x.cols);
+    for (int d = 0; d < DEPTH; d++) {
+        ring[d].at = reinterpret_cast<char *>(shared) + d * weight_ring<T>::bytes;
+        if (begin + d < end) {
+            weight_visit<T>(ring[d], part.w, at, begin + d, g % 4, t);
+            LINEAR_UNROLL
+            for (int i = 0; i < TILES; i++)
+                x_load<T>(x[d][i], planes, b_row[i], scale_row[i], begin + d, t, job.x.cols);
+        }
+        gpu_cp_commit();
     }
-    for (int32_t unit = begin; unit < end; unit += depth) {
+    for (int32_t unit = begin; unit < end; unit += DEPTH) {
         LINEAR_UNROLL
-        for (int d = 0; d < depth; d++) {
+        for (int d = 0; d < DEPTH; d++) {
             if (unit + d >= end)
                 continue;
             uint32_t a[2][4];
             float scale[f::groups][4], min[f::groups][4];
-            weight_codes<T>(w[d], t, a);
+            weight_unit<T> w;
+            gpu_cp_wait<DEPTH - 1>();
+            ring[d].take(w);
+            weight_codes<T>(w, t, a);
             if (T != PACKED_BF16) {
                 LINEAR_UNROLL
                 for (int i = 0; i < f::groups; i++)
-                    weight_scales<T>(w[d], supers, part.w, at, unit + d, i, g % 4, scale[i], min[i]);
+                    weight_scales<T>(w, supers, part.w, at, unit + d, i, g % 4, scale[i], min[i]);
             }
-            int32_t next = unit + d + depth;
-            if (next < end)
-                weight_load<T>(w[d], part.w, at, next, g % 4, t);
+            int32_t next = unit + d + DEPTH;
+            if (next < end) /* what lay there has been used: it is in a, scale and min */
+                weight_visit<T>(ring[d], part.w, at, next, g % 4, t);
+            gpu_cp_commit();
             LINEAR_UNROLL
             for (int i = 0; i < TILES; i++) {
                 unit_add<T>(a, scale, min, x[d][i], t, acc[i]);
@@ -97,6 +159,9 @@ template <int T, int TILES> __global__ void __launch_bounds__(LINEAR_WARPS * 32,
         }
     }
 
+    gpu_cp_wait<0>();
+    __syncthreads(); /* the sums take the rings' place */
+    float(*sums)[TILES * 8][33] = reinterpret_cast<float(*)[TILES * 8][33]>(shared);
     LINEAR_UNROLL
     for (int i = 0; i < TILES; i++) {
         LINEAR_UNROLL

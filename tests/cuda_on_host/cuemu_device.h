@@ -32,6 +32,7 @@
 #define __grid_constant__
 
 #define GPU_FN static inline
+#define GPU_MEMBER inline
 
 /* ---- what the runtime offers (cuemu_fibers.cc, cuemu_runtime.cc) ---- */
 
