@@ -9,5 +9,7 @@ status ops_mat_check(const char *op, const char *name, const ops_mat *m, size_t 
 status ops_batch_limits_check(const ops_batch_limits *l);
 /* Each row belongs to one span, spans come in the order of their rows, tables reach to the last position. */
 status ops_batch_check(const ops_batch_limits *l, const ops_batch_desc *d);
+/* qkv against the cache that it writes and the step's spans and block tables (of each group), which came from outside: the blocks that are written exist. */
+status ops_qkv_check(const ops_batch_limits *l, const ops_span *spans, int32_t n_spans, const int32_t *const *tables, const ops_kv_spec *kv, const ops_qkv_args *args);
 
 #endif

@@ -65,3 +65,30 @@ status ops_batch_check(const ops_batch_limits *l, const ops_batch_desc *d)
             return FAIL(ST_INVALID, "output row %d of the step is %d", i, d->out_rows[i]);
     return ST_OK;
 }
+
+static status written_check(const ops_span *spans, int32_t n_spans, const int32_t *tables, const ops_kv_spec *kv, int32_t group)
+{
+    for (int32_t i = 0; i < n_spans; i++) {
+        const ops_span *s = &spans[i];
+        const int32_t *table = tables + s->table[group];
+        for (int32_t j = s->position / OPS_KV_BLOCK; j <= (s->position + s->n_rows - 1) / OPS_KV_BLOCK; j++)
+            if (table[j] < 0 || table[j] >= kv->n_blocks)
+                return FAIL(ST_INVALID, "qkv: sequence %d of the step writes KV block %d of %lld", i, table[j], (long long)kv->n_blocks);
+    }
+    return ST_OK;
+}
+
+status ops_qkv_check(const ops_batch_limits *l, const ops_span *spans, int32_t n_spans, const int32_t *const *tables, const ops_kv_spec *kv, const ops_qkv_args *args)
+{
+    int32_t hd = args->head_dim;
+    if (hd <= 0 || args->n_heads < 0 || args->n_kv_heads < 0 || args->rope >= l->n_ropes || (args->rope >= 0 && l->ropes[args->rope].dims > hd))
+        return FAIL(ST_INVALID, "qkv: heads of %d dimensions, rope %d", hd, args->rope);
+    if (args->q.type != OPS_F32 || args->k.type != OPS_F32 || args->v.type != OPS_F32)
+        return FAIL(ST_INVALID, "qkv: q, k and v must be f32");
+    if (args->norm == OPS_QK_FULL_RMS && (args->q_sumsq == NULL || args->k_sumsq == NULL))
+        return FAIL(ST_INVALID, "qkv: a norm over all heads needs their sums of squares");
+    if (kv->head_dim != hd || kv->n_kv_heads != args->n_kv_heads || args->kv_layer < 0 || args->kv_layer >= kv->n_layers || args->kv_group < 0 ||
+        args->kv_group >= l->n_kv_groups)
+        return FAIL(ST_INVALID, "qkv: the cache has %d layers, %d KV heads of %d", kv->n_layers, kv->n_kv_heads, kv->head_dim);
+    return written_check(spans, n_spans, tables[args->kv_group], kv, args->kv_group);
+}
