@@ -86,7 +86,7 @@ status mem_huge_alloc(size_t bytes, const char *what, void **out)
     size_t total;
     if (size < bytes || !mem_add(size, HUGE_BYTES, &total))
         return FAIL(ST_NO_MEMORY, "%s: %zu bytes is more than an address space holds", what, bytes);
-    huge_block *entry;
+    huge_block *entry = NULL;
     TRY(mem_calloc(1, sizeof(*entry), what, &entry));
     char *p = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
