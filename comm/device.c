@@ -241,25 +241,25 @@ bool comm_exchange_piece(const comm_group *g, int i, void **base, size_t *bytes)
     return g->device != NULL && g->device->ops->piece(g->device->d, i, base, bytes);
 }
 
-/* A call that fails on one rank leaves the others waiting: the world ends with its message. */
+/* A call that fails on one rank leaves the others waiting: the world ends with its message, which is logged once, there. */
 static status called(comm_group *g, status st)
 {
+    status_unmute();
     if (st == ST_OK)
         return ST_OK;
-    if (st == ST_INVALID) /* refused before anything was queued */
-        return st;
-    if (host_aborted(&g->w->host) || st == ST_ABORTED) {
-        while (!host_aborted(&g->w->host))
-            sync_pause();
-        return world_aborted(g->w);
-    }
     char text[512];
     snprintf(text, sizeof(text), "%s", status_message());
-    if (!host_abort_set(&g->w->host, g->w->rank, text, false))
-        return st;
-    world_forward_abort(g->w);
-    return st;
+    if (st == ST_INVALID) /* refused before anything was queued */
+        return FAIL(st, "%s", text);
+    if (st != ST_ABORTED)
+        return world_break(g->w, st, g->w->rank, "%s", text);
+    while (!host_aborted(&g->w->host))
+        sync_pause();
+    return world_aborted(g->w);
 }
+
+/* The device's operation, its failures told by called() alone. */
+#define CALL(g, operation) (status_mute(), called(g, (g)->device->ops->operation))
 
 static status ready(const comm_group *g, const char *what)
 {
@@ -271,7 +271,7 @@ static status ready(const comm_group *g, const char *what)
 status group_device_slot(comm_group *g, size_t bytes, void **slot)
 {
     TRY(ready(g, "exchange"));
-    return called(g, g->device->ops->slot(g->device->d, bytes, slot));
+    return CALL(g, slot(g->device->d, bytes, slot));
 }
 
 status group_device_exchange(comm_group *g, size_t bytes, const float *const **parts, int *n_parts)
@@ -279,7 +279,7 @@ status group_device_exchange(comm_group *g, size_t bytes, const float *const **p
     TRY(ready(g, "exchange"));
     g->stats.calls++;
     g->stats.bytes += bytes;
-    return called(g, g->device->ops->exchange(g->device->d, bytes, parts, n_parts));
+    return CALL(g, exchange(g->device->d, bytes, parts, n_parts));
 }
 
 status comm_group_check(comm_group *g)
@@ -300,7 +300,7 @@ status comm_group_align(comm_group *g)
     if (g->device == NULL)
         return ST_OK;
     TRY(ready(g, "alignment"));
-    return called(g, g->device->ops->align(g->device->d));
+    return CALL(g, align(g->device->d));
 }
 
 status comm_device_all_reduce(comm_group *g, float *data, size_t n)
@@ -308,7 +308,7 @@ status comm_device_all_reduce(comm_group *g, float *data, size_t n)
     TRY(ready(g, "all-reduce"));
     g->stats.calls++;
     g->stats.bytes += n * sizeof(float);
-    return called(g, g->device->ops->all_reduce(g->device->d, data, n));
+    return CALL(g, all_reduce(g->device->d, data, n));
 }
 
 status comm_device_all_gather(comm_group *g, const void *mine, const size_t *bytes, void *all)
@@ -316,7 +316,7 @@ status comm_device_all_gather(comm_group *g, const void *mine, const size_t *byt
     TRY(ready(g, "all-gather"));
     g->stats.calls++;
     g->stats.bytes += bytes[g->me];
-    return called(g, g->device->ops->all_gather(g->device->d, mine, bytes, all));
+    return CALL(g, all_gather(g->device->d, mine, bytes, all));
 }
 
 status comm_device_broadcast(comm_group *g, int root, void *data, size_t bytes)
@@ -324,7 +324,7 @@ status comm_device_broadcast(comm_group *g, int root, void *data, size_t bytes)
     TRY(ready(g, "broadcast"));
     g->stats.calls++;
     g->stats.bytes += g->me == root ? bytes : 0;
-    return called(g, g->device->ops->broadcast(g->device->d, root, data, bytes));
+    return CALL(g, broadcast(g->device->d, root, data, bytes));
 }
 
 status comm_device_send(comm_group *g, int to, const void *data, size_t bytes)
@@ -332,18 +332,23 @@ status comm_device_send(comm_group *g, int to, const void *data, size_t bytes)
     TRY(ready(g, "send"));
     g->stats.calls++;
     g->stats.bytes += bytes;
-    return called(g, g->device->ops->send(g->device->d, to, data, bytes));
+    return CALL(g, send(g->device->d, to, data, bytes));
 }
 
 status comm_device_recv(comm_group *g, int from, void *data, size_t bytes)
 {
     TRY(ready(g, "receive"));
     g->stats.calls++;
-    return called(g, g->device->ops->recv(g->device->d, from, data, bytes));
+    return CALL(g, recv(g->device->d, from, data, bytes));
 }
 
 void comm_device_choose(comm_group *g, const comm_choice *c)
 {
     if (g->device != NULL)
         g->device->ops->choose(g->device->d, c);
+}
+
+comm_path comm_device_path(const comm_group *g, size_t bytes)
+{
+    return g->device->ops->path(g->device->d, bytes);
 }

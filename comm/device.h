@@ -17,9 +17,11 @@
 
 #include "comm/comm.h"
 
-#define COMM_DEVICE_VERSION 1
+#define COMM_DEVICE_VERSION 2
 #define COMM_DEVICE_MAX 64  /* members of a group on devices */
 #define COMM_DEVICE_BLOB 256
+
+typedef enum comm_path { COMM_ONE_SHOT, COMM_TWO_SHOT, COMM_EXCHANGE, COMM_PATHS } comm_path;
 
 /* Up to so many bytes: one-shot, two-shot; beyond: exchange.  A path that the machine lacks is passed over. */
 typedef struct comm_choice {
@@ -84,6 +86,8 @@ typedef struct comm_device_ops {
     status (*recv)(comm_device *d, int from, void *data, size_t bytes);
     /* Replaces the table of sizes; all members alike, between operations. */
     void (*choose)(comm_device *d, const comm_choice *c);
+    /* How a sum of so many bytes goes. */
+    comm_path (*path)(const comm_device *d, size_t bytes);
 
     /* By the watching thread. abort: whatever waits on the device ends soon, with rubbish; all later calls fail. */
     void (*state)(comm_device *d, comm_device_state *out);
@@ -117,5 +121,6 @@ status comm_device_broadcast(comm_group *g, int root, void *data, size_t bytes);
 status comm_device_send(comm_group *g, int to, const void *data, size_t bytes);
 status comm_device_recv(comm_group *g, int from, void *data, size_t bytes);
 void comm_device_choose(comm_group *g, const comm_choice *c);
+comm_path comm_device_path(const comm_group *g, size_t bytes); /* of a group on devices */
 
 #endif

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/threads.h"
+#include "coordinator/device.h"
 #include "worker/worker.h"
 
 enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4, TAG_LOAD = 5 };
@@ -57,8 +58,7 @@ struct coord_replica {
     shard_checkpoint *checkpoint;
     shard_plan *plan;
     worker *worker;
-    const ops_backend *ops;
-    int device; /* of a backend that has some */
+    coord_device device; /* what computes */
     int rank, n_ranks, result_rank, n_threads;
     uint8_t prefix_seed[HASH_SHA256_BYTES];
     double started, ready_seconds;
@@ -82,6 +82,7 @@ struct coord_replica {
     int depth, n_in_flight;
     uint64_t steps_sent, results_taken;
     bool stopped;
+    bool failed; /* the job is at its end */
 };
 
 /* ---- creation ---- */
@@ -180,7 +181,7 @@ static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
     ctx->spin = own ? ctx->n_threads <= granted : ctx->n_threads * host_ranks <= granted;
     ctx->first_core = !ctx->spin ? -1 : own ? 0 : comm_world_host_rank(r->world) * ctx->n_threads;
     ctx->isa = r->opt.isa;
-    ctx->device = r->device;
+    ctx->device = r->device.device;
     comm_world_set_spin(r->world, ctx->spin);
     r->n_threads = ctx->n_threads;
 }
@@ -203,74 +204,14 @@ static status agree(coord_replica *r, status mine)
     return comm_agree(r->world, mine, AGREE_TIMEOUT_MS, &failed);
 }
 
-/* ---- what computes ---- */
-
-typedef struct device_word { /* what ranks tell each other */
-    int32_t cuda;            /* its backend */
-    char why[512];           /* what kept it from a device */
-} device_word;
-
-/* `auto` takes CUDA where every rank has it: ranks that compute differently would not give one answer.  What kept it from that is told once. */
-static status device_agree(coord_replica *r, device_word *mine)
-{
-    device_word *all;
-    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
-    status st = gather_all(r, mine, sizeof(*mine), all);
-    int lacks = -1, has = 0;
-    for (int i = r->n_ranks - 1; st == ST_OK && i >= 0; i--) {
-        has += all[i].cuda;
-        lacks = all[i].cuda ? lacks : i;
-    }
-    if (lacks >= 0)
-        r->ops = ops_cpu();
-    if (lacks >= 0 && r->rank == 0 && has > 0)
-        log_warn("rank %d has no device that the others have, so all compute on the CPU: %s", lacks, all[lacks].why);
-    else if (lacks >= 0 && r->rank == 0 && all[lacks].why[0] != '\0')
-        log_info("computing on the CPU: %s", all[lacks].why);
-    free(all);
-    return st;
-}
-
-static status device_resolve(coord_replica *r)
-{
-    device_word mine = {0};
-    status st = ops_device_open(r->opt.device, &r->ops, mine.why, sizeof(mine.why));
-    mine.cuda = st == ST_OK && r->ops->devices != NULL;
-    TRY(agree(r, st));
-    if (r->opt.device == OPS_DEVICE_AUTO)
-        TRY(device_agree(r, &mine));
-    if (r->ops->devices != NULL)
-        r->device = comm_world_host_rank(r->world) % r->ops->devices(); /* a launcher that gives each rank its own shows it only that one */
-    return ST_OK;
-}
-
-/* This rank's share of its device; ranks on one divide it. */
-static status device_memory(coord_replica *r, size_t *mine)
-{
-    typedef struct { ops_device_info info; int32_t host; } device_use;
-    device_use use = {.host = comm_world_host(r->world, r->rank)}, *all;
-    TRY(agree(r, r->ops->device_info(r->device, &use.info)));
-    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
-    status st = gather_all(r, &use, sizeof(use), all);
-    int n = 0;
-    size_t free_bytes = use.info.free_bytes; /* the least that any of them saw: they take their contexts one after the other */
-    for (int i = 0; i < r->n_ranks; i++) {
-        if (all[i].host != use.host || memcmp(all[i].info.id, use.info.id, sizeof(use.info.id)) != 0)
-            continue;
-        n++;
-        free_bytes = all[i].info.free_bytes < free_bytes ? all[i].info.free_bytes : free_bytes;
-    }
-    free(all);
-    *mine = (size_t)((double)free_bytes * MEMORY_SHARE / (n > 0 ? n : 1));
-    return st;
-}
-
 /* What every rank may use, rank by rank. */
 static status gather_memory(coord_replica *r, size_t *all)
 {
     size_t mine = (size_t)((double)mem_available() * MEMORY_SHARE / comm_world_host_size(r->world));
-    if (r->ops->devices != NULL)
-        TRY(device_memory(r, &mine));
+    if (r->device.ops->devices != NULL) {
+        TRY(coord_device_memory(r->world, r->everyone, &r->device, AGREE_TIMEOUT_MS, &mine));
+        mine = (size_t)((double)mine * MEMORY_SHARE);
+    }
     if (r->opt.memory > 0)
         mine = r->opt.memory;
     return gather_all(r, &mine, sizeof(mine), all);
@@ -293,13 +234,14 @@ static status make_worker(coord_replica *r)
         .checkpoint = r->checkpoint,
         .plan = r->plan,
         .world = r->world,
-        .ops = r->ops,
+        .ops = r->device.ops,
         .f32 = r->opt.f32,
         .kv_type = r->opt.kv_type,
         .max_seqs = r->opt.max_seqs,
         .max_batched_tokens = r->opt.max_batched_tokens,
         .max_context = r->opt.max_context,
         .timeout_ms = r->opt.timeout_ms,
+        .collectives = r->opt.collectives,
         .quiet = r->opt.quiet || r->rank != 0,
         .grammars = r->opt.grammars,
     };
@@ -377,7 +319,7 @@ static status create_phases(coord_replica *r)
     status opened = open_checkpoint(r);
     TRY(agree(r, opened == ST_OK ? prefix_seed_draw(r->prefix_seed) : opened));
     TRY(join_everyone(r));
-    TRY(device_resolve(r));
+    TRY(coord_device_resolve(r->world, r->everyone, r->opt.device, AGREE_TIMEOUT_MS, &r->device));
     r->base_bytes = mem_resident();
     size_t *memory;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &memory));
@@ -670,6 +612,7 @@ static status serve_loop(coord_replica *r)
 static status broken(coord_replica *r, status st)
 {
     status_unmute();
+    r->failed |= st != ST_OK;
     if (st != ST_OK && st != ST_ABORTED) {
         char why[1024];
         memcpy(why, status_message(), strnlen(status_message(), sizeof(why) - 1) + 1);
@@ -785,6 +728,8 @@ status coord_replica_stop(coord_replica *r)
     if (r->rank != 0 || r->stopped)
         return ST_OK;
     r->stopped = true;
+    if (r->failed) /* nobody is there to be told, and nothing to wait for */
+        return ST_ABORTED;
     step s = {.number = r->steps_sent + 1, .stop = true, .n_kv_groups = shard_checkpoint_arch(r->checkpoint)->n_kv_groups};
     status_mute();
     return broken(r, stop(r, &s));

@@ -30,6 +30,7 @@ typedef struct coord_replica_options {
     shard_kv_type kv_type;      /* commands default to f32 with f32 weights, else f16 */
     int32_t n_threads;          /* per rank; 0 = the host's cores divided among its ranks */
     const char *isa;            /* NULL = best */
+    const char *collectives;    /* sums between devices, as comm_choice_parse takes it (borrowed); NULL: by guess */
     ops_device_kind device;     /* AUTO: CUDA where every rank has a device, else the CPU */
     int32_t max_seqs;           /* 0 = 16 */
     int32_t max_batched_tokens; /* 0 = COORD_BATCHED_TOKENS */

@@ -285,6 +285,8 @@ typedef struct ops_device_info {
     size_t free_bytes, total_bytes;
 } ops_device_info;
 
+struct comm_device_ops;
+
 typedef struct ops_backend {
     const char *name; /* "cpu", "cuda"; for logs */
 
@@ -309,6 +311,8 @@ typedef struct ops_backend {
     const float *(*mat_part)(ops_ctx *ctx, const ops_mat *m);
     /* The stream that operations are queued on, for whoever orders transfers with them; NULL: none. */
     void *(*stream)(ops_ctx *ctx);
+    /* Collectives in the devices' memory, queued on that stream (comm/device.h, which knows what it is); NULL: through the host's only. */
+    const struct comm_device_ops *collectives;
 
     /* The activation format a linear of this weight wants its input in. */
     ops_type (*linear_input)(const ops_ctx *ctx, packed_type type);

@@ -17,50 +17,6 @@ static ops_mat mat_as(ops_mat m, ops_type type, int32_t cols)
     return m;
 }
 
-status worker_exchange_create(worker *w)
-{
-    void *base;
-    size_t bytes;
-    if (w->opt.plan->tp == 1 && w->ops->buf_map(w->ctx, w->scratch) == NULL) { /* nobody to exchange with: the sum need not leave the device */
-        ops_mat m = {.type = OPS_F32, .cols = w->arch->hidden, .stride = ops_row_bytes(OPS_F32, w->arch->hidden)};
-        TRY(w->ops->buf_create(w->ctx, m.stride * (size_t)w->opt.max_batched_tokens, "partial sums", &w->exchange));
-        m.buf = w->exchange;
-        w->alone = w->ops->mat_part(w->ctx, &m);
-        return ST_OK;
-    }
-    comm_exchange_memory(w->group, &base, &bytes);
-    w->exchange_base = base;
-    return w->ops->buf_wrap(w->ctx, base, bytes, &w->exchange);
-}
-
-status worker_slot(worker *w, int32_t rows, ops_mat *out)
-{
-    size_t stride = ops_row_bytes(OPS_F32, w->arch->hidden);
-    *out = (ops_mat){.buf = w->exchange, .type = OPS_F32, .cols = w->arch->hidden, .stride = stride};
-    if (w->exchange_base == NULL)
-        return ST_OK;
-    void *memory;
-    TRY(comm_exchange_begin(w->group, stride * (size_t)rows, &memory));
-    out->offset = (size_t)((char *)memory - w->exchange_base);
-    return ST_OK;
-}
-
-static status slot_sum(worker *w)
-{
-    if (w->exchange_base == NULL) {
-        w->parts = &w->alone;
-        w->n_parts = 1;
-        return ST_OK;
-    }
-    TRY(w->ops->sync(w->ctx));
-    double started = log_clock();
-    size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->n_rows;
-    worker_note(w, WORKER_EXCHANGE);
-    status st = comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
-    w->times.exchange_seconds += log_clock() - started;
-    return st;
-}
-
 /* One product of a call: a role's weight, its bias, where it goes. */
 typedef struct product {
     const ops_weight *weight;
@@ -334,7 +290,7 @@ static status block_sequential(worker *w, int32_t layer, ops_mat x)
     TRY(norm(w, x, &at, &fa, w->h, false));
     ops_mat slot;
     TRY(attention(w, layer, &fa, w->h, &slot));
-    TRY(slot_sum(w));
+    TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.attention_seconds);
     waited = w->times.exchange_seconds;
     worker_note(w, WORKER_MLP);
@@ -342,7 +298,7 @@ static status block_sequential(worker *w, int32_t layer, ops_mat x)
     TRY(norm(w, x, &at, &fm, w->h, false));
     TRY(worker_slot(w, w->n_rows, &slot));
     TRY(mlp(w, layer, &fm, w->h, slot, false));
-    TRY(slot_sum(w));
+    TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.mlp_seconds);
     return ST_OK;
 }
@@ -370,7 +326,7 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
         TRY(norm(w, x, &at, &fm, w->h, false));
     }
     TRY(mlp(w, layer, mlp_formats, w->h, slot, true));
-    TRY(slot_sum(w));
+    TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.mlp_seconds);
     return ST_OK;
 }
@@ -392,7 +348,7 @@ static status embed(worker *w, ops_mat x)
     if (w->rank->tp_index == 0) /* positions join the sum once */
         e.positions = w->outside.matrix[SHARD_POS_EMBED];
     TRY(w->ops->embed(w->ctx, w->batch, &e));
-    TRY(slot_sum(w));
+    TRY(worker_slot_sum(w));
     ops_norm_args a = {
         .x = x,
         .parts = {w->parts, w->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
@@ -453,58 +409,10 @@ status worker_head(worker *w, int32_t begin, int32_t n)
     return products(w, &f, &y, n, &p, 1, false);
 }
 
-enum { TAG_RESIDUAL = 1 };
-
-/* Where the host reads and writes the residual stream. */
-static char *x_on_host(worker *w, ops_mat x)
-{
-    if (w->handed[0] != NULL)
-        return w->handed[x.offset == w->x[1].offset];
-    return (char *)w->ops->buf_map(w->ctx, x.buf) + x.offset;
-}
-
-/* Stages hand the residual stream on unrounded: rank i of a stage to rank i of the next. */
-static status receive_x(worker *w, ops_mat x)
-{
-    char *memory = x_on_host(w, x);
-    size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
-    comm_request *r;
-    double started = log_clock();
-    worker_note(w, WORKER_STAGE);
-    TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &r));
-    TRY(comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
-    w->times.stage_wait_seconds += log_clock() - started;
-    if (got != bytes)
-        return FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
-    return w->handed[0] != NULL ? w->ops->buf_write(w->ctx, x.buf, x.offset, memory, bytes) : ST_OK;
-}
-
-static status send_x(worker *w, ops_mat x, int which)
-{
-    size_t bytes = x.stride * (size_t)w->n_rows;
-    char *memory = x_on_host(w, x);
-    if (w->handed[0] != NULL)
-        TRY(w->ops->buf_read(w->ctx, x.buf, x.offset, memory, bytes));
-    else
-        TRY(w->ops->sync(w->ctx));
-    return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &w->sent[which]);
-}
-
-static status sent_done(worker *w, int which)
-{
-    if (w->sent[which] == NULL)
-        return ST_OK;
-    double started = log_clock();
-    worker_note(w, WORKER_STAGE);
-    status st = comm_wait(w->opt.world, &w->sent[which], w->opt.timeout_ms, NULL);
-    w->times.stage_wait_seconds += log_clock() - started;
-    return st;
-}
-
-/* Whether the step is one that others repeat launch by launch: each sequence decodes one token, and nothing is exchanged on the way. */
+/* Whether the step is one that others repeat launch by launch: each sequence decodes one token, and the host has no part in what is exchanged on the way. */
 static bool repeats(const worker *w)
 {
-    return w->ops->graph_begin != NULL && w->exchange_base == NULL && w->opt.plan->pp == 1 && w->arch->qk_norm != SHARD_QK_NORM_FULL &&
+    return w->ops->graph_begin != NULL && (w->exchange_base == NULL || comm_group_on_device(w->group)) && w->opt.plan->pp == 1 && w->arch->qk_norm != SHARD_QK_NORM_FULL &&
            w->n_rows == w->n_spans && w->n_rows == w->n_sampled && w->n_rows == w->n_out;
 }
 
@@ -521,6 +429,7 @@ static status layers(worker *w, ops_mat x)
 static status decode(worker *w, ops_mat x)
 {
     bool played;
+    TRY(comm_group_align(w->group)); /* at its end too: each time it is played it finds the exchange slots that it was recorded with */
     TRY(w->ops->graph_begin(w->ctx, w->batch, &played));
     if (played) {
         w->n_parts = 0;
@@ -528,6 +437,7 @@ static status decode(worker *w, ops_mat x)
     }
     TRY(embed(w, x));
     TRY(layers(w, x));
+    TRY(comm_group_align(w->group));
     return w->ops->graph_end(w->ctx);
 }
 
@@ -535,11 +445,11 @@ status worker_forward(worker *w, uint64_t step_number)
 {
     int which = (int)(step_number & 1); /* two buffers: one may still be on its way to the next stage */
     ops_mat x = w->x[which];
-    TRY(sent_done(w, which));
+    TRY(worker_handed_on(w, which));
     w->n_parts = 0;
     if (repeats(w))
         return decode(w, x);
-    TRY(w->first_stage ? embed(w, x) : receive_x(w, x));
+    TRY(w->first_stage ? embed(w, x) : worker_receive(w, x));
     TRY(layers(w, x));
-    return w->last_stage ? ST_OK : send_x(w, x, which);
+    return w->last_stage ? ST_OK : worker_hand_on(w, x, which);
 }

@@ -182,7 +182,9 @@ status worker_join(worker *w)
     size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->opt.max_batched_tokens;
     status st = comm_group_create(w->opt.world, ranks, tp, bytes, w->opt.timeout_ms, &w->group);
     free(ranks);
-    return st != ST_OK ? st : worker_exchange_create(w);
+    TRY(st);
+    TRY(worker_exchange_create(w));
+    return worker_stages_create(w);
 }
 
 void worker_destroy(worker **worker_)
@@ -204,14 +206,15 @@ void worker_destroy(worker **worker_)
             if (w->kv[g] != NULL)
                 w->ops->kv_destroy(w->ctx, &w->kv[g]);
         }
-        ops_buf *bufs[] = {w->weight_buf, w->scratch, w->slopes.buf, w->exchange};
+        ops_buf *bufs[] = {w->weight_buf, w->scratch, w->slopes.buf};
         for (size_t i = 0; i < ARRAY_LEN(bufs); i++) {
             if (bufs[i] != NULL)
                 w->ops->buf_destroy(w->ctx, &bufs[i]);
         }
-        w->ops->ctx_destroy(&w->ctx);
     }
-    comm_group_destroy(&w->group);
+    worker_exchange_destroy(w);
+    if (w->ctx != NULL)
+        w->ops->ctx_destroy(&w->ctx);
     for (int i = 0; i < 2; i++) {
         if (w->handed[i] != NULL)
             mem_huge_free(w->handed[i], w->handed_bytes);
@@ -261,6 +264,7 @@ status worker_step(worker *w, const step *s, const step_result **result)
         st = worker_pool(w);
     w->ops->step_end(w->ctx);
     TRY(st);
+    TRY(worker_exchange_check(w));
     worker_note(w, WORKER_IDLE);
     w->times.steps++;
     w->times.tokens += (uint64_t)w->n_rows;

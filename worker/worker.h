@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "comm/comm.h"
+#include "comm/device.h"
 #include "comm/step.h"
 #include "ops/ops.h"
 #include "shard/checkpoint.h"
@@ -30,6 +31,7 @@ typedef struct worker_options {
     int32_t max_seqs, max_batched_tokens, max_context;
     int64_t kv_blocks[OPS_MAX_KV_GROUPS]; /* of each KV group */
     int timeout_ms;
+    const char *collectives;      /* how sums between devices go by size, as comm_choice_parse takes it; NULL: comm_choice_default */
     bool quiet;                   /* no progress display while loading */
     bool grammars;                /* be ready for grammars before the first one comes, where the checkpoint's tokenizer allows any */
 } worker_options;

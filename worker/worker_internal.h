@@ -98,7 +98,9 @@ struct worker {
     ops_batch *batch;
     comm_group *group;  /* this stage's ranks */
     ops_buf *exchange;  /* the group's memory, in which exchange slots lie; of a rank alone on a device, device memory for its one slot */
-    char *exchange_base; /* where that lies on the host; NULL: a rank alone on a device */
+    char *exchange_base; /* where that lies, on the host or (comm_group_on_device) on the device; NULL: a rank alone on a device */
+    ops_buf *peers[COMM_DEVICE_MAX]; /* on devices: the other ranks' slots */
+    comm_group *before, *after; /* on devices: this rank and the one that hands it the residual stream, and the one that gets it from here */
     const float *alone; /* its one partial sum */
     comm_request *sent[2]; /* hand-over of x[i] under way */
     char *handed[2];    /* x[i] on the host, where the device's memory has no address there */
@@ -185,9 +187,23 @@ status worker_sample(worker *w, uint64_t step_number);
 /* pool.c: outs n_sampled .. n_out, after the sampled ones' results. */
 status worker_pool(worker *w);
 
-/* Once the group is there: the exchange slots made known to the device. */
+/* exchange.c */
+/* Once the group is there: the exchange slots made known to the device, or in the devices' own memory. */
 status worker_exchange_create(worker *w);
+/* Pairs of ranks of neighbouring stages, on devices. */
+status worker_stages_create(worker *w);
+/* After everything that works in the context, before the context. */
+void worker_exchange_destroy(worker *w);
 /* The exchange slot of this stage's group as a matrix [rows, hidden] f32. */
 status worker_slot(worker *w, int32_t rows, ops_mat *out);
+/* The stage's partial sums in its ranks' slots: parts and n_parts, for the next norm. */
+status worker_slot_sum(worker *w);
+/* x of the step from the stage before; to the stage after. */
+status worker_receive(worker *w, ops_mat x);
+status worker_hand_on(worker *w, ops_mat x, int which);
+/* Waits until x[which] of two steps ago has left. */
+status worker_handed_on(worker *w, int which);
+/* At a step's end: whether what devices exchanged went well. */
+status worker_exchange_check(worker *w);
 
 #endif

@@ -240,13 +240,11 @@ static status comm_start(comm_device *d, const void *blobs)
 
 /* ---- the paths ---- */
 
-typedef enum path { ONE_SHOT, TWO_SHOT, EXCHANGE } path;
-
-static path path_of(const comm_device *d, size_t bytes)
+static comm_path path_of(const comm_device *d, size_t bytes)
 {
     if (d->ipc && bytes <= d->choice.one_shot)
-        return ONE_SHOT;
-    return d->ipc && (bytes <= d->choice.two_shot || d->comm == NULL) ? TWO_SHOT : EXCHANGE;
+        return COMM_ONE_SHOT;
+    return d->ipc && (bytes <= d->choice.two_shot || d->comm == NULL) ? COMM_TWO_SHOT : COMM_EXCHANGE;
 }
 
 static char *slot_of(const comm_device *d, int member, unsigned half)
@@ -318,13 +316,13 @@ static status comm_exchange(comm_device *d, size_t bytes, const float *const **p
     *n_parts = 1;
     d->parts[0] = result_of(d, d->me);
     switch (path_of(d, bytes)) {
-    case ONE_SHOT:
+    case COMM_ONE_SHOT:
         for (int i = 0; i < d->n; i++)
             d->parts[i] = (const float *)(const void *)slot_of(d, i, half);
         *n_parts = d->n;
         COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, COMM_DEVICE_EXCHANGE, d->stream), "exchange");
         return ST_OK;
-    case TWO_SHOT:
+    case COMM_TWO_SHOT:
         s = slots_of(d, half);
         COMM_CUDA_TRY(d, k_comm_two_shot(&d->gpu, COMM_DEVICE_EXCHANGE, &s, (int64_t)n, d->stream), "exchange");
         return ST_OK;
@@ -354,11 +352,11 @@ static status reduce_piece(comm_device *d, float *data, size_t n)
     COMM_CUDA_TRY(d, cudaMemcpyAsync(mine, data, bytes, cudaMemcpyDeviceToDevice, d->stream), "all-reduce");
     gpu_comm_slots s;
     switch (path_of(d, bytes)) {
-    case ONE_SHOT:
+    case COMM_ONE_SHOT:
         s = slots_of(d, half);
         COMM_CUDA_TRY(d, k_comm_one_shot(&d->gpu, COMM_DEVICE_ALL_REDUCE, &s, (int64_t)n, data, d->stream), "all-reduce");
         return ST_OK;
-    case TWO_SHOT:
+    case COMM_TWO_SHOT:
         s = slots_of(d, half);
         COMM_CUDA_TRY(d, k_comm_two_shot(&d->gpu, COMM_DEVICE_ALL_REDUCE, &s, (int64_t)n, d->stream), "all-reduce");
         break;
@@ -533,6 +531,7 @@ const comm_device_ops comm_cuda = {
     .send = comm_to,
     .recv = comm_from,
     .choose = comm_choose,
+    .path = path_of,
     .state = comm_state,
     .abort = comm_stop,
 };

@@ -188,12 +188,13 @@ status nccl_async_error(comm_device *d, char *why, size_t why_bytes)
     if (d->comm == NULL || atomic_load(&d->stopped) != 0)
         return ST_OK;
     ncclResult_t r = d->api->CommGetAsyncError(d->comm, &async);
+    const char *call = r == ncclSuccess ? "NCCL" : "ncclCommGetAsyncError";
     if (r == ncclSuccess)
         r = async;
     if (NCCL_OK(r))
         return ST_OK;
     const char *more = d->api->GetLastError(d->comm);
-    snprintf(why, why_bytes, "NCCL: %s%s%s%s; %s", d->api->GetErrorString(r), more != NULL && *more != '\0' ? " (" : "", more != NULL ? more : "", more != NULL && *more != '\0' ? ")" : "",
+    snprintf(why, why_bytes, "%s: %s%s%s%s; %s", call, d->api->GetErrorString(r), more != NULL && *more != '\0' ? " (" : "", more != NULL ? more : "", more != NULL && *more != '\0' ? ")" : "",
              remedy(r));
     return r == ncclRemoteError ? ST_PEER : ST_INTERNAL;
 }

@@ -5,10 +5,11 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "comm/device.h"
 #include "coordinator/cli/cli_util.h"
 
 enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
-       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE };
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
@@ -19,6 +20,7 @@ static const struct argp_option options[] = {
     {"pp", OPT_PP, "M", 0, "Pipeline stages", 0},
     {"compute", OPT_COMPUTE, "auto|f32", 0, "auto computes with the weights as stored; f32 expands them to f32 at load", 0},
     {"device", OPT_DEVICE, "auto|cpu|cuda", 0, "What computes (default auto: CUDA devices where every rank has one, else the CPU)", 0},
+    {"collectives", OPT_COLLECTIVES, "SIZES", 0, "How sums between GPUs go by their size, as in one-shot=256K,two-shot=8M, and beyond that NCCL (`trireme bench comm` measures)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
     {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 q8 (auto: f32 with --compute f32, else f16)", 0},
     {"ctx", OPT_CTX, "TOKENS", 0, "Longest prompt + answer (default: the checkpoint's, as far as memory goes)", 0},
@@ -89,6 +91,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!ops_device_parse(arg, &o->device))
             argp_error(state, "--device %s: auto, cpu or cuda", arg);
         return 0;
+    case OPT_COLLECTIVES:
+        if (comm_choice_parse(arg, &(comm_choice){0}) != ST_OK)
+            argp_error(state, "--collectives %s", status_message());
+        o->collectives = arg;
+        return 0;
     case 't':
         o->n_threads = (int32_t)whole(state, "threads", arg, 1, 4096);
         return 0;
@@ -140,7 +147,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 const struct argp cli_replica_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
-static status world_create(comm_world **out)
+status cli_world_create(comm_world **out)
 {
     int n, rank;
     if (!comm_launched(&n, &rank) || n == 1)
@@ -162,7 +169,7 @@ static void replica_close(cli_replica *r)
 
 static status start(cli_replica_args *a, cli_replica *r)
 {
-    TRY(world_create(&r->world));
+    TRY(cli_world_create(&r->world));
     r->rank = comm_world_rank(r->world);
     r->n_ranks = comm_world_size(r->world);
     if (r->n_ranks > 1)

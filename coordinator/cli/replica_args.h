@@ -25,6 +25,9 @@ typedef struct cli_replica {
     int rank, n_ranks;
 } cli_replica;
 
+/* The job this process belongs to: MPI's, or itself alone. */
+status cli_world_create(comm_world **out);
+
 /* *done: this process has nothing more to do, and *exit_code is its exit code (a rank that served, or a failure, reported). */
 void cli_replica_start(cli_replica_args *args, cli_replica *out, bool *done, int *exit_code);
 /* Rank 0: stops the other ranks and cleans up.  st: how the run went; returns the exit code. */

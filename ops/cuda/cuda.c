@@ -217,6 +217,10 @@ static void step_end(ops_ctx *ctx)
     (void)ctx;
 }
 
+#ifdef CUDA_COLLECTIVES
+extern const struct comm_device_ops comm_cuda; /* comm/nccl/ */
+#endif
+
 const ops_backend *cuda_backend(void)
 {
     static const ops_backend table = {
@@ -235,6 +239,9 @@ const ops_backend *cuda_backend(void)
         .buf_map = cuda_buf_map,
         .mat_part = cuda_mat_part,
         .stream = stream,
+#ifdef CUDA_COLLECTIVES
+        .collectives = &comm_cuda,
+#endif
         .linear_input = cuda_linear_input,
         .batch_create = cuda_batch_create,
         .batch_destroy = cuda_batch_destroy,

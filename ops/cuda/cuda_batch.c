@@ -73,7 +73,7 @@ static status rope_floats(const ops_batch_limits *l, size_t *out)
 
 static status ropes_create(ops_ctx *ctx, ops_batch *b)
 {
-    size_t floats;
+    size_t floats = 0;
     void *p;
     TRY(rope_floats(&b->limits, &floats));
     if (floats == 0)

@@ -1,6 +1,6 @@
 /* ops/cuda/cuda_graph.c - decode steps recorded as CUDA graphs and played: a step is some ten launches a layer, which take the host longer than the device.
  *
- * A recording is made for a bucket: rows, and pieces of attention work, each rounded up to a power of two; its launches ask the device how many there
+ * A recording is made for a bucket: rows, and pieces of attention work, each rounded up to a power of two, and the rows of a piece; its launches ask the device how many there
  * are of either.  The first step of a bucket runs as ever, but with the bucket's sizes, so that all scratch is there; the second is recorded and then
  * played; later ones are played.  Scratch that has grown since makes a recording void.  A played step runs the same kernels on the same data: no bit differs. */
 #include "ops/cuda/cuda_internal.h"
@@ -28,10 +28,10 @@ void cuda_graphs_destroy(ops_ctx *ctx)
 }
 
 /* NULL: there is no room for another. */
-static cuda_graph *graph_of(ops_ctx *ctx, int32_t rows, int32_t work, bool *seen)
+static cuda_graph *graph_of(ops_ctx *ctx, int32_t rows, int32_t work, int32_t piece_rows, bool *seen)
 {
     for (int i = 0; i < ctx->n_graphs; i++) {
-        *seen = ctx->graphs[i].rows == rows && ctx->graphs[i].work == work;
+        *seen = ctx->graphs[i].rows == rows && ctx->graphs[i].work == work && ctx->graphs[i].piece_rows == piece_rows;
         if (*seen)
             return &ctx->graphs[i];
     }
@@ -39,19 +39,19 @@ static cuda_graph *graph_of(ops_ctx *ctx, int32_t rows, int32_t work, bool *seen
     if (ctx->n_graphs == CUDA_GRAPHS)
         return NULL;
     cuda_graph *g = &ctx->graphs[ctx->n_graphs++];
-    *g = (cuda_graph){.rows = rows, .work = work};
+    *g = (cuda_graph){.rows = rows, .work = work, .piece_rows = piece_rows};
     return g;
 }
 
-/* Pieces of the step's longest work list; the lists of windows that attention was asked for so far. */
-static int32_t most_work(const ops_batch *b)
+/* Pieces of the step's longest work list, and rows of its largest piece; the lists of windows that attention was asked for so far. */
+static void most_work(const ops_batch *b, int32_t *work, int32_t *piece_rows)
 {
-    int32_t most = 0;
+    *work = *piece_rows = 0;
     for (int i = 0; i < b->n_windows; i++) {
-        int32_t n = b->windows[i].pinned[b->which]->n_work;
-        most = n > most ? n : most;
+        const gpu_attention_list *l = b->windows[i].pinned[b->which];
+        *work = l->n_work > *work ? l->n_work : *work;
+        *piece_rows = l->most_rows > *piece_rows ? l->most_rows : *piece_rows;
     }
-    return most;
 }
 
 /* What the operations look at on the host before they launch. */
@@ -69,11 +69,14 @@ static status check_blocks(ops_batch *b)
 status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
 {
     bool seen;
+    int32_t work, piece_rows;
     *played = false;
-    int32_t rows = power_of_two(b->n_rows), work = power_of_two(most_work(b));
+    most_work(b, &work, &piece_rows);
+    work = power_of_two(work);
+    int32_t rows = power_of_two(b->n_rows);
     if (b->n_rows == 0 || b->n_windows == 0 || rows > b->limits.max_rows || rows > ctx->max_rows) /* before the first attention the lists are not known */
         return ST_OK;
-    cuda_graph *g = graph_of(ctx, rows, work, &seen);
+    cuda_graph *g = graph_of(ctx, rows, work, piece_rows, &seen);
     if (g == NULL)
         return ST_OK;
     if (g->exec != NULL && g->memory == ctx->memory) {

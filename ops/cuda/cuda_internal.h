@@ -64,7 +64,7 @@ typedef struct cuda_pending { /* a result on its way to the host */
 
 /* A decode step recorded for up to so many rows and pieces of attention (graphs of other sizes are other graphs). */
 typedef struct cuda_graph {
-    int32_t rows, work;
+    int32_t rows, work, piece_rows;
     uint64_t memory;      /* ctx->memory when it was recorded: scratch has moved if it differs */
     cudaGraphExec_t exec; /* NULL: such a step was seen once, and runs as ever */
 } cuda_graph;

@@ -261,37 +261,13 @@ status cuda_sumsq(ops_ctx *ctx, const ops_sumsq_args *args)
 
 /* ---- q, k, v ---- */
 
-/* The blocks this step writes must exist: the tables came from outside. */
-static status check_written(const ops_batch *b, const ops_qkv_args *a)
-{
-    for (int32_t i = 0; i < b->n_spans; i++) {
-        const ops_span *s = &b->spans[i];
-        const int32_t *table = b->tables[a->kv_group] + s->table[a->kv_group];
-        for (int32_t j = s->position / OPS_KV_BLOCK; j <= (s->position + s->n_rows - 1) / OPS_KV_BLOCK; j++) {
-            if (table[j] < 0 || table[j] >= a->kv->spec.n_blocks)
-                return FAIL(ST_INVALID, "qkv: sequence %d of the step writes KV block %d of %lld", i, table[j], (long long)a->kv->spec.n_blocks);
-        }
-    }
-    return ST_OK;
-}
-
 static status qkv_check(const ops_batch *batch, const ops_qkv_args *args)
 {
     int32_t hd = args->head_dim, rows = batch->n_rows;
-    if (hd <= 0 || args->n_heads < 0 || args->n_kv_heads < 0 || args->rope >= batch->limits.n_ropes || (args->rope >= 0 && batch->limits.ropes[args->rope].dims > hd))
-        return FAIL(ST_INVALID, "qkv: heads of %d dimensions, rope %d", hd, args->rope);
     TRY(cuda_mat_check("qkv", "q", &args->q, rows, args->n_heads * hd));
     TRY(cuda_mat_check("qkv", "k", &args->k, rows, args->n_kv_heads * hd));
     TRY(cuda_mat_check("qkv", "v", &args->v, rows, args->n_kv_heads * hd));
-    if (args->q.type != OPS_F32 || args->k.type != OPS_F32 || args->v.type != OPS_F32)
-        return FAIL(ST_INVALID, "qkv: q, k and v must be f32");
-    if (args->norm == OPS_QK_FULL_RMS && (args->q_sumsq == NULL || args->k_sumsq == NULL))
-        return FAIL(ST_INVALID, "qkv: a norm over all heads needs their sums of squares");
-    const ops_kv_spec *spec = &args->kv->spec;
-    if (spec->head_dim != hd || spec->n_kv_heads != args->n_kv_heads || args->kv_layer < 0 || args->kv_layer >= spec->n_layers || args->kv_group < 0 ||
-        args->kv_group >= batch->limits.n_kv_groups)
-        return FAIL(ST_INVALID, "qkv: the cache has %d layers, %d KV heads of %d", spec->n_layers, spec->n_kv_heads, spec->head_dim);
-    return check_written(batch, args);
+    return ops_qkv_check(&batch->limits, batch->spans, batch->n_spans, batch->tables, &args->kv->spec, args);
 }
 
 /* The sums over all ranks' heads were added up on the host. */
@@ -369,6 +345,7 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
     TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
     a.list = w->list;
     a.max_work = ctx->graph_batch != NULL ? ctx->graph->work : w->pinned[batch->which]->n_work;
+    a.max_rows = ctx->graph_batch != NULL ? ctx->graph->piece_rows : w->pinned[batch->which]->most_rows;
     a.max_slots = batch->max_slots;
     a.partial = ctx->attention.p;
     CUDA_TRY(k_attention(cuda_step(batch), cuda_rows(ctx, batch->n_rows), &a, ctx->stream), "%d rows of %d heads of %d, %d pieces", batch->n_rows, args->n_heads, args->head_dim, a.max_work);

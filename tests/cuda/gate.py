@@ -208,7 +208,7 @@ def read_promises(path):
             raise Gate(f"{path}:{number}: wants: kernel  threads  dynamic shared bytes  [promises], two blanks apart")
         words = fields[3].split() if len(fields) == 4 else []
         for w in words:
-            if not re.fullmatch(r"stream|tensor|async|dp4a|flight|shown|f64|absent|blocks=\d+", w):
+            if not re.fullmatch(r"stream|tensor|async|dp4a|flight|f64|blocks=\d+", w):
                 raise Gate(f"{path}:{number}: no such promise: {w}")
         out.append(Promise(fields[0], None if fields[1] == "-" else int(fields[1]), int(fields[2]), words, number))
     return out
@@ -256,7 +256,7 @@ def measure(cuda_home, objects, promises):
                 raise Gate(f"{source}: two kernels are called {name}")
             arches[f"sm_{arch}"] = row
             problems += [f"{source} {name} sm_{arch}: {p}" for p in broken(row, promise, arch)]
-    problems += [f"promises.txt:{p.line}: no kernel matches {p.pattern}" for p in promises if p.line not in used and "absent" not in p.words]
+    problems += [f"promises.txt:{p.line}: no kernel matches {p.pattern}" for p in promises if p.line not in used]
     return table, problems
 
 
@@ -306,7 +306,7 @@ def little(table, promises):
     for source, kernels in table.items():
         for name, arches in kernels.items():
             promise = match(promises, name)
-            if promise and {"flight", "shown"} & set(promise.words):
+            if promise and "flight" in promise.words:
                 for arch, row in arches.items():
                     for chip in (c for c in CHIPS if f"sm_{c.arch}" == arch):
                         yield (f"  {source} {name} {chip.name}: {row['blocks']} x {row['threads']} x {row['flight']} = {in_flight(row)} B, "

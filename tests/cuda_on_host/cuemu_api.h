@@ -3,7 +3,8 @@
  * Each switch is an environment variable too, read when the process first meets the emulation; a call here overrides it from then on.
  *
  *   CUEMU_ORDER    fwd | rev | rand:N   the order blocks, warps and lanes run in
- *   CUEMU_STREAMS  eager | lazy | rand:N  when queued work runs: at once; not before something waits for it; at random moments
+ *   CUEMU_STREAMS  eager | lazy | rand:N  when queued work runs: at once; not before something waits for it; at random moments.  What has
+ *                  lain for a tenth of a second while the host did something else runs then
  *   CUEMU_CPASYNC  late | early         when an asynchronous copy lands: at its wait; at its issue
  *   CUEMU_GUARD    0 | 1                device memory is unmapped while host code runs
  *   CUEMU_FAIL     name:N[+][=code],... the Nth call of a function fails (with +, all later ones too); "kernel" fails the Nth kernel while it runs

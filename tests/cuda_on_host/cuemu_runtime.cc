@@ -781,9 +781,43 @@ static void drain_device(std::unique_lock<std::mutex> &hold, int device)
             drain(hold, s);
 }
 
+/* A device goes on by itself while its host does something else: where work is put off, what has lain for a while is done by a thread of its own. */
+#define IDLE_MS 100
+static double pushed_at;
+static bool over; /* the process ends */
+
+static void go_on(void)
+{
+    for (;;) {
+        struct timespec t = {0, 20000000};
+        nanosleep(&t, NULL);
+        std::unique_lock<std::mutex> hold(lock);
+        if (over)
+            return;
+        for (int d = 0; d < MAX_DEVICES && mode != EAGER && now_ms() - pushed_at > IDLE_MS; d++)
+            drain_device(hold, d);
+    }
+}
+
+static void go_on_from_now(void) /* with the lock */
+{
+    static bool goes;
+    pushed_at = now_ms();
+    if (goes)
+        return;
+    goes = true;
+    std::thread(go_on).detach();
+    atexit([] {
+        lock.lock(); /* for good: nothing runs while what it needs is taken down */
+        over = true;
+    });
+}
+
 static void push(std::unique_lock<std::mutex> &hold, cuemu_stream *s, operation o)
 {
     bool legacy = s == &devices[s->device].null_stream;
+    if (mode != EAGER)
+        go_on_from_now();
     if (legacy)
         drain_device(hold, s->device);
     s->queue.push_back(std::move(o));

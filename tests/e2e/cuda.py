@@ -3,15 +3,24 @@
     device   on a machine without a device the plugin loads, says so once, and the CPU computes; the emulation only where it is named
     faults   each CUDA call fails in turn: an error that names it and a remedy, within the deadline
     same     tokens and log-probabilities of a checkpoint against the CPU's
+    ways     sums and hand-overs between devices by each way (one shot, two, NCCL, the host's memory): the same bits, and each way says that it was taken
+    storm    many runs, each with a failing call or a killed rank: all end, with a reason
+    bench    `trireme bench comm`
 """
 import argparse
+import concurrent.futures
+import json
 import os
 import pathlib
+import random
 import re
 import shutil
+import signal
+import subprocess
 import tempfile
+import threading
 
-from run import Failed, Report, generate, run
+from run import ENV, Failed, Report, command, generate, run
 
 PROMPT = {"id": 1, "prompt_ids": [3, 4, 5, 6, 7], "max_tokens": 3, "temperature": 0, "ignore_eos": True, "logprobs": 5}
 LIMIT = 60  # seconds: the emulation is slow to start
@@ -65,14 +74,28 @@ def check_device(a, report):
 # Calls of a run, and which of them to let fail; frees and the like may fail unseen.
 CALLS = ["cudaSetDevice", "cudaGetDeviceProperties", "cudaMemGetInfo", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaHostAlloc", "cudaMalloc", "cudaMemsetAsync",
          "cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize", "cudaStreamWaitEvent", "cudaStreamSynchronize", "kernel"]
-TP_CALLS = ["cudaHostRegister", "cudaHostGetDevicePointer"]
+TP_CALLS = ["cudaHostRegister", "cudaHostGetDevicePointer"] # where sums go through the host's memory
+# Of the collectives, on two ranks that use nothing but NCCL; NAME of the call that the message names where it is another one.
+NCCL_CALLS = {"ncclGetUniqueId": None, "ncclCommInitRankConfig": None, "ncclGroupStart": None, "ncclSend": None, "ncclRecv": None, "ncclGroupEnd": None, "ncclAllGather": None,
+              "ncclCommGetAsyncError": None, "ncclAsync": "NCCL: "}
 
 
-def check_fault(a, report, name, n, ranks):
+def check_nccl_fault(a, report, name, named, n, split):
+    what = f"{name} fails at call {n} on 2 ranks, {split}"
+    try:
+        code, _, err = answer_of(a.trireme, a.model, "--device", "cuda", split, "2", "--collectives", "one-shot=0,two-shot=0", ranks=2, env={"CUEMU_FAIL": f"{name}:{n}"})
+    except Failed as e:
+        report.check(False, f"{what}: {e}")
+        return
+    told = re.search(rf"rank \d.*{named}.*; \w+|through the host's memory: .*{named}", err)
+    report.check((told is not None and "signal" not in err) if code != 0 else n > 1, f"{what}: exit code {code}: {err[-700:]}")
+
+
+def check_fault(a, report, name, n, ranks, before=""):
     args = ("--device", "cuda", *(("--tp", str(ranks)) if ranks > 1 else ()))
     what = f"{name} fails at call {n} on {ranks} rank{'s' if ranks > 1 else ''}"
     try:
-        code, _, err = answer_of(a.trireme, a.model, *args, ranks=ranks, env={"CUEMU_FAIL": f"{name}:{n}"})
+        code, _, err = answer_of(a.trireme, a.model, *args, ranks=ranks, env={"CUEMU_FAIL": f"{before}{name}:{n}"})
     except Failed as e:
         report.check(False, f"{what}: {e}")
         return False
@@ -80,18 +103,60 @@ def check_fault(a, report, name, n, ranks):
         return False
     line = next((x for x in err.splitlines() if "cuda" in x and "error" in x), "")
     # a kernel's failure is seen by the next call that waits
-    named = re.search(r"(cuda\w+|k_\w+), .*: .* \(cudaError\w+\); \w+", err) is not None and (name == "kernel" or name in err)
+    named = re.search(r"(cuda\w+|k_\w+)[,:] .* \(cudaError\w+\); \w+", err) is not None and (name == "kernel" or name in err)
     report.check(code != 0 and named, f"{what}: exit code {code}: {line or err[-500:]}")
     return True
 
 
+def check_calls(a, report, name):
+    for n in (1, 2, 3, 5, 8, 13, 30):
+        if not check_fault(a, report, name, n, 1):
+            break
+
+
 def check_faults(a, report):
-    for name in CALLS:
-        for n in (1, 2, 3, 5, 8, 13, 30):
-            if not check_fault(a, report, name, n, 1):
-                break
-    for name in TP_CALLS:
-        check_fault(a, report, name, 1, 2)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool: # mpirun sleeps for most of the time in which a job ends
+        jobs = [pool.submit(check_calls, a, report, name) for name in CALLS]
+        jobs += [pool.submit(check_fault, a, report, name, 1, 2, NO_WAY["CUEMU_FAIL"] + ",") for name in TP_CALLS]
+        jobs += [pool.submit(check_nccl_fault, a, report, name, named or name, n, "--tp") for name, named in NCCL_CALLS.items() for n in (1, 2, 5)]
+        jobs += [pool.submit(check_nccl_fault, a, report, name, NCCL_CALLS[name] or name, 1, "--pp") for name in ("ncclSend", "ncclRecv", "ncclAsync", "ncclCommInitRankConfig")]
+        for job in jobs:
+            job.result()
+
+
+def storm_run(a, seed):
+    """A run in which one call of one rank fails, or a rank is killed; what is wrong with how it ended, or None, and whether it failed at all."""
+    rng = random.Random(seed)
+    tp, pp = rng.choice(((1, 1), (2, 1), (1, 2), (2, 2)))
+    way = rng.choice(("one-shot=max", "one-shot=0,two-shot=max", "one-shot=0,two-shot=0", "one-shot=2K,two-shot=16K"))
+    name, n = rng.choice((*CALLS, *TP_CALLS, *NCCL_CALLS, "cudaIpcGetMemHandle", "cudaIpcOpenMemHandle", "cudaGraphLaunch", "cudaStreamBeginCapture")), int(rng.expovariate(1 / 12)) + 1
+    kill = tp * pp > 1 and rng.random() < 0.2
+    what = f"run {seed}, tp {tp} pp {pp}, {way}, " + ("a rank killed" if kill else f"{name} fails at call {n}")
+    env = {**os.environ, **ENV, **({} if kill else {"CUEMU_FAIL": f"{name}:{n}"}), "CUEMU_STREAMS": rng.choice(("eager", f"rand:{seed}"))}
+    argv = command(a.trireme, ["generate", "-m", a.model, "--prompts", "-", "--json", "--device", "cuda", "--tp", tp, "--pp", pp, "--collectives", way, "--timeout", "10"], tp * pp)
+    p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    if kill:
+        threading.Timer(rng.uniform(0.2, 1.2), lambda: [os.kill(int(c), signal.SIGKILL) for c in
+                                                       subprocess.run(["pgrep", "-P", str(p.pid), "trireme"], capture_output=True, text=True).stdout.split()[:1]]).start()
+    try:
+        _, err = p.communicate((json.dumps({**PROMPT, "max_tokens": 40 if kill else 4}) + "\n") * (1 if tp * pp == 1 else 3), timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        return f"{what}: not over after {LIMIT} s: {p.communicate()[1][-600:]}", True
+    told = re.search(r"rank \d.*; \w+|cuda\w+[,:] .*; \w+|k_\w+, .*; \w+|ended without leaving|exited on signal 9", err) is not None
+    if p.returncode != 0 and (not told or (not kill and "signal" in err)):
+        return f"{what}: exit code {p.returncode}: {err[-900:]}", True
+    return None, p.returncode != 0
+
+
+def check_storm(a, report):
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for wrong, bad in pool.map(lambda seed: storm_run(a, seed), range(a.seed, a.seed + a.runs)):
+            report.check(wrong is None, wrong)
+            failed += bad
+    report.check(failed > a.runs / 4, f"of {a.runs} runs only {failed} met their fault")
+    print(f"{a.runs} runs, {failed} met their fault", flush=True)
 
 
 def check_same(a, report):
@@ -112,13 +177,61 @@ def check_same(a, report):
         print(f"{pathlib.Path(a.model).name} tp {tp} pp {pp}, --compute {a.compute}: log-probabilities differ by at most {worst:.1e}", flush=True)
 
 
+# No way between devices: sums go through the host's memory.
+NO_WAY = {"CUEMU_FAIL": "ncclGetVersion:1+,cudaIpcGetMemHandle:1+"}
+NO_IPC = {"CUEMU_FAIL": "cudaIpcGetMemHandle:1+"}
+NO_NCCL = {"CUEMU_FAIL": "ncclGetVersion:1+"}
+WAYS = [("one shot", ("--collectives", "one-shot=max"), {}, "one-shot=max"),
+        ("two shots", ("--collectives", "one-shot=0,two-shot=max"), {}, "one-shot=0,two-shot=max"),
+        ("NCCL", ("--collectives", "one-shot=0,two-shot=0"), {}, "one-shot=0,two-shot=0, NCCL"),
+        ("by size", ("--collectives", "one-shot=2K,two-shot=16K"), {"CUEMU_STREAMS": "rand:7"}, "one-shot=2K,two-shot=16K, NCCL"),
+        ("no CUDA IPC", (), NO_IPC, "devices: NCCL"),
+        ("no NCCL", (), NO_NCCL, "no NCCL"),
+        ("the host", (), NO_WAY, "through the host's memory")]
+
+
+def check_ways(a, report):
+    long = [(7 * i + 3) % a.vocab for i in range(70)]
+    requests = [{"id": i, "prompt_ids": p, "max_tokens": 6, "temperature": 0, "ignore_eos": True} for i, p in enumerate(([5], [9, 8, 7], long))]
+    for split in a.splits.split(","):
+        tp, pp = map(int, split.split("x"))
+        first = None
+        for name, args, env, told in WAYS:
+            said = []
+            got = generate(a.trireme, a.model, requests, tp, pp, ("--device", "cuda", "--max-seqs", "3", "--compute", a.compute, *args), env, 300, said)
+            if tp > 1:
+                report.check(f"sums between its {tp} devices" in said[0] and told in said[0], f"{split}, {name}: nothing told of {told!r}: {said[0][-600:]}")
+            if pp > 1:
+                by_host = env in (NO_WAY, NO_NCCL)
+                report.check(("the residual stream goes through the host's memory" in said[0]) == by_host, f"{split}, {name}: hand-over: {said[0][-600:]}")
+            got = [(x["token_ids"], x["logits_hash"]) for x in got]
+            first = first or got
+            report.check(got == first, f"{split}, {name}: {got} instead of {first}")
+
+
+def check_bench(a, report):
+    for device, ranks in (("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 3)):
+        code, out, err = run(a.trireme, ["bench", "comm", "--device", device, "--sizes", "1K,64K", "--hidden", "64", "-r", "2", "--json"], ranks, timeout=LIMIT)
+        rows = [json.loads(x) for x in out.splitlines()] if code == 0 else []
+        paths = [(r["test"], r["path"], r["bytes"]) for r in rows if "path" in r]
+        sums = [("sum", p, n) for n in (1024, 65536) for p in (["one-shot", "two-shot", "NCCL"] if device == "cuda" else ["host"])]
+        report.check(code == 0 and [x for x in paths if x[0] == "sum"] == sums and all(r.get("seconds", 1) > 0 for r in rows), f"bench comm on {ranks} ranks, {device}: exit code {code}: {out[-500:]}{err[-500:]}")
+        report.check(sum(x[0] == "message" for x in paths) == (2 if ranks > 1 else 0), f"bench comm on {ranks} ranks, {device}: messages {paths}")
+        if device == "cuda":
+            report.check("EMULATED" in rows[0]["backend"] and re.fullmatch(r"one-shot=\w+,two-shot=\w+", rows[-1]["collectives"]) is not None, f"bench comm: {rows}")
+    code, _, err = run(a.trireme, ["bench", "comm", "--sizes", "0"])
+    report.check(code == 2 and "--sizes 0" in err, f"bench comm --sizes 0: exit code {code}: {err}")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trireme", required=True)
-    p.add_argument("--what", required=True, help="device, faults, same")
+    p.add_argument("--what", required=True, help="device, faults, same, ways, storm, bench")
     p.add_argument("--model", required=True)
     p.add_argument("--plugin", action="store_true", help="backend_cuda.so was built")
     p.add_argument("--emulated", help="the emulated plugin")
+    p.add_argument("--runs", type=int, default=60)
+    p.add_argument("--seed", type=int, default=1)
     p.add_argument("--splits", default="1x1")
     p.add_argument("--vocab", type=int, default=512)
     p.add_argument("--tokens", type=int, default=4)
@@ -132,7 +245,7 @@ def main():
         report.skip(a.what, f"{a.model} is not there; deploy/check fetches it")
     else:
         for what in a.what.split(","):
-            {"device": check_device, "faults": check_faults, "same": check_same}[what](a, report)
+            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "storm": check_storm, "bench": check_bench}[what](a, report)
     report.end()
 
 

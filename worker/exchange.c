@@ -1,0 +1,212 @@
+/* worker/exchange.c - what a rank gives to others and gets from them: partial sums inside a stage, the residual stream between stages.
+ *
+ * On devices that can (comm/device.h) both are queued on the context's stream and the host waits for nothing; else both go through the host's memory. */
+#include "base/log.h"
+#include "worker/worker_internal.h"
+
+enum { TAG_RESIDUAL = 1 };
+
+/* ---- coming together ---- */
+
+static status device_spec(const worker *w, size_t exchange_bytes, comm_device_spec *out)
+{
+    *out = (comm_device_spec){.ops = w->ops->collectives, .device = w->opt.ctx.device, .stream = w->ops->stream(w->ctx), .exchange_bytes = exchange_bytes,
+                              .choice = comm_choice_default(w->opt.plan->tp)};
+    return w->opt.collectives != NULL ? comm_choice_parse(w->opt.collectives, &out->choice) : ST_OK;
+}
+
+static size_t slot_bytes(const worker *w)
+{
+    return ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->opt.max_batched_tokens;
+}
+
+/* The ranks' slots where the devices see them; ST_UNSUPPORTED: they do not. */
+static status slots_on_devices(worker *w)
+{
+    void *base;
+    size_t bytes;
+    comm_device_spec spec;
+    TRY(device_spec(w, slot_bytes(w), &spec));
+    TRY(comm_group_device(w->group, &spec));
+    for (int i = 0; i < COMM_DEVICE_MAX && comm_exchange_piece(w->group, i, &base, &bytes); i++) {
+        TRY(w->ops->buf_wrap(w->ctx, base, bytes, i == 0 ? &w->exchange : &w->peers[i]));
+        w->exchange_base = i == 0 ? base : w->exchange_base;
+    }
+    if (w->rank->tp_index == 0)
+        log_info("stage %d: sums between its %d devices: %s", w->rank->stage, w->opt.plan->tp, comm_group_device_describe(w->group));
+    return ST_OK;
+}
+
+static status slots_on_host(worker *w)
+{
+    void *base;
+    size_t bytes;
+    comm_exchange_memory(w->group, &base, &bytes);
+    w->exchange_base = base;
+    return w->ops->buf_wrap(w->ctx, base, bytes, &w->exchange);
+}
+
+status worker_exchange_create(worker *w)
+{
+    if (w->opt.plan->tp == 1 && w->ops->buf_map(w->ctx, w->scratch) == NULL) { /* nobody to exchange with: the sum need not leave the device */
+        ops_mat m = {.type = OPS_F32, .cols = w->arch->hidden, .stride = ops_row_bytes(OPS_F32, w->arch->hidden)};
+        TRY(w->ops->buf_create(w->ctx, slot_bytes(w), "partial sums", &w->exchange));
+        m.buf = w->exchange;
+        w->alone = w->ops->mat_part(w->ctx, &m);
+        return ST_OK;
+    }
+    if (w->opt.plan->tp > 1 && w->ops->collectives != NULL) {
+        status st = slots_on_devices(w);
+        if (st != ST_UNSUPPORTED)
+            return st;
+        if (w->rank->tp_index == 0)
+            log_info("stage %d: sums between its %d devices go through the host's memory: %s", w->rank->stage, w->opt.plan->tp, status_message());
+    }
+    return slots_on_host(w);
+}
+
+/* Rank i of a stage and rank i of the next; without a way between their devices there is no group, and the host hands on. */
+static status pair_create(worker *w, int first, comm_group **out)
+{
+    int ranks[2] = {first, first + w->opt.plan->tp};
+    comm_device_spec spec;
+    TRY(device_spec(w, 0, &spec));
+    TRY(comm_group_create(w->opt.world, ranks, 2, 0, w->opt.timeout_ms, out));
+    status st = comm_group_device(*out, &spec);
+    if (st != ST_UNSUPPORTED)
+        return st;
+    if (w->rank->tp_index == 0 && ranks[0] == w->rank->rank)
+        log_info("stages %d and %d: the residual stream goes through the host's memory: %s", w->rank->stage, w->rank->stage + 1, status_message());
+    comm_group_destroy(out);
+    return ST_OK;
+}
+
+status worker_stages_create(worker *w)
+{
+    int32_t stage = w->rank->stage, rank = w->rank->rank;
+    if (w->opt.plan->pp == 1 || w->ops->collectives == NULL)
+        return ST_OK;
+    for (int32_t even = 0; even < 2; even++) { /* first the pairs that begin at even stages, so that nobody waits for somebody who waits */
+        if (!w->last_stage && stage % 2 == even)
+            TRY(pair_create(w, rank, &w->after));
+        if (!w->first_stage && (stage - 1) % 2 == even)
+            TRY(pair_create(w, rank - w->opt.plan->tp, &w->before));
+    }
+    return ST_OK;
+}
+
+void worker_exchange_destroy(worker *w)
+{
+    for (size_t i = 0; i < ARRAY_LEN(w->peers); i++) {
+        if (w->peers[i] != NULL)
+            w->ops->buf_destroy(w->ctx, &w->peers[i]);
+    }
+    if (w->exchange != NULL)
+        w->ops->buf_destroy(w->ctx, &w->exchange);
+    for (int32_t even = 0; w->rank != NULL && even < 2; even++) { /* as they were made: on devices both members leave together */
+        if (w->rank->stage % 2 == even)
+            comm_group_destroy(&w->after);
+        else
+            comm_group_destroy(&w->before);
+    }
+    comm_group_destroy(&w->group);
+}
+
+/* ---- inside a stage ---- */
+
+status worker_slot(worker *w, int32_t rows, ops_mat *out)
+{
+    size_t stride = ops_row_bytes(OPS_F32, w->arch->hidden);
+    *out = (ops_mat){.buf = w->exchange, .type = OPS_F32, .cols = w->arch->hidden, .stride = stride};
+    if (w->exchange_base == NULL)
+        return ST_OK;
+    void *memory;
+    TRY(comm_exchange_begin(w->group, stride * (size_t)rows, &memory));
+    out->offset = (size_t)((char *)memory - w->exchange_base);
+    return ST_OK;
+}
+
+status worker_slot_sum(worker *w)
+{
+    if (w->exchange_base == NULL) {
+        w->parts = &w->alone;
+        w->n_parts = 1;
+        return ST_OK;
+    }
+    size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->n_rows;
+    if (comm_group_on_device(w->group))
+        return comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
+    TRY(w->ops->sync(w->ctx));
+    double started = log_clock();
+    worker_note(w, WORKER_EXCHANGE);
+    status st = comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
+    w->times.exchange_seconds += log_clock() - started;
+    return st;
+}
+
+status worker_exchange_check(worker *w)
+{
+    if (w->before != NULL)
+        TRY(comm_group_check(w->before));
+    if (w->after != NULL)
+        TRY(comm_group_check(w->after));
+    return comm_group_on_device(w->group) ? comm_group_check(w->group) : ST_OK;
+}
+
+/* ---- between stages ---- */
+
+/* Where the device reads and writes the residual stream. */
+static void *x_on_device(worker *w, const ops_mat *x)
+{
+    return (void *)(uintptr_t)w->ops->mat_part(w->ctx, x);
+}
+
+/* Where the host does. */
+static char *x_on_host(worker *w, ops_mat x)
+{
+    if (w->handed[0] != NULL)
+        return w->handed[x.offset == w->x[1].offset];
+    return (char *)w->ops->buf_map(w->ctx, x.buf) + x.offset;
+}
+
+/* Stages hand the residual stream on unrounded: rank i of a stage to rank i of the next. */
+status worker_receive(worker *w, ops_mat x)
+{
+    size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
+    if (w->before != NULL)
+        return comm_device_recv(w->before, 0, x_on_device(w, &x), bytes);
+    char *memory = x_on_host(w, x);
+    comm_request *r;
+    double started = log_clock();
+    worker_note(w, WORKER_STAGE);
+    TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &r));
+    TRY(comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
+    w->times.stage_wait_seconds += log_clock() - started;
+    if (got != bytes)
+        return FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
+    return w->handed[0] != NULL ? w->ops->buf_write(w->ctx, x.buf, x.offset, memory, bytes) : ST_OK;
+}
+
+status worker_hand_on(worker *w, ops_mat x, int which)
+{
+    size_t bytes = x.stride * (size_t)w->n_rows;
+    if (w->after != NULL)
+        return comm_device_send(w->after, 1, x_on_device(w, &x), bytes);
+    char *memory = x_on_host(w, x);
+    if (w->handed[0] != NULL)
+        TRY(w->ops->buf_read(w->ctx, x.buf, x.offset, memory, bytes));
+    else
+        TRY(w->ops->sync(w->ctx));
+    return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &w->sent[which]);
+}
+
+status worker_handed_on(worker *w, int which)
+{
+    if (w->sent[which] == NULL)
+        return ST_OK;
+    double started = log_clock();
+    worker_note(w, WORKER_STAGE);
+    status st = comm_wait(w->opt.world, &w->sent[which], w->opt.timeout_ms, NULL);
+    w->times.stage_wait_seconds += log_clock() - started;
+    return st;
+}
