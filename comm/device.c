@@ -176,6 +176,26 @@ static void *watch_thread(void *arg)
     return NULL;
 }
 
+/* A call that fails on one rank leaves the others waiting: the world ends with its message, which is logged once, there. */
+static status called(comm_group *g, status st)
+{
+    status_unmute();
+    if (st == ST_OK)
+        return ST_OK;
+    char text[512];
+    snprintf(text, sizeof(text), "%s", status_message());
+    if (st == ST_INVALID) /* refused before anything was queued */
+        return FAIL(st, "%s", text);
+    if (st != ST_ABORTED)
+        return world_break(g->w, st, g->w->rank, "%s", text);
+    while (!host_aborted(&g->w->host))
+        sync_pause();
+    return world_aborted(g->w);
+}
+
+/* The device's operation, its failures told by called() alone. */
+#define CALL(g, operation) (status_mute(), called(g, (g)->device->ops->operation))
+
 /* ---- the group ---- */
 
 status comm_group_device(comm_group *g, const comm_device_spec *spec)
@@ -212,16 +232,17 @@ void group_device_destroy(comm_group *g)
     struct group_device *gd = g->device;
     if (gd == NULL)
         return;
-    g->device = NULL;
     /* A peer may still read this rank's slots: all come here before anything is freed. */
+    status st = host_aborted(&g->w->host) ? ST_ABORTED : CALL(g, quiet(gd->d));
     status_mute();
-    bool clean = !host_aborted(&g->w->host) && gd->ops->quiet(gd->d) == ST_OK && comm_barrier(g) == ST_OK;
+    bool clean = st == ST_OK && comm_barrier(g) == ST_OK;
     status_unmute();
     if (!clean)
         gd->ops->abort(gd->d);
     atomic_store(&gd->leave, 1);
     if (gd->watched)
         pthread_join(gd->watcher, NULL);
+    g->device = NULL;
     gd->ops->destroy(&gd->d, clean);
     free(gd);
 }
@@ -240,26 +261,6 @@ bool comm_exchange_piece(const comm_group *g, int i, void **base, size_t *bytes)
 {
     return g->device != NULL && g->device->ops->piece(g->device->d, i, base, bytes);
 }
-
-/* A call that fails on one rank leaves the others waiting: the world ends with its message, which is logged once, there. */
-static status called(comm_group *g, status st)
-{
-    status_unmute();
-    if (st == ST_OK)
-        return ST_OK;
-    char text[512];
-    snprintf(text, sizeof(text), "%s", status_message());
-    if (st == ST_INVALID) /* refused before anything was queued */
-        return FAIL(st, "%s", text);
-    if (st != ST_ABORTED)
-        return world_break(g->w, st, g->w->rank, "%s", text);
-    while (!host_aborted(&g->w->host))
-        sync_pause();
-    return world_aborted(g->w);
-}
-
-/* The device's operation, its failures told by called() alone. */
-#define CALL(g, operation) (status_mute(), called(g, (g)->device->ops->operation))
 
 static status ready(const comm_group *g, const char *what)
 {

@@ -12,6 +12,14 @@ size_t ops_row_bytes(ops_type type, int32_t cols)
     return (n * (type == OPS_F32 ? 4 : 2) + 63) / 64 * 64;
 }
 
+int32_t ops_graph_rows(int32_t rows)
+{
+    int32_t p = 1;
+    while (p < rows && p < 1 << 30)
+        p *= 2;
+    return p;
+}
+
 status ops_mat_check(const char *op, const char *name, const ops_mat *m, size_t buf_bytes, int32_t rows, int32_t cols)
 {
     size_t bytes, row = m->buf == NULL || m->cols < cols || cols < 0 ? 0 : ops_row_bytes(m->type, m->cols);

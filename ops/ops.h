@@ -285,6 +285,9 @@ typedef struct ops_device_info {
     size_t free_bytes, total_bytes;
 } ops_device_info;
 
+/* Rows for which a recorded step of so many is made: the next power of two. */
+int32_t ops_graph_rows(int32_t rows);
+
 struct comm_device_ops;
 
 typedef struct ops_backend {
@@ -337,7 +340,8 @@ typedef struct ops_backend {
 
     /* May be NULL.  Bracket operations that later steps repeat, on a batch in which each sequence has one row and every row's output is wanted; all that
      * varies from step to step is in the batch.  *played: the backend has a recording of them, runs it, and the caller leaves them out, graph_end too;
-     * else it calls them as ever.  Nothing in between may read from the device or wait for it. */
+     * else it calls them as ever.  Nothing in between may read from the device or wait for it.  A recording serves steps of any number of rows with
+     * the same ops_graph_rows: what is told a number of rows in between (an exchange, a message) is told that one. */
     status (*graph_begin)(ops_ctx *ctx, ops_batch *batch, bool *played);
     status (*graph_end)(ops_ctx *ctx);
 

@@ -112,6 +112,16 @@ void worker_exchange_destroy(worker *w)
     comm_group_destroy(&w->group);
 }
 
+/* Rows that devices exchange.  A decode step may be a recording that was made for other numbers of rows: whether it is one on each rank or not, all
+ * exchange as many. */
+static int32_t rows_on_devices(const worker *w)
+{
+    if (w->ops->graph_begin == NULL || w->n_rows != w->n_spans)
+        return w->n_rows;
+    int32_t rows = ops_graph_rows(w->n_rows);
+    return rows < w->opt.max_batched_tokens ? rows : w->opt.max_batched_tokens;
+}
+
 /* ---- inside a stage ---- */
 
 status worker_slot(worker *w, int32_t rows, ops_mat *out)
@@ -133,9 +143,9 @@ status worker_slot_sum(worker *w)
         w->n_parts = 1;
         return ST_OK;
     }
-    size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->n_rows;
+    size_t row = ops_row_bytes(OPS_F32, w->arch->hidden), bytes = row * (size_t)w->n_rows;
     if (comm_group_on_device(w->group))
-        return comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
+        return comm_exchange_end(w->group, row * (size_t)rows_on_devices(w), &w->parts, &w->n_parts);
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
     worker_note(w, WORKER_EXCHANGE);
@@ -174,7 +184,7 @@ status worker_receive(worker *w, ops_mat x)
 {
     size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
     if (w->before != NULL)
-        return comm_device_recv(w->before, 0, x_on_device(w, &x), bytes);
+        return comm_device_recv(w->before, 0, x_on_device(w, &x), x.stride * (size_t)rows_on_devices(w));
     char *memory = x_on_host(w, x);
     comm_request *r;
     double started = log_clock();
@@ -191,7 +201,7 @@ status worker_hand_on(worker *w, ops_mat x, int which)
 {
     size_t bytes = x.stride * (size_t)w->n_rows;
     if (w->after != NULL)
-        return comm_device_send(w->after, 1, x_on_device(w, &x), bytes);
+        return comm_device_send(w->after, 1, x_on_device(w, &x), x.stride * (size_t)rows_on_devices(w));
     char *memory = x_on_host(w, x);
     if (w->handed[0] != NULL)
         TRY(w->ops->buf_read(w->ctx, x.buf, x.offset, memory, bytes));

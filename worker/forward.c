@@ -412,8 +412,9 @@ status worker_head(worker *w, int32_t begin, int32_t n)
 /* Whether the step is one that others repeat launch by launch: each sequence decodes one token, and the host has no part in what is exchanged on the way. */
 static bool repeats(const worker *w)
 {
-    return w->ops->graph_begin != NULL && (w->exchange_base == NULL || comm_group_on_device(w->group)) && w->opt.plan->pp == 1 && w->arch->qk_norm != SHARD_QK_NORM_FULL &&
-           w->n_rows == w->n_spans && w->n_rows == w->n_sampled && w->n_rows == w->n_out;
+    bool on_device = (w->exchange_base == NULL || comm_group_on_device(w->group)) && (w->first_stage || w->before != NULL) && (w->last_stage || w->after != NULL);
+    bool all_sampled = !w->last_stage || (w->n_rows == w->n_sampled && w->n_rows == w->n_out);
+    return w->ops->graph_begin != NULL && on_device && w->arch->qk_norm != SHARD_QK_NORM_FULL && w->n_rows == w->n_spans && all_sampled;
 }
 
 static status layers(worker *w, ops_mat x)
@@ -425,8 +426,16 @@ static status layers(worker *w, ops_mat x)
     return finish(w, x);
 }
 
-/* The whole of it, as one recording where the backend has that. */
-static status decode(worker *w, ops_mat x)
+/* One stage of the step. */
+static status whole(worker *w, ops_mat x, int which)
+{
+    TRY(w->first_stage ? embed(w, x) : worker_receive(w, x));
+    TRY(layers(w, x));
+    return w->last_stage ? ST_OK : worker_hand_on(w, x, which);
+}
+
+/* The same as one recording, where the backend has that. */
+static status decode(worker *w, ops_mat x, int which)
 {
     bool played;
     TRY(comm_group_align(w->group)); /* at its end too: each time it is played it finds the exchange slots that it was recorded with */
@@ -435,8 +444,7 @@ static status decode(worker *w, ops_mat x)
         w->n_parts = 0;
         return ST_OK;
     }
-    TRY(embed(w, x));
-    TRY(layers(w, x));
+    TRY(whole(w, x, which));
     TRY(comm_group_align(w->group));
     return w->ops->graph_end(w->ctx);
 }
@@ -447,9 +455,5 @@ status worker_forward(worker *w, uint64_t step_number)
     ops_mat x = w->x[which];
     TRY(worker_handed_on(w, which));
     w->n_parts = 0;
-    if (repeats(w))
-        return decode(w, x);
-    TRY(w->first_stage ? embed(w, x) : worker_receive(w, x));
-    TRY(layers(w, x));
-    return w->last_stage ? ST_OK : worker_hand_on(w, x, which);
+    return repeats(w) ? decode(w, x, which) : whole(w, x, which);
 }

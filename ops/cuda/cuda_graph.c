@@ -5,14 +5,6 @@
  * played; later ones are played.  Scratch that has grown since makes a recording void.  A played step runs the same kernels on the same data: no bit differs. */
 #include "ops/cuda/cuda_internal.h"
 
-static int32_t power_of_two(int32_t n)
-{
-    int32_t p = 1;
-    while (p < n && p < 1 << 30)
-        p *= 2;
-    return p;
-}
-
 static void graph_drop(cuda_graph *g)
 {
     if (g->exec != NULL)
@@ -72,8 +64,8 @@ status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
     int32_t work, piece_rows;
     *played = false;
     most_work(b, &work, &piece_rows);
-    work = power_of_two(work);
-    int32_t rows = power_of_two(b->n_rows);
+    work = ops_graph_rows(work); /* rounded up alike */
+    int32_t rows = ops_graph_rows(b->n_rows);
     if (b->n_rows == 0 || b->n_windows == 0 || rows > b->limits.max_rows || rows > ctx->max_rows) /* before the first attention the lists are not known */
         return ST_OK;
     cuda_graph *g = graph_of(ctx, rows, work, piece_rows, &seen);
