@@ -19,6 +19,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 
 from run import ENV, Failed, Report, command, generate, run
 
@@ -124,6 +125,20 @@ def check_faults(a, report):
             job.result()
 
 
+def kill_a_rank(job, plugin, seconds):
+    """So many seconds after it has loaded the plugin: while MPI_Init is under way mpirun itself may hang."""
+    while job.poll() is None:
+        for child in subprocess.run(["pgrep", "-P", str(job.pid), "trireme"], capture_output=True, text=True).stdout.split():
+            try:
+                if plugin in pathlib.Path(f"/proc/{child}/maps").read_text():
+                    time.sleep(seconds)
+                    os.kill(int(child), signal.SIGKILL)
+                    return
+            except OSError:
+                pass
+        time.sleep(0.05)
+
+
 def storm_run(a, seed):
     """A run in which one call of one rank fails, or a rank is killed; what is wrong with how it ended, or None, and whether it failed at all."""
     rng = random.Random(seed)
@@ -136,8 +151,7 @@ def storm_run(a, seed):
     argv = command(a.trireme, ["generate", "-m", a.model, "--prompts", "-", "--json", "--device", "cuda", "--tp", tp, "--pp", pp, "--collectives", way, "--timeout", "10"], tp * pp)
     p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
     if kill:
-        threading.Timer(rng.uniform(0.2, 1.2), lambda: [os.kill(int(c), signal.SIGKILL) for c in
-                                                       subprocess.run(["pgrep", "-P", str(p.pid), "trireme"], capture_output=True, text=True).stdout.split()[:1]]).start()
+        threading.Thread(target=kill_a_rank, args=(p, a.emulated, rng.uniform(0, 1))).start()
     try:
         _, err = p.communicate((json.dumps({**PROMPT, "max_tokens": 40 if kill else 4}) + "\n") * (1 if tp * pp == 1 else 3), timeout=LIMIT)
     except subprocess.TimeoutExpired:
@@ -244,7 +258,7 @@ def main():
     a = p.parse_args()
     report = Report()
     if a.emulated:
-        os.environ["TRIREME_CUDA_EMULATED"] = a.emulated
+        os.environ["TRIREME_CUDA_EMULATED"] = a.emulated = str(pathlib.Path(a.emulated).resolve())
     if not pathlib.Path(a.model).exists():
         report.skip(a.what, f"{a.model} is not there; deploy/check fetches it")
     else:
