@@ -2,7 +2,8 @@
  *
  * A backend is chosen once at start-up: `local` (ranks as threads of one process, or processes of one host over
  * shared memory: one implementation) or `mpi` (comm_mpi.so, loaded with dlopen: bootstrap, and the wire between
- * hosts; inside a host it uses the same shared-memory code).  NCCL and CUDA IPC come as further backends.
+ * hosts; inside a host it uses the same shared-memory code).  Groups whose ranks compute on devices may exchange
+ * in their memory: comm/device.h.
  *
  * Sums are f32 in one order fixed by the plan, whatever the size or algorithm: inside a host in rank order, then
  * across hosts in host order.  No call waits for ever: each has the group's deadline, after which it fails with
