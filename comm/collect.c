@@ -414,3 +414,14 @@ status comm_barrier(comm_group *g)
     }
     return group_sync(g, "barrier", deadline_ns);
 }
+
+status comm_all_gather_equal(comm_group *g, const void *mine, size_t bytes, void *all)
+{
+    size_t *sizes;
+    TRY(mem_calloc((size_t)g->n, sizeof(*sizes), "group", &sizes));
+    for (int i = 0; i < g->n; i++)
+        sizes[i] = bytes;
+    status st = comm_all_gather(g, mine, sizes, all);
+    free(sizes);
+    return st;
+}

@@ -74,6 +74,7 @@ void comm_exchange_memory(const comm_group *g, void **base, size_t *bytes);
 status comm_all_reduce(comm_group *g, float *data, size_t n);
 /* Uneven: rank i contributes bytes[i] from mine; all gets them one after the other in group order. */
 status comm_all_gather(comm_group *g, const void *mine, const size_t *bytes, void *all);
+status comm_all_gather_equal(comm_group *g, const void *mine, size_t bytes, void *all); /* each member has as many */
 status comm_broadcast(comm_group *g, int root, void *data, size_t bytes);
 status comm_barrier(comm_group *g);
 

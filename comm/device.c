@@ -44,16 +44,11 @@ static bool world_is_over(void *arg)
 static status gather_cards(comm_group *g, status mine, const void *blob, unsigned char *blobs)
 {
     card me = {.st = mine}, *all = NULL;
-    size_t *bytes = NULL;
     snprintf(me.text, sizeof(me.text), "%s", mine == ST_OK ? "" : status_message());
     memcpy(me.blob, blob, sizeof(me.blob));
     status st = mem_calloc((size_t)g->n, sizeof(*all), "group", &all);
     if (st == ST_OK)
-        st = mem_calloc((size_t)g->n, sizeof(*bytes), "group", &bytes);
-    for (int i = 0; i < g->n && st == ST_OK; i++)
-        bytes[i] = sizeof(card);
-    if (st == ST_OK)
-        st = comm_all_gather(g, &me, bytes, all);
+        st = comm_all_gather_equal(g, &me, sizeof(me), all);
     bool serious = false;
     status first = ST_OK;
     for (int i = 0; i < g->n && st == ST_OK; i++) {
@@ -67,7 +62,6 @@ static status gather_cards(comm_group *g, status mine, const void *blob, unsigne
         status_message_set(all[i].text);
     }
     free(all);
-    free(bytes);
     return st != ST_OK ? st : first;
 }
 

@@ -11,23 +11,12 @@ typedef struct device_word { /* what ranks tell each other */
     char why[512];           /* what kept it from a device */
 } device_word;
 
-static status gather_all(comm_world *w, comm_group *everyone, const void *mine, size_t bytes, void *all)
-{
-    size_t *sizes;
-    TRY(mem_calloc((size_t)comm_world_size(w), sizeof(size_t), "ranks", &sizes));
-    for (int i = 0; i < comm_world_size(w); i++)
-        sizes[i] = bytes;
-    status st = comm_all_gather(everyone, mine, sizes, all);
-    free(sizes);
-    return st;
-}
-
 /* `auto` takes CUDA where every rank has it: ranks that compute differently would not give one answer. */
 static status all_have_it(comm_world *w, comm_group *everyone, const device_word *mine, coord_device *d)
 {
     device_word *all;
     TRY(mem_calloc((size_t)comm_world_size(w), sizeof(*all), "ranks", &all));
-    status st = gather_all(w, everyone, mine, sizeof(*mine), all);
+    status st = comm_all_gather_equal(everyone, mine, sizeof(*mine), all);
     int lacks = -1, has = 0;
     for (int i = comm_world_size(w) - 1; st == ST_OK && i >= 0; i--) {
         has += all[i].cuda;
@@ -65,7 +54,7 @@ status coord_device_memory(comm_world *w, comm_group *everyone, const coord_devi
     int failed = 0, n = 0;
     TRY(comm_agree(w, d->ops->device_info(d->device, &use.info), timeout_ms, &failed));
     TRY(mem_calloc((size_t)comm_world_size(w), sizeof(*all), "ranks", &all));
-    status st = gather_all(w, everyone, &use, sizeof(use), all);
+    status st = comm_all_gather_equal(everyone, &use, sizeof(use), all);
     size_t free_bytes = use.info.free_bytes; /* the least that any of them saw: they take their contexts one after the other */
     for (int i = 0; i < comm_world_size(w); i++) {
         if (all[i].host != use.host || memcmp(all[i].info.id, use.info.id, sizeof(use.info.id)) != 0)

@@ -186,17 +186,6 @@ static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
     r->n_threads = ctx->n_threads;
 }
 
-static status gather_all(coord_replica *r, const void *mine, size_t bytes, void *all)
-{
-    size_t *sizes;
-    TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &sizes));
-    for (int i = 0; i < r->n_ranks; i++)
-        sizes[i] = bytes;
-    status st = comm_all_gather(r->everyone, mine, sizes, all);
-    free(sizes);
-    return st;
-}
-
 /* A phase that ranks do alone ends here: all of them go on, or all of them fail with the first one's message. */
 static status agree(coord_replica *r, status mine)
 {
@@ -214,7 +203,7 @@ static status gather_memory(coord_replica *r, size_t *all)
     }
     if (r->opt.memory > 0)
         mine = r->opt.memory;
-    return gather_all(r, &mine, sizeof(mine), all);
+    return comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);
 }
 
 static status join_everyone(coord_replica *r)
@@ -786,7 +775,7 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
         mine.host[0] = '\0';
     coord_rank_report *all;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "reports", &all));
-    status st = gather_all(r, &mine, sizeof(mine), all);
+    status st = comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);
     if (st == ST_OK && r->rank == 0)
         memcpy(reports, all, (size_t)r->n_ranks * sizeof(*all));
     free(all);
