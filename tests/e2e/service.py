@@ -475,6 +475,7 @@ def check_stopped_rank(report, a, work):
         gateway.say(op="submit", id=1, tokens=[5, 6, 8], sampling={"max_tokens": 2990})
         gateway.wait(lambda l: "events" in l)
         os.kill(replica.ranks()[1], signal.SIGSTOP)
+        gateway.say(op="submit", id=2, tokens=[5, 6, 8], sampling={"max_tokens": 2990})  # the first may have ended by then: 2,990 steps take 0.4 s
         health = gateway.wait(lambda l: "health" in l and not l["health"]["ok"], 30)["health"]
         report.check("no step has ended" in health["detail"] and "rank " in health["detail"], f"stopped rank: {health}")
         code, said = replica.wait(30)
