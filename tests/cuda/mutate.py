@@ -70,7 +70,8 @@ def code_of(text):
     def blank(m):
         return re.sub(r"[^\n]", " ", m.group(0))
     text = re.sub(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", blank, text, flags=re.S)
-    return re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", blank, text, flags=re.M)
+    text = re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", blank, text, flags=re.M)
+    return re.sub(r"^\s*_?[Ss]tatic_assert\([^;]*;", blank, text, flags=re.M)
 
 
 PAIRS = [("lane", "warp"), ("row", "col"), ("i", "j"), ("i", "k"), ("j", "k"), ("n", "k"), ("head", "row"), ("kv", "q")]
