@@ -233,7 +233,7 @@ class Tree:
                                      f"-DSANITIZE={SANITIZE[kind]}", "-DWITH_CUDA=on", f"-DCUDA_HOME={self.options.cuda_home}"], 600)
             if status != 0:
                 sys.exit(f"cmake in {build}: {text}")
-        targets = sorted({re.sub(r"_\d.*", "", t) for t in tests}) # of one target with several runs
+        targets = sorted({"tests/" + re.sub(r"_\d.*", "", t) for t in tests}) # files: programs for a device have the same names; one may have several runs
         return self.run(self.folder, ["ninja", "-C", build, "-j1", *targets], 3600)
 
     def test(self, kind, env, name):
