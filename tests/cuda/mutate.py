@@ -41,13 +41,13 @@ WANTED = 0.95
 
 # The tests that cover a file, in the order to try them; a file without a line: TESTS_OF_THE_REST.
 COVERS = [
-    (r"k_sample\.cu", ["test_cuda_sample", "test_cuda_backend"]),
-    (r"k_(rows|kv)\.cu|rows\.cuh", ["test_cuda_rows", "test_cuda_backend"]),
-    (r"k_attention.*|attention_list\.c", ["test_cuda_attention", "test_cuda_backend"]),
-    (r"k_linear.*", ["test_cuda_linear", "test_cuda_backend"]),
+    (r"k_sample\.cu", ["test_cuda_sample", "test_cuda_step"]),
+    (r"k_(rows|kv)\.cu|rows\.cuh", ["test_cuda_rows", "test_cuda_step"]),
+    (r"k_attention.*|attention_list\.c", ["test_cuda_attention", "test_cuda_step"]),
+    (r"k_linear.*", ["test_cuda_linear", "test_cuda_step"]),
     (r"k_reduce\.cu|cuda_comm\.c|cuda_nccl\.c", ["test_cuda_comm_2", "test_cuda_comm_3_hosts_001"]),
 ]
-TESTS_OF_THE_REST = ["test_cuda_backend"]
+TESTS_OF_THE_REST = ["test_cuda_backend", "test_cuda_step"]
 
 # How a mutant of a rule is tried, in this order, until a test fails: (build, environment).
 PLAIN, EARLY, LAZY = ("plain", {}), ("plain", {"CUEMU_CPASYNC": "early"}), ("plain", {"CUEMU_STREAMS": "lazy", "CUEMU_GUARD": "1"})
