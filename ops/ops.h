@@ -288,6 +288,12 @@ typedef struct ops_device_info {
 /* Rows for which a recorded step of so many is made: the next power of two. */
 int32_t ops_graph_rows(int32_t rows);
 
+/* What bounds the operations: bytes read a second from memory that no cache holds, and operations a second (a multiply-add is two) of the products' own
+ * instructions on registers; 0: not known. */
+typedef struct ops_peaks {
+    double read, codes4, codes8, f32, bf16; /* codes4: of weights whose codes have up to 4 bits and no codebook */
+} ops_peaks;
+
 struct comm_device_ops;
 
 typedef struct ops_backend {
@@ -349,6 +355,9 @@ typedef struct ops_backend {
     void (*step_begin)(ops_ctx *ctx);
     void (*step_end)(ops_ctx *ctx);
     status (*sync)(ops_ctx *ctx);
+
+    /* May be NULL.  Measured now, by all threads, in about a second; `memory` bytes are read. */
+    status (*peaks)(ops_ctx *ctx, size_t memory, ops_peaks *out);
 } ops_backend;
 
 const ops_backend *ops_cpu(void);

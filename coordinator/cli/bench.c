@@ -63,6 +63,7 @@ static const char doc[] =
     "  mpirun -n 2 trireme bench -m model.gguf --tp 2 --threads 1 -p 128,1024 -n 64 -b 1,8 --json\n"
     "  trireme bench -m model.gguf -p 0 -n 0 --shared 1000 -b 31 --among 4000\n"
     "  mpirun -n 2 trireme bench comm          what sums and messages between ranks cost; `trireme bench comm --help`\n"
+    "  trireme bench kernels                   each operation against the limits of this machine; `trireme bench kernels --help`\n"
     "\n"
     "Columns: tokens/s over all sequences with its standard deviation; the time of a step; and where rank 0's time of a step goes, in ms: the "
     "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.";
@@ -431,9 +432,10 @@ static status bench(const cli_replica *cr, const bench_args *a)
 
 int cli_bench(int argc, char **argv)
 {
-    if (argc > 1 && strcmp(argv[1], "comm") == 0) {
+    if (argc > 1 && (strcmp(argv[1], "comm") == 0 || strcmp(argv[1], "kernels") == 0)) {
+        bool comm = argv[1][0] == 'c';
         argv[1] = argv[0];
-        return cli_bench_comm(argc - 1, argv + 1);
+        return (comm ? cli_bench_comm : cli_bench_kernels)(argc - 1, argv + 1);
     }
     bench_args a = {.prompt = {1, {512}}, .gen = {1, {128}}, .batch = {1, {1}}, .depth = {1, {16}}, .repeat = 3};
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};

@@ -252,6 +252,7 @@ const ops_backend *ops_cpu(void)
         .step_begin = step_begin,
         .step_end = step_end,
         .sync = sync_done,
+        .peaks = cpu_peaks,
     };
     return &table;
 }

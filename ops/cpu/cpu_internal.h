@@ -73,6 +73,7 @@ status cpu_linear(ops_ctx *ctx, const ops_linear_args *args);
 ops_type cpu_linear_input(const ops_ctx *ctx, packed_type type);
 const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa); /* NULL: not built in */
 size_t cpu_linear_scratch_bytes(int32_t max_rows, int32_t max_cols); /* per thread */
+status cpu_peaks(ops_ctx *ctx, size_t memory, ops_peaks *out); /* cpu_peaks.c */
 void cpu_quantise_row(const ops_ctx *ctx, const float *x, int32_t cols, void *row);
 
 #endif

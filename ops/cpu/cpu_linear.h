@@ -56,6 +56,9 @@ typedef void (*cpu_floats_fn)(const packed_layout *l, const char *panel, int32_t
 typedef void (*cpu_floats_one_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc);
 /* k in [k0, k1) of a panel of f16 or bf16 as a panel of f32, from its start on. */
 typedef void (*cpu_expand_fn)(const char *panel, int32_t k0, int32_t k1, float *out);
+/* Rounds of the instructions that multiply, on registers alone, as the kernels chain them: how many operations that were (a multiply-add is two).  What bounds them. */
+typedef enum cpu_peak { CPU_PEAK_CODES4, CPU_PEAK_CODES8, CPU_PEAK_F32, CPU_PEAK_BF16, CPU_PEAKS } cpu_peak;
+typedef int64_t (*cpu_peak_fn)(cpu_peak what, int64_t rounds);
 /* A panel of bf16 against bf16 rows, all k, begun at zero. */
 typedef void (*cpu_bf16_fn)(const packed_layout *l, const char *panel, const uint16_t *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
 
@@ -68,6 +71,7 @@ struct cpu_linear_kernels {
     cpu_expand_fn expand[PACKED_TYPES]; /* NULL: expanding first gains nothing */
     cpu_bf16_fn bf16;                   /* NULL: bf16 weights take f32 rows */
     void (*quantise)(const float *x, int32_t cols, void *row);
+    cpu_peak_fn peak;                   /* NULL: not known */
 };
 
 extern const cpu_linear_kernels cpu_linear_c, cpu_linear_avx2, cpu_linear_avx512, cpu_linear_amx;

@@ -435,6 +435,50 @@ DEFINE_FLOATS(f32, PACKED_F32)
 DEFINE_FLOATS(f16, PACKED_F16)
 DEFINE_FLOATS(bf16, PACKED_BF16)
 
+INLINE int64_t integer_peak(int chain, int64_t rounds)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(1), dots[8] = {w, w, w, w, w, w, w, w};
+    for (int64_t n = 0; n < rounds; n++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            __m256i sum = _mm256_maddubs_epi16(w, x);
+#pragma GCC unroll 8
+            for (int c = 1; c < chain; c++) {
+                KEEP(x); /* else the products are all one */
+                sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+            }
+            KEEP(x);
+            dots[i] = _mm256_add_epi32(dots[i], _mm256_madd_epi16(sum, ones));
+            KEEP(dots[i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        __asm__ volatile("" : : "x"(dots[i])); /* it is wanted */
+    return rounds * 8 * chain * 64;
+}
+
+static int64_t peak(cpu_peak what, int64_t rounds)
+{
+    if (what == CPU_PEAK_CODES4)
+        return integer_peak(8, rounds);
+    if (what == CPU_PEAK_CODES8)
+        return integer_peak(1, rounds);
+    __m256 w = _mm256_set1_ps(0.5f), sums[12] = {w, w, w, w, w, w, w, w, w, w, w, w}; /* bf16 is expanded to f32 */
+    for (int64_t n = 0; n < rounds; n++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) {
+            sums[i] = _mm256_fmadd_ps(w, w, sums[i]);
+            KEEP(sums[i]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++)
+        __asm__ volatile("" : : "x"(sums[i]));
+    return rounds * 12 * 16;
+}
+
 #define ONE_ENTRY(name, type, ...) [type] = one_##name,
 #define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
 
@@ -448,4 +492,5 @@ const cpu_linear_kernels cpu_linear_avx2 = {
     .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
     .expand = {[PACKED_F16] = expand_f16, [PACKED_BF16] = expand_bf16},
     .quantise = cpu_quantise_avx2,
+    .peak = peak,
 };

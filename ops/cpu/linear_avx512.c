@@ -186,6 +186,41 @@ DEFINE_FLOATS(f32, PACKED_F32)
 DEFINE_FLOATS(f16, PACKED_F16)
 DEFINE_FLOATS(bf16, PACKED_BF16)
 
+#ifdef CPU_EMULATE
+#define KEEP(v) __asm__("" : "+m"(v))
+#define WANTED(v) __asm__ volatile("" : : "m"(v))
+#else
+#define KEEP(v) __asm__("" : "+v"(v))
+#define WANTED(v) __asm__ volatile("" : : "v"(v))
+#endif
+
+static int64_t peak(cpu_peak what, int64_t rounds)
+{
+    __m512i c = _mm512_set1_epi8(3), dots[12] = {c, c, c, c, c, c, c, c, c, c, c, c};
+    __m512 w = _mm512_set1_ps(0.5f), sums[12] = {w, w, w, w, w, w, w, w, w, w, w, w}; /* bf16 is expanded to f32 */
+    bool floats = what >= CPU_PEAK_F32;
+    for (int64_t n = 0; n < rounds && floats; n++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) {
+            sums[i] = _mm512_fmadd_ps(w, w, sums[i]);
+            KEEP(sums[i]);
+        }
+    }
+    for (int64_t n = 0; n < rounds && !floats; n++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) {
+            dots[i] = _mm512_dpbusd_epi32(dots[i], c, c);
+            KEEP(dots[i]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) { /* they are wanted */
+        WANTED(dots[i]);
+        WANTED(sums[i]);
+    }
+    return rounds * 12 * (floats ? 32 : 128);
+}
+
 #define ONE_ENTRY(name, type, ...) [type] = one_##name,
 #define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
 
@@ -196,4 +231,5 @@ const cpu_linear_kernels cpu_linear_avx512 = {
     .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
     .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
     .quantise = cpu_quantise_avx512,
+    .peak = peak,
 };
