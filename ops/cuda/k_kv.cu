@@ -50,7 +50,7 @@ GPU_FN uint16_t group_scale(float amax)
     return h;
 }
 
-/* Stores the warp's head x [padded] (zeros from head_dim on) as one token's codes at `codes`, and for q8 its scales at `scales`. */
+/* Stores the warp's head x [padded] (zeros from head_dim on) as one token's codes at `codes`, and for q8 its scales at `scales`, one in every 16. */
 GPU_FN void store_head(const gpu_kv *kv, const float *x, char *codes, uint16_t *scales)
 {
     const int32_t lane = (int32_t)threadIdx.x & 31, e = kv->padded;
@@ -89,7 +89,7 @@ GPU_FN void store_head(const gpu_kv *kv, const float *x, char *codes, uint16_t *
             }
             *(uint32_t *)(codes + d) = packed;
             if (d % KV_GROUP == 0)
-                scales[d / KV_GROUP] = h;
+                scales[d / KV_GROUP * OPS_KV_BLOCK] = h;
         }
     }
 }
@@ -190,8 +190,7 @@ static __global__ void __launch_bounds__(32 * HEAD_WARPS) qkv_kernel(const gpu_s
     const int32_t block = step->tables[a.kv_group][step->spans[step->row_span[row]].table[a.kv_group] + position / OPS_KV_BLOCK];
     char *head = a.kv.p + (((int64_t)a.kv_layer * a.kv.n_kv_heads + h) * a.kv.n_blocks + block) * a.kv.head_bytes;
     const int64_t codes = is_v ? a.kv.v_codes : 0, scales = is_v ? a.kv.v_scales : a.kv.k_scales;
-    const int32_t element = a.kv.type == OPS_KV_F32 ? 4 : a.kv.type == OPS_KV_Q8 ? 1 : 2, groups = (e + KV_GROUP - 1) / KV_GROUP;
-    store_head(&a.kv, x, head + codes + (int64_t)slot * e * element, (uint16_t *)(head + scales) + slot * groups);
+    store_head(&a.kv, x, head + codes + slot * (a.kv.k_scales / OPS_KV_BLOCK), (uint16_t *)(head + scales) + slot);
 }
 
 cudaError_t k_qkv(const gpu_step *step, int32_t rows, const gpu_qkv *a, cudaStream_t s)

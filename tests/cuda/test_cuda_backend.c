@@ -218,11 +218,84 @@ static void what_contradicts_itself_is_refused(void **state)
     be->buf_destroy(ctx, &buf);
 }
 
+/* What qkv stores attention reads, scales of several groups included: against sums in double over keys and values as they were before rounding. */
+static void check_kept(ops_kv_type type, int32_t dim, double tolerance)
+{
+    enum { ROWS = 21, HEADS = 2 };
+    const size_t wide = ops_row_bytes(OPS_F32, HEADS * dim), narrow = ops_row_bytes(OPS_F32, dim);
+    float *q = calloc(ROWS, wide), *k = calloc(ROWS, narrow), *v = calloc(ROWS, narrow), *y = calloc(ROWS, wide);
+    const size_t qs = wide / 4, ks = narrow / 4;
+    uint32_t seed = 1;
+    for (size_t r = 0; r < ROWS; r++)
+        for (int32_t c = 0; c < HEADS * dim; c++) {
+            float size = c / 32 % 2 == 0 ? 1.0f : 0.1f; /* a group of 32 unlike its neighbour, and a token unlike the next */
+            q[r * qs + (size_t)c] = (float)(int32_t)(seed = seed * 1664525u + 1013904223u) * 0x1p-31f;
+            if (c >= dim)
+                continue;
+            k[r * ks + (size_t)c] = (float)(int32_t)(seed = seed * 1664525u + 1013904223u) * 0x1p-31f * (r % 3 == 0 ? 2.0f : size);
+            v[r * ks + (size_t)c] = (float)(int32_t)(seed = seed * 1664525u + 1013904223u) * 0x1p-31f * (r % 3 == 1 ? 1.0f : size);
+        }
+    ops_buf *buf[4];
+    const float *from[4] = {q, k, v, y};
+    for (int i = 0; i < 4; i++) {
+        OK(be->buf_create(ctx, ROWS * (i % 3 == 0 ? wide : narrow), "test", &buf[i]));
+        OK(be->buf_write(ctx, buf[i], 0, from[i], ROWS * (i % 3 == 0 ? wide : narrow)));
+    }
+    ops_kv *kv;
+    ops_kv_spec spec = {type, 1, 1, dim, 4};
+    OK(be->kv_create(ctx, &spec, &kv));
+    ops_batch *b = batch_of(ROWS);
+    int32_t tokens[ROWS] = {0}, table[] = {3, 1};
+    ops_span span = {.n_rows = ROWS};
+    OK(be->batch_set(ctx, b, &(ops_batch_desc){.n_rows = ROWS, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {2}}));
+    ops_mat mq = {buf[0], 0, OPS_F32, HEADS * dim, wide}, mk = {buf[1], 0, OPS_F32, dim, narrow}, mv = {buf[2], 0, OPS_F32, dim, narrow}, my = {buf[3], 0, OPS_F32, HEADS * dim, wide};
+    OK(be->qkv(ctx, b, &(ops_qkv_args){.q = mq, .k = mk, .v = mv, .n_heads = HEADS, .n_kv_heads = 1, .head_dim = dim, .rope = -1, .kv = kv}));
+    OK(be->attention(ctx, b, &(ops_attention_args){.q = mq, .n_heads = HEADS, .head_dim = dim, .heads_per_kv = HEADS, .scale = 0.3f, .kv = kv, .y = my}));
+    OK(be->buf_read(ctx, buf[3], 0, y, ROWS * wide));
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t h = 0; h < HEADS; h++) {
+            double weight[ROWS], sum = 0.0;
+            for (size_t t = 0; t <= r; t++) {
+                double dot = 0.0;
+                for (size_t d = 0; d < (size_t)dim; d++)
+                    dot += (double)q[r * qs + h * (size_t)dim + d] * (double)k[t * ks + d];
+                sum += weight[t] = exp(0.3 * dot);
+            }
+            for (size_t d = 0; d < (size_t)dim; d++) {
+                double want = 0.0, got = (double)y[r * qs + h * (size_t)dim + d];
+                for (size_t t = 0; t <= r; t++)
+                    want += weight[t] / sum * (double)v[t * ks + d];
+                if (!(fabs(got - want) < tolerance))
+                    fail_msg("type %d, heads of %d, row %zu, head %zu, dimension %zu: %g, want %g", (int)type, dim, r, h, d, got, want);
+            }
+        }
+    be->kv_destroy(ctx, &kv);
+    be->batch_destroy(ctx, &b);
+    for (int i = 0; i < 4; i++)
+        be->buf_destroy(ctx, &buf[i]);
+    free(q);
+    free(k);
+    free(v);
+    free(y);
+}
+
+static void keys_and_values_come_back(void **state)
+{
+    (void)state;
+    static const double tolerance[] = {[OPS_KV_F32] = 1e-5, [OPS_KV_F16] = 2e-3, [OPS_KV_BF16] = 1e-2, [OPS_KV_Q8] = 1e-2};
+    for (int t = 0; t <= OPS_KV_Q8; t++) {
+        check_kept((ops_kv_type)t, 40, tolerance[t]);
+        check_kept((ops_kv_type)t, 96, tolerance[t]);
+        check_kept((ops_kv_type)t, 128, tolerance[t]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_context_says_what_it_is),      cmocka_unit_test(buffers_hold_what_was_written), cmocka_unit_test(parts_come_from_host_and_device),
         cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
+        cmocka_unit_test(keys_and_values_come_back),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }

@@ -764,7 +764,7 @@ static size_t gpu_code(const gpu_kv *l, bool v, int32_t slot, int32_t d, size_t 
 }
 static size_t gpu_scale(const gpu_kv *l, bool v, int32_t slot, int32_t g)
 {
-    return (size_t)(v ? l->v_scales : l->k_scales) + 2 * (size_t)(slot * ((l->padded + 31) / 32) + g);
+    return (size_t)(v ? l->v_scales : l->k_scales) + 2 * (size_t)(g * OPS_KV_BLOCK + slot);
 }
 
 static float element(ops_kv_type type, const char *code, const char *scale)
