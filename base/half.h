@@ -1,4 +1,4 @@
-/* base/half.h - bf16 and f16 against f32, round to nearest even; NaN stays NaN.  The scalar reference
+/* base/half.h - bf16, f16 and fp8 against f32, round to nearest even; NaN stays NaN.  The scalar reference
  * that vector code must equal bit for bit. */
 #ifndef BASE_HALF_H
 #define BASE_HALF_H
@@ -57,6 +57,27 @@ static inline uint16_t half_f32_to_f16(float f)
     uint32_t r = a - 0x38000000u; /* exponent rebased to f16's */
     r += 0xfff + ((r >> 13) & 1);
     return (uint16_t)(sign | r >> 13); /* a carry into the exponent gives infinity at the top */
+}
+/* fp8 is E4M3 of OCP's "8-bit Floating Point Specification" 1.0: bias 7, no infinities, NaN in all other bits set.  What is beyond 448 becomes 448. */
+static inline float half_e4m3_to_f32(uint8_t e)
+{
+    uint32_t sign = (uint32_t)(e & 0x80) << 24, a = e & 0x7f;
+    if (a == 0x7f)
+        return half_bits_f32(sign | 0x7fc00000u);
+    if (a < 8) /* zero or subnormal: in units of 2^-9 */
+        return half_bits_f32(half_f32_bits((float)a * 0x1p-9f) | sign);
+    return half_bits_f32(sign | (a + (120 << 3)) << 20);
+}
+static inline uint8_t half_f32_to_e4m3(float f)
+{
+    uint32_t u = half_f32_bits(f), sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u)
+        return (uint8_t)(sign | 0x7f);
+    if (a >= 0x43e00000u) /* 448 and more, infinity included */
+        return (uint8_t)(sign | 0x7e);
+    if (a < 0x3c800000u) /* below 2^-6: a sum whose unit is 2^-9 rounds it */
+        return (uint8_t)(sign | (half_f32_bits(half_bits_f32(a) + 0x1p14f) - half_f32_bits(0x1p14f)));
+    return (uint8_t)(sign | (((a + 0x7ffff + (a >> 20 & 1)) >> 20) - (120 << 3)));
 }
 
 #endif

@@ -220,7 +220,7 @@ static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
 
 static ops_kv_type kv_type_of(shard_kv_type t)
 {
-    return t == SHARD_KV_F32 ? OPS_KV_F32 : t == SHARD_KV_F16 ? OPS_KV_F16 : t == SHARD_KV_BF16 ? OPS_KV_BF16 : OPS_KV_Q8;
+    return t == SHARD_KV_F32 ? OPS_KV_F32 : t == SHARD_KV_F16 ? OPS_KV_F16 : t == SHARD_KV_BF16 ? OPS_KV_BF16 : t == SHARD_KV_F8 ? OPS_KV_F8 : OPS_KV_Q8;
 }
 
 /* A cache that the sequences fill, of as many layers as there is room for; else of fewer and shorter sequences. */

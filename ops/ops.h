@@ -259,10 +259,11 @@ typedef struct ops_sample_args {
     ops_sample_out *out;
 } ops_sample_args;
 
-/* CPU: with e = head_dim rounded up to 16 and b = bytes of an element (q8: 1), one block of one layer and KV head takes
+/* CPU: with e = head_dim rounded up to 16 and b = bytes of an element (q8, fp8: 1), one block of one layer and KV head takes
  *   2 * (16 * e * b + (q8: 32 * ceil(e / 32) rounded up to 64))        [K and V; q8: an f16 scale for each token and 32 dimensions]
  * and kv_block_bytes is that times n_layers * n_kv_heads. */
-typedef enum ops_kv_type { OPS_KV_F32, OPS_KV_F16, OPS_KV_BF16, OPS_KV_Q8 } ops_kv_type;
+typedef enum ops_kv_type { OPS_KV_F32, OPS_KV_F16, OPS_KV_BF16, OPS_KV_Q8, OPS_KV_F8 } ops_kv_type; /* F8: fp8 e4m3 without scales (base/half.h) */
+#define OPS_KV_TYPES (OPS_KV_F8 + 1)
 typedef struct ops_kv_spec {
     ops_kv_type type;
     int32_t n_layers, n_kv_heads, head_dim;

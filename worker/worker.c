@@ -19,6 +19,8 @@ static ops_kv_type kv_type_of(shard_kv_type t)
         return OPS_KV_F16;
     case SHARD_KV_BF16:
         return OPS_KV_BF16;
+    case SHARD_KV_F8:
+        return OPS_KV_F8;
     case SHARD_KV_Q8:
         break;
     }

@@ -38,7 +38,7 @@ static const struct argp_option options[] = {
     {"memory", OPT_MEMORY, "SIZE", 0, "what each rank may use: 80GiB. A rank that lacks it gets fewer channels, and the price is shown", 2},
     {"seqs", OPT_SEQS, "N", 0, "sequences that run at once (default 16)", 2},
     {"ctx", OPT_CTX, "N", 0, "longest sequence in tokens (default 4096, or the checkpoint's longest if that is less)", 2},
-    {"kv-type", OPT_KV, "TYPE", 0, "type of the KV cache: f32, f16, bf16 or q8 (default f16)", 2},
+    {"kv-type", OPT_KV, "TYPE", 0, "type of the KV cache: f32, f16, bf16, fp8 or q8 (default f16)", 2},
     {"batch-tokens", OPT_BATCH, "N", 0, "tokens of a step, which sizes its buffers (default 512)", 2},
     {"type", OPT_TYPE, "TYPE", 0, "plan as if every matrix had this packed type: bf16, q8_0, q4_k ... (default: as stored)", 2},
     {"compute", OPT_COMPUTE, "auto|f32", 0, "f32 expands weights to f32 at load", 2},
@@ -106,7 +106,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case OPT_KV:
         if (!shard_kv_type_parse(arg, &a->o.kv_type))
-            argp_error(state, "--kv-type %s: give f32, f16, bf16 or q8", arg);
+            argp_error(state, "--kv-type %s: give f32, f16, bf16, fp8 or q8", arg);
         break;
     case OPT_BATCH:
         a->o.max_batched_tokens = cli_arg_int(state, "batch-tokens", arg, 1, 1 << 24);

@@ -22,7 +22,7 @@ static const struct argp_option options[] = {
     {"device", OPT_DEVICE, "auto|cpu|cuda", 0, "What computes (default auto: CUDA devices where every rank has one, else the CPU)", 0},
     {"collectives", OPT_COLLECTIVES, "SIZES", 0, "How sums between GPUs go by their size, as in one-shot=256K,two-shot=8M, and beyond that NCCL (`trireme bench comm` measures)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
-    {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 q8 (auto: f32 with --compute f32, else f16)", 0},
+    {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 fp8 q8 (auto: f32 with --compute f32, else f16)", 0},
     {"ctx", OPT_CTX, "TOKENS", 0, "Longest prompt + answer (default: the checkpoint's, as far as memory goes)", 0},
     {"max-seqs", OPT_MAX_SEQS, "N", 0, "Sequences computed at once (default 16)", 0},
     {"max-batched-tokens", OPT_BATCHED, "N", 0, "Token budget of a step (default 512)", 0},
@@ -102,7 +102,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_KV_TYPE:
         a->kv_given = strcmp(arg, "auto") != 0;
         if (a->kv_given && !shard_kv_type_parse(arg, &o->kv_type))
-            argp_error(state, "--kv-type %s: auto, f32, f16, bf16 or q8", arg);
+            argp_error(state, "--kv-type %s: auto, f32, f16, bf16, fp8 or q8", arg);
         return 0;
     case OPT_CTX:
         o->max_context = (int32_t)whole(state, "ctx", arg, 2, 1 << 30);

@@ -7,8 +7,8 @@
 
 bool cpu_kv_layout_of(const ops_kv_spec *spec, cpu_kv_layout *out)
 {
-    static const size_t element[] = {[OPS_KV_F32] = 4, [OPS_KV_F16] = 2, [OPS_KV_BF16] = 2, [OPS_KV_Q8] = 1};
-    if ((unsigned)spec->type > OPS_KV_Q8 || spec->n_layers < 0 || spec->n_kv_heads < 0 || spec->head_dim <= 0 || spec->head_dim > 65536 || spec->n_blocks < 0)
+    static const size_t element[] = {[OPS_KV_F32] = 4, [OPS_KV_F16] = 2, [OPS_KV_BF16] = 2, [OPS_KV_Q8] = 1, [OPS_KV_F8] = 1};
+    if ((unsigned)spec->type >= OPS_KV_TYPES || spec->n_layers < 0 || spec->n_kv_heads < 0 || spec->head_dim <= 0 || spec->head_dim > 65536 || spec->n_blocks < 0)
         return false;
     size_t e = mem_align((size_t)spec->head_dim, 16);
     size_t codes = OPS_KV_BLOCK * e * element[spec->type];

@@ -7,6 +7,7 @@
  *           V codes [16 tokens][e]                 a lane is a dimension
  *           (q8) f16 scales [ceil(e / 32)][16 tokens]
  * q8: scale = amax / 127 rounded up to f16, code = round-half-even(x / scale); one scale for a token and 32 dimensions.
+ * fp8: e4m3, no scales; what is beyond 448 is stored as 448.
  * Rounding happens when a token is stored: attention reads nothing else, so a recomputed prompt meets the same keys and values. */
 #ifndef OPS_CPU_CPU_KV_H
 #define OPS_CPU_CPU_KV_H

@@ -25,6 +25,16 @@
 #define VEC_TABLE_PASTE(level) VEC_TABLE_PASTE_(level)
 #define VEC_TABLE VEC_TABLE_PASTE(CPU_LEVEL) /* cpu_vec_avx2 */
 
+#if defined(CPU_LEVEL_AVX512) || defined(CPU_LEVEL_AVX2)
+#include <immintrin.h>
+/* Sixteen e4m3 codes as f16, each a 256th of its value: exponent and mantissa keep their places, and the smallest are subnormal in both.  NaN stays NaN. */
+VEC __m256i vec_e4m3_to_f16(const uint8_t *p)
+{
+    __m256i top = _mm256_set1_epi16(0x3f80), h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)), 7);
+    __m256i nan = _mm256_srli_epi16(_mm256_cmpeq_epi16(_mm256_and_si256(h, top), top), 1);
+    return _mm256_or_si256(_mm256_and_si256(h, _mm256_set1_epi16((int16_t)0xbfff)), nan);
+}
+#endif
 #if defined(CPU_LEVEL_AVX512)
 #include "ops/cpu/vec_avx512.h"
 #elif defined(CPU_LEVEL_AVX2)

@@ -36,6 +36,8 @@ VEC vf load_code(ops_kv_type type, const char *p, size_t element)
         return vf_load_f16((const uint16_t *)(const void *)p + element);
     case OPS_KV_BF16:
         return vf_load_bf16((const uint16_t *)(const void *)p + element);
+    case OPS_KV_F8:
+        return vf_load_e4m3((const uint8_t *)p + element);
     default:
         return vi_to_vf(vi_load_i8((const int8_t *)p + element));
     }
@@ -60,7 +62,7 @@ VEC void fetch(const char *ahead)
 
 VEC size_t code_bytes(ops_kv_type type)
 {
-    return type == OPS_KV_F32 ? 4 : type == OPS_KV_Q8 ? 1 : 2;
+    return type == OPS_KV_F32 ? 4 : type == OPS_KV_Q8 || type == OPS_KV_F8 ? 1 : 2;
 }
 
 /* scores[i][16 tokens of one block] = q[i] . K for nq queries packed [d][nq] */
@@ -161,10 +163,13 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
 #define VALUES_bf16(n) block_values(OPS_KV_BF16, n, kv, p, block, ahead, t0, t1, o)
 #define SCORES_q8(n) block_scores(OPS_KV_Q8, n, kv, q, block, ahead, scores)
 #define VALUES_q8(n) block_values(OPS_KV_Q8, n, kv, p, block, ahead, t0, t1, o)
+#define SCORES_f8(n) block_scores(OPS_KV_F8, n, kv, q, block, ahead, scores)
+#define VALUES_f8(n) block_values(OPS_KV_F8, n, kv, p, block, ahead, t0, t1, o)
 DEFINE(f32, OPS_KV_F32)
 DEFINE(f16, OPS_KV_F16)
 DEFINE(bf16, OPS_KV_BF16)
 DEFINE(q8, OPS_KV_Q8)
+DEFINE(f8, OPS_KV_F8)
 
 typedef void (*scores_fn)(int nq, const cpu_kv_layout *kv, const float *q, const char *block, const char *ahead, float *scores);
 typedef void (*values_fn)(int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o);
@@ -242,8 +247,8 @@ static void group_values(const cpu_attention_tile *t, values_fn values, int32_t 
 
 void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
 {
-    static const scores_fn SCORES[] = {scores_f32, scores_f16, scores_bf16, scores_q8};
-    static const values_fn VALUES[] = {values_f32, values_f16, values_bf16, values_q8};
+    static const scores_fn SCORES[] = {scores_f32, scores_f16, scores_bf16, scores_q8, scores_f8};
+    static const values_fn VALUES[] = {values_f32, values_f16, values_bf16, values_q8, values_f8};
     const scores_fn scores = SCORES[t->kv->type];
     const values_fn values = VALUES[t->kv->type];
     const int32_t dim = t->kv->head_dim, chunk_end = t->chunk + CHUNK;

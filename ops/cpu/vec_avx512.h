@@ -156,6 +156,10 @@ VEC vf vf_load_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+VEC vf vf_load_e4m3(const uint8_t *p)
+{
+    return _mm512_mul_ps(_mm512_cvtph_ps(vec_e4m3_to_f16(p)), _mm512_set1_ps(256.0f));
+}
 VEC void vf_store_f16(uint16_t *p, vf a)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -249,6 +249,13 @@ static __attribute__((noinline, unused)) vf vf_load_f16(const uint16_t *p)
         f[i] = half_f16_to_f32(p[i]);
     return vf_load(f);
 }
+static __attribute__((noinline, unused)) vf vf_load_e4m3(const uint8_t *p)
+{
+    float f[VEC_LANES];
+    for (int i = 0; i < VEC_LANES; i++)
+        f[i] = half_e4m3_to_f32(p[i]);
+    return vf_load(f);
+}
 static __attribute__((noinline, unused)) void vf_store_f16(uint16_t *p, vf a)
 {
     float f[VEC_LANES];

@@ -268,6 +268,12 @@ void VEC_NAME(kv_put)(const cpu_kv_layout *kv, char *block, int32_t slot, const 
     } else if (kv->type == OPS_KV_Q8) {
         put_q8(k, n, (int8_t *)block + slot, OPS_KV_BLOCK, (uint16_t *)(void *)(block + kv->k_scales) + slot);
         put_q8(v, n, (int8_t *)(block + kv->v_codes) + (size_t)slot * (size_t)e, 1, (uint16_t *)(void *)(block + kv->v_scales) + slot);
+    } else if (kv->type == OPS_KV_F8) {
+        uint8_t *kc = (uint8_t *)block + slot, *vc = (uint8_t *)block + kv->v_codes + (size_t)slot * (size_t)e;
+        for (i = 0; i < n; i++) {
+            kc[(size_t)i * OPS_KV_BLOCK] = half_f32_to_e4m3(k[i]);
+            vc[i] = half_f32_to_e4m3(v[i]);
+        }
     } else {
         bool f16 = kv->type == OPS_KV_F16;
         uint16_t *kc = (uint16_t *)(void *)block + slot, *vc = (uint16_t *)(void *)(block + kv->v_codes) + (size_t)slot * (size_t)e, h[VEC_LANES];

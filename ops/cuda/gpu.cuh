@@ -19,7 +19,6 @@
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 #include <utility>
 
@@ -302,16 +301,36 @@ GPU_FN float gpu_exp2(float x)
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
     return r;
 }
-/* fp8 e4m3 (finite, one NaN); stores saturate at 448. */
+/* Products of two pairs of f16. */
+GPU_FN uint32_t gpu_mul_f16x2(uint32_t a, uint32_t b)
+{
+    uint32_t r;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+#endif
+
+/* ---- fp8 e4m3 (base/half.h: finite, stores saturate at 448), by the same bits on every architecture: conversions in hardware begin with sm_89 ---- */
+
 GPU_FN float gpu_e4m3_to_f32(uint8_t v)
 {
-    return __half2float(__half(__nv_cvt_fp8_to_halfraw(v, __NV_E4M3)));
+    const uint32_t a = v & 0x7fu, sign = (v & 0x80u) << 24;
+    return __uint_as_float(sign | (a == 0x7fu ? 0x7fc00000u : a << 20)) * 0x1p120f; /* bias 127 for 7; subnormals are f32's */
 }
 GPU_FN uint8_t gpu_f32_to_e4m3(float f)
 {
-    return __nv_cvt_float_to_fp8(f, __NV_SATFINITE, __NV_E4M3);
+    const uint32_t u = __float_as_uint(f), a = u & 0x7fffffffu, sign = u >> 24 & 0x80u;
+    const uint32_t small = __float_as_uint(__uint_as_float(a) + 0x1p14f) - __float_as_uint(0x1p14f); /* below 2^-6: a sum whose unit is 2^-9 rounds it */
+    const uint32_t code = a < 0x3c800000u ? small : ((a + 0x7ffffu + (a >> 20 & 1u)) >> 20) - (120u << 3);
+    return (uint8_t)(sign | (a > 0x7f800000u ? 0x7fu : a >= 0x43e00000u ? 0x7eu : code));
 }
-#endif
+/* The codes in bytes 1 and 3 (the others may hold anything) to a pair of f16, exactly: as f16 the same bits mean a 256th.  Of a NaN all bits are set:
+ * one more runs over into the sign's place, and from there becomes the exponent's top bit. */
+GPU_FN uint32_t gpu_e4m3_to_f16x2(uint32_t codes)
+{
+    const uint32_t a = codes & 0x7f007f00u, nan = (a + 0x01000100u) & 0x80008000u;
+    return gpu_mul_f16x2((codes & 0x80008000u) | (a | nan) >> 1, 0x5c005c00u);
+}
 
 /* ---- over a whole warp: every lane gets the same bits, since the butterfly adds the same pairs in each ---- */
 

@@ -27,7 +27,8 @@
  * an SM hide the latency), in 16-byte pieces of whole contiguous blocks.  One barrier a tile: it says both that the tile is there and that the one
  * before is done with.
  *
- * q and p are rounded to the cache's type (q8: f16, into which codes times scales are expanded tile by tile, so that it shares the path). */
+ * q and p are rounded to the cache's type.  q8 and fp8: to f16, into which the codes are expanded tile by tile (q8: times scales and rounded; fp8: exactly), so
+ * that they share the path.  The ring then holds codes, half the bytes: flat blocks have 48 KiB an SM on their way, which is still enough. */
 #include "ops/cuda/gpu.cuh"
 #include "ops/cuda/kernels.h"
 #include "ops/cuda/rows.cuh"
@@ -156,7 +157,7 @@ GPU_FN int64_t attend_slot(const attend_args &a, const attend_item &it, int32_t 
 /* ---- on the tensor cores ---- */
 
 template <int KV, int D, int WM, int WN> struct attend_shape {
-    static constexpr bool Q8 = KV == OPS_KV_Q8;
+    static constexpr bool Q8 = KV == OPS_KV_Q8, CODES = Q8 || KV == OPS_KV_F8; /* CODES: a byte an element, to be expanded */
     static constexpr int QUERIES = 16 * WM, N_THREADS = 32 * WM * WN;
     static constexpr bool KEEP = WN > 1;         /* the chunks so far stay in registers */
     static constexpr int STAGES = D == 128 ? 3 : 4;
@@ -164,14 +165,15 @@ template <int KV, int D, int WM, int WN> struct attend_shape {
     static constexpr int PITCH = D + 8;          /* 16-bit elements of a row in shared memory: 16 bytes more, so that eight rows lie in different banks */
     static constexpr int P_PITCH = TOKENS + 8;
     static constexpr int OPERAND = TOKENS * PITCH * 2;
-    static constexpr int SLOT = Q8 ? TOKENS * D + TOKENS * (D / 32) * 2 : OPERAND; /* q8: codes [64][D], scales [4 blocks][D / 32][16] */
+    static constexpr int SLOT = CODES ? TOKENS * D + (Q8 ? TOKENS * (D / 32) * 2 : 0) : OPERAND; /* codes [64][D], q8: scales [4 blocks][D / 32][16] */
     static constexpr int P_AT = QUERIES * PITCH * 2;                               /* after the queries */
     static constexpr int MAX_AT = P_AT + (WN > 1 ? QUERIES * P_PITCH * 2 : 0);
     static constexpr int ALL_AT = MAX_AT + (WN > 1 ? WN * QUERIES * 4 : 0);
-    static constexpr int WIDE_AT = ALL_AT + (KEEP ? 0 : QUERIES * D * 4);          /* q8: the tile expanded */
-    static constexpr int RING_AT = WIDE_AT + (Q8 ? OPERAND : 0);
+    static constexpr int WIDE_AT = ALL_AT + (KEEP ? 0 : QUERIES * D * 4);          /* CODES: the tile expanded */
+    static constexpr int RING_AT = WIDE_AT + (CODES ? OPERAND : 0);
     static constexpr int BYTES = RING_AT + STAGES * SLOT;
     static_assert(BYTES <= 163 * 1024, "what a block of an A100 may have");
+    static_assert(WM > 1 || BLOCKS_SM * (STAGES - 1) * TOKENS * D * (CODES ? 1 : 2) >= 28 * 1024, "what a B200's SM wants on its way (chips.py); the gate reads no trip counts");
 };
 
 template <int KV> GPU_FN uint32_t attend_pack(float lo, float hi)
@@ -197,16 +199,16 @@ template <int KV, int D, int WM, int WN>
 GPU_FN void attend_fetch(const attend_args &a, const attend_item &it, const char *block, int32_t position, bool values, char *slot)
 {
     using shape = attend_shape<KV, D, WM, WN>;
-    constexpr int ELEM = shape::Q8 ? 1 : 2, PIECES = D * ELEM / 16;
+    constexpr int ELEM = shape::CODES ? 1 : 2, PIECES = D * ELEM / 16;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32 % 4, half = (int)threadIdx.x / 128;
     const char *codes = block != nullptr ? block + (values ? a.v_codes : 0) : a.cache;
-    char *to = slot + warp * OPS_KV_BLOCK * (shape::Q8 ? D : shape::PITCH * 2);
+    char *to = slot + warp * OPS_KV_BLOCK * (shape::CODES ? D : shape::PITCH * 2);
 #pragma unroll 2
     for (int i = half * 32 + lane; i < OPS_KV_BLOCK * PIECES; i += shape::N_THREADS / 4) {
         const int token = i / PIECES, piece = i % PIECES;
         int bytes = a.head_dim * ELEM - piece * 16;
         bytes = block == nullptr || bytes < 0 || position + token < it.lo || position + token >= it.hi ? 0 : bytes < 16 ? bytes : 16;
-        gpu_cp_async16_fill(to + token * (shape::Q8 ? D : shape::PITCH * 2) + piece * 16, bytes > 0 ? codes + token * a.padded * ELEM + piece * 16 : a.cache, bytes);
+        gpu_cp_async16_fill(to + token * (shape::CODES ? D : shape::PITCH * 2) + piece * 16, bytes > 0 ? codes + token * a.padded * ELEM + piece * 16 : a.cache, bytes);
     }
     if constexpr (shape::Q8) {
         constexpr int SCALES = D / 32 * 2; /* pieces */
@@ -218,23 +220,29 @@ GPU_FN void attend_fetch(const attend_args &a, const attend_item &it, const char
     }
 }
 
-/* q8: codes times scales, as f16. */
-template <int D, int WM, int WN> GPU_FN void attend_expand(const attend_item &it, int32_t position, const char *slot, char *wide)
+/* Codes as f16, for q8 times their scales. */
+template <int KV, int D, int WM, int WN> GPU_FN void attend_expand(const attend_item &it, int32_t position, const char *slot, char *wide)
 {
-    using shape = attend_shape<OPS_KV_Q8, D, WM, WN>;
+    using shape = attend_shape<KV, D, WM, WN>;
     constexpr int PIECES = D / 16;
     const uint16_t *scales = (const uint16_t *)(slot + TOKENS * D);
 #pragma unroll(WN > 1 ? 2 : 1)
     for (int i = (int)threadIdx.x; i < TOKENS * PIECES; i += shape::N_THREADS) {
         const int token = i / PIECES, piece = i % PIECES;
-        const bool seen = position + token >= it.lo && position + token < it.hi;
         const uint4 codes = *(const uint4 *)(slot + token * D + piece * 16);
         const uint32_t c[4] = {codes.x, codes.y, codes.z, codes.w};
-        const float scale = seen ? gpu_f16_to_f32(scales[(token / 16 * (D / 32) + piece / 2) * 16 + token % 16]) : 0.0f;
         uint32_t h[8];
+        if constexpr (shape::Q8) {
+            const bool seen = position + token >= it.lo && position + token < it.hi;
+            const float scale = seen ? gpu_f16_to_f32(scales[(token / 16 * (D / 32) + piece / 2) * 16 + token % 16]) : 0.0f;
 #pragma unroll
-        for (int k = 0; k < 8; k++)
-            h[k] = attend_pack<OPS_KV_Q8>(gpu_mul((float)(int8_t)(c[k / 2] >> (k % 2 * 16)), scale), gpu_mul((float)(int8_t)(c[k / 2] >> (k % 2 * 16 + 8)), scale));
+            for (int k = 0; k < 8; k++)
+                h[k] = attend_pack<KV>(gpu_mul((float)(int8_t)(c[k / 2] >> (k % 2 * 16)), scale), gpu_mul((float)(int8_t)(c[k / 2] >> (k % 2 * 16 + 8)), scale));
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                h[k] = gpu_e4m3_to_f16x2(__byte_perm(c[k / 2], 0, k % 2 == 0 ? 0x1404 : 0x3424));
+        }
         uint4 *to = (uint4 *)(wide + token * shape::PITCH * 2 + piece * 32);
         to[0] = make_uint4(h[0], h[1], h[2], h[3]);
         to[1] = make_uint4(h[4], h[5], h[6], h[7]);
@@ -306,8 +314,8 @@ template <int KV, int D, int WM, int WN> GPU_FN void attend_tiles(const attend_a
         __syncthreads();
         fetch();
         const char *slot = ring + taken % shape::STAGES * shape::SLOT;
-        if constexpr (shape::Q8) {
-            attend_expand<D, WM, WN>(it, (first_tile + taken / 2) * TOKENS, slot, wide);
+        if constexpr (shape::CODES) {
+            attend_expand<KV, D, WM, WN>(it, (first_tile + taken / 2) * TOKENS, slot, wide);
             __syncthreads();
             slot = wide;
         }
@@ -576,6 +584,8 @@ template <int KV> GPU_FN float attend_element(const char *codes, const char *sca
         return gpu_f16_to_f32(((const uint16_t *)codes)[at]);
     else if constexpr (KV == OPS_KV_BF16)
         return gpu_bf16_to_f32(((const uint16_t *)codes)[at]);
+    else if constexpr (KV == OPS_KV_F8)
+        return gpu_e4m3_to_f32(((const uint8_t *)codes)[at]);
     else
         return gpu_mul((float)((const int8_t *)codes)[at], gpu_f16_to_f32(((const uint16_t *)scales)[d / 32 * 16 + token]));
 }
@@ -853,12 +863,14 @@ template <int KV, int ND> static cudaError_t launch_plain(const gpu_step *step, 
 static attend_launcher launcher_of(int32_t type, int32_t head_dim)
 {
     static const int32_t tensor_dims[] = {64, 96, 128, 256};
-    static const attend_launcher tensor[3][4] = {
+    static const attend_launcher tensor[4][4] = {
         {launch_tensor<OPS_KV_F16, 64>, launch_tensor<OPS_KV_F16, 96>, launch_tensor<OPS_KV_F16, 128>, launch_tensor<OPS_KV_F16, 256>},
         {launch_tensor<OPS_KV_BF16, 64>, launch_tensor<OPS_KV_BF16, 96>, launch_tensor<OPS_KV_BF16, 128>, launch_tensor<OPS_KV_BF16, 256>},
         {launch_tensor<OPS_KV_Q8, 64>, launch_tensor<OPS_KV_Q8, 96>, launch_tensor<OPS_KV_Q8, 128>, launch_tensor<OPS_KV_Q8, 256>},
+        {launch_tensor<OPS_KV_F8, 64>, launch_tensor<OPS_KV_F8, 96>, launch_tensor<OPS_KV_F8, 128>, launch_tensor<OPS_KV_F8, 256>},
     };
-    static const attend_launcher wide[] = {launch_plain<OPS_KV_F32, 4>, launch_plain<OPS_KV_F16, 4>, launch_plain<OPS_KV_BF16, 4>, launch_plain<OPS_KV_Q8, 4>};
+    static const attend_launcher wide[OPS_KV_TYPES] = {launch_plain<OPS_KV_F32, 4>, launch_plain<OPS_KV_F16, 4>, launch_plain<OPS_KV_BF16, 4>, launch_plain<OPS_KV_Q8, 4>,
+                                                       launch_plain<OPS_KV_F8, 4>};
     if (type == OPS_KV_F32 && head_dim <= 256)
         return head_dim <= 128 ? launch_plain<OPS_KV_F32, 1> : launch_plain<OPS_KV_F32, 2>;
     for (int i = 0; i < 4 && type != OPS_KV_F32; i++)
@@ -870,7 +882,7 @@ static attend_launcher launcher_of(int32_t type, int32_t head_dim)
 extern "C" cudaError_t k_attention_init(void)
 {
     static const int32_t dims[] = {64, 96, 128, 256, 512};
-    for (int32_t type = OPS_KV_F32; type <= OPS_KV_Q8; type++)
+    for (int32_t type = OPS_KV_F32; type < OPS_KV_TYPES; type++)
         for (int32_t d : dims) {
             const cudaError_t e = launcher_of(type, d)(nullptr, nullptr, 0, nullptr);
             if (e != cudaSuccess)
@@ -881,7 +893,7 @@ extern "C" cudaError_t k_attention_init(void)
 
 extern "C" cudaError_t k_attention(const gpu_step *step, int32_t rows, const gpu_attention *g, cudaStream_t s)
 {
-    const attend_launcher launch = g->kv.type >= OPS_KV_F32 && g->kv.type <= OPS_KV_Q8 ? launcher_of(g->kv.type, g->head_dim) : nullptr;
+    const attend_launcher launch = g->kv.type >= OPS_KV_F32 && g->kv.type < OPS_KV_TYPES ? launcher_of(g->kv.type, g->head_dim) : nullptr;
     if (launch == nullptr || g->n_heads < 1 || g->heads_per_kv < 1 || g->kv.head_dim != g->head_dim)
         return cudaErrorInvalidValue;
     if (rows < 1 || g->max_work < 1)

@@ -14,11 +14,11 @@ static bool multiply(int64_t a, int64_t b, int64_t *out)
 
 bool gpu_kv_layout(const ops_kv_spec *spec, gpu_kv *out)
 {
-    if ((unsigned)spec->type > OPS_KV_Q8 || spec->n_layers < 0 || spec->n_kv_heads < 0 || spec->head_dim <= 0 || spec->head_dim > HEAD_SHARED / 4 ||
+    if ((unsigned)spec->type >= OPS_KV_TYPES || spec->n_layers < 0 || spec->n_kv_heads < 0 || spec->head_dim <= 0 || spec->head_dim > HEAD_SHARED / 4 ||
         spec->n_blocks < 0)
         return false;
     const int64_t e = (spec->head_dim + 15) / 16 * 16, groups = (e + KV_GROUP - 1) / KV_GROUP;
-    const int64_t codes = OPS_KV_BLOCK * e * (spec->type == OPS_KV_F32 ? 4 : spec->type == OPS_KV_Q8 ? 1 : 2);
+    const int64_t codes = OPS_KV_BLOCK * e * (spec->type == OPS_KV_F32 ? 4 : spec->type == OPS_KV_Q8 || spec->type == OPS_KV_F8 ? 1 : 2);
     const int64_t scales = spec->type == OPS_KV_Q8 ? (OPS_KV_BLOCK * groups * 2 + 63) / 64 * 64 : 0;
     int64_t all;
     gpu_kv kv = {};
@@ -76,6 +76,12 @@ GPU_FN void store_head(const gpu_kv *kv, const float *x, char *codes, uint16_t *
             const uint32_t lo = (uint32_t)gpu_f32_to_f16(v.v[0]) | (uint32_t)gpu_f32_to_f16(v.v[1]) << 16;
             const uint32_t hi = (uint32_t)gpu_f32_to_f16(v.v[2]) | (uint32_t)gpu_f32_to_f16(v.v[3]) << 16;
             *(uint2 *)(codes + 2 * d) = make_uint2(lo, hi);
+        } else if (kv->type == OPS_KV_F8) {
+            uint32_t packed = 0;
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                packed |= (uint32_t)gpu_f32_to_e4m3(v.v[k]) << (8 * k);
+            *(uint32_t *)(codes + d) = packed;
         } else {
             const uint16_t h = group_scale(amax);
             const float scale = gpu_f16_to_f32(h);

@@ -107,7 +107,7 @@ cudaError_t k_quantise(int32_t rows, const int32_t *n, gpu_mat x, gpu_mat y, cud
  *
  *   cache   [layer][KV head][block] of head_bytes each
  *   head    K codes | K scales | V codes | V scales, with e = head_dim rounded up to 16:
- *           codes [16 tokens][e] of f32, f16, bf16 or int8; scales (q8 alone) f16 [ceil(e / 32)][16 tokens], rounded up to 64 bytes
+ *           codes [16 tokens][e] of f32, f16, bf16, int8 or e4m3; scales (q8 alone) f16 [ceil(e / 32)][16 tokens], rounded up to 64 bytes
  * Sizes and values are the CPU's (ops.h, cpu_kv.h); its K are transposed, these are not.  Planes start at multiples of 64.  Dimensions from head_dim to e
  * are written as zeros; tokens of a block that nobody wrote hold anything. */
 typedef struct gpu_kv {

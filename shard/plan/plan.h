@@ -27,9 +27,9 @@
 #include "base/status.h"
 #include "shard/plan/arch.h"
 
-typedef enum shard_kv_type { SHARD_KV_F32, SHARD_KV_F16, SHARD_KV_BF16, SHARD_KV_Q8 } shard_kv_type;
+typedef enum shard_kv_type { SHARD_KV_F32, SHARD_KV_F16, SHARD_KV_BF16, SHARD_KV_Q8, SHARD_KV_F8 } shard_kv_type;
 #define SHARD_KV_BLOCK 16 /* tokens in a block of KV cache */
-/* false if no such name ("f32" "f16" "bf16" "q8"). */
+/* false if no such name ("f32" "f16" "bf16" "q8" "fp8", also "fp8_e4m3"). */
 bool shard_kv_type_parse(const char *name, shard_kv_type *out);
 const char *shard_kv_type_name(shard_kv_type type);
 

@@ -4,10 +4,12 @@
 #include "base/mem.h"
 #include "shard/plan/plan_internal.h"
 
-static const char *const kv_names[] = {[SHARD_KV_F32] = "f32", [SHARD_KV_F16] = "f16", [SHARD_KV_BF16] = "bf16", [SHARD_KV_Q8] = "q8"};
+static const char *const kv_names[] = {[SHARD_KV_F32] = "f32", [SHARD_KV_F16] = "f16", [SHARD_KV_BF16] = "bf16", [SHARD_KV_Q8] = "q8", [SHARD_KV_F8] = "fp8"};
 
 bool shard_kv_type_parse(const char *name, shard_kv_type *out)
 {
+    if (strcmp(name, "fp8_e4m3") == 0) /* as vLLM spells it */
+        name = kv_names[SHARD_KV_F8];
     for (size_t i = 0; i < ARRAY_LEN(kv_names); i++) {
         if (strcmp(kv_names[i], name) == 0) {
             *out = (shard_kv_type)i;
@@ -24,7 +26,7 @@ const char *shard_kv_type_name(shard_kv_type type)
 
 size_t kv_element_bytes(shard_kv_type type)
 {
-    return type == SHARD_KV_F32 ? 4 : type == SHARD_KV_Q8 ? 1 : 2;
+    return type == SHARD_KV_F32 ? 4 : type == SHARD_KV_Q8 || type == SHARD_KV_F8 ? 1 : 2;
 }
 
 /* As the backends lay blocks out (ops.h): head_dim padded to 16; q8 has an f16 scale for each token and 32 dimensions. */

@@ -714,7 +714,7 @@ static void layout_has_the_cpu_s_sizes(void **state)
     (void)state;
     static const int32_t dims[] = {1, 16, 17, 64, 80, 96, 128, 200, 256, 576};
     gpu_kv kv;
-    for (int t = OPS_KV_F32; t <= OPS_KV_Q8; t++)
+    for (int t = OPS_KV_F32; t < OPS_KV_TYPES; t++)
         for (size_t i = 0; i < ARRAY_LEN(dims); i++) {
             ops_kv_spec spec = {(ops_kv_type)t, 3, 5, dims[i], 7};
             assert_true(gpu_kv_layout(&spec, &kv));
@@ -748,10 +748,18 @@ static const qkv_case QKVS[] = {
     {2, 1, 31, OPS_KV_BF16, OPS_QK_HEAD_LAYER, false, false, 0.0f, 30, true},
     {1, 2, 1, OPS_KV_F32, OPS_QK_NONE, false, false, 0.0f, 0, false},
     {2, 1, 132, OPS_KV_Q8, OPS_QK_HEAD_RMS, true, true, 0.0f, 66, false},
+    {3, 1, 96, OPS_KV_F8, OPS_QK_FULL_RMS, true, true, 0.0f, 96, true},
+    {2, 1, 132, OPS_KV_F8, OPS_QK_HEAD_RMS, true, true, 0.0f, 66, false},
+    {2, 2, 5, OPS_KV_F8, OPS_QK_NONE, false, false, 2.5f, 4, false},
     {0, 1, 64, OPS_KV_Q8, OPS_QK_NONE, false, false, 0.0f, 64, false},
 };
 
 enum { BLOCKS = 40, LAYERS = 2, LAYER = 1, GROUP = 1 };
+
+static size_t code_bytes(ops_kv_type type)
+{
+    return type == OPS_KV_F32 ? 4 : type == OPS_KV_Q8 || type == OPS_KV_F8 ? 1 : 2;
+}
 
 /* Where a token's dimension lies: in the CPU's cache and in the GPU's, and its q8 scale. */
 static size_t cpu_code(const cpu_kv_layout *l, bool v, int32_t slot, int32_t d, size_t size)
@@ -771,6 +779,8 @@ static float element(ops_kv_type type, const char *code, const char *scale)
 {
     uint16_t h;
     float f;
+    if (type == OPS_KV_F8)
+        return half_e4m3_to_f32((uint8_t)*code);
     memcpy(&f, code, type == OPS_KV_F32 ? 4 : 0);
     memcpy(&h, type == OPS_KV_Q8 ? scale : code, 2);
     return type == OPS_KV_F32 ? f : type == OPS_KV_F16 ? half_f16_to_f32(h) : type == OPS_KV_BF16 ? half_bf16_to_f32(h) : half_f16_to_f32(h) * (float)*(const int8_t *)code;
@@ -779,7 +789,7 @@ static float element(ops_kv_type type, const char *code, const char *scale)
 /* One token's head in both caches; then it is blanked in the GPU's. */
 static void check_token(const qkv_case *c, const cpu_kv_layout *l, const gpu_kv *kv, const char *want, char *got, bool v, int32_t slot)
 {
-    size_t size = c->type == OPS_KV_F32 ? 4 : c->type == OPS_KV_Q8 ? 1 : 2;
+    size_t size = code_bytes(c->type);
     bool exact = v || c->norm == OPS_QK_NONE || c->norm == OPS_QK_FULL_RMS;
     for (int32_t d = 0; d < kv->padded; d++) {
         char *code = got + gpu_code(kv, v, slot, d, size), *scale = got + (c->type == OPS_KV_Q8 ? gpu_scale(kv, v, slot, d / 32) : 0);
@@ -793,7 +803,8 @@ static void check_token(const qkv_case *c, const cpu_kv_layout *l, const gpu_kv 
             if (c->type == OPS_KV_Q8)
                 assert_memory_equal(scale, want_scale, 2);
         } else {
-            double a = element(c->type, code, scale), b = element(c->type, want_code, want_scale), step = c->type == OPS_KV_F32 ? 4e-6 : c->type == OPS_KV_F16 ? 0x1p-10 : c->type == OPS_KV_BF16 ? 0x1p-7 : 0.02;
+            static const double near[] = {[OPS_KV_F32] = 4e-6, [OPS_KV_F16] = 0x1p-10, [OPS_KV_BF16] = 0x1p-7, [OPS_KV_Q8] = 0.02, [OPS_KV_F8] = 0x1p-3};
+            double a = element(c->type, code, scale), b = element(c->type, want_code, want_scale), step = near[c->type];
             if (!(fabs(a - b) <= step * (1 + fabs(b)))) /* the neighbour in the cache's type at most */
                 fail_msg("%s, slot %d, dimension %d: %.9g, want %.9g", v ? "V" : "K", slot, d, a, b);
         }
@@ -938,13 +949,14 @@ static void heads_are_turned_and_stored(void **state)
         check_qkv(&QKVS[i]);
 }
 
-/* Values an f16 or a q8 cannot hold end as the CPU's. */
+/* Values an f16, a q8 or an fp8 cannot hold end as the CPU's, and those in the middle between two of fp8. */
 static void stores_what_does_not_fit_as_the_cpu(void **state)
 {
     (void)state;
     static const float hard[] = {1e9f, -1e9f, 65504.0f, 65520.0f, 1e-8f, -6e-8f, 3e38f, INFINITY, -INFINITY, NAN, 0.0f, -0.0f};
-    for (int t = OPS_KV_F32; t <= OPS_KV_Q8; t++)
-        for (int with = 0; with < 3; with++) {
+    static const float ties[] = {17.0f, 19.0f, -21.0f, 0x3p-10f, 0x1p-10f, -0x5p-10f, 432.0f, -464.0f, 0xfp-10f, 1.0625f, -1.1875f, 2.125f};
+    for (int t = OPS_KV_F32; t < OPS_KV_TYPES; t++)
+        for (int with = 0; with < 4; with++) {
             enum { DIM = 70 };
             ops_kv_spec spec = {(ops_kv_type)t, 1, 1, DIM, 1};
             ops_kv *kv;
@@ -955,8 +967,8 @@ static void stores_what_does_not_fit_as_the_cpu(void **state)
             pair k = pair_random(3, DIM, 3.0f, 41), v = pair_random(3, DIM, 3.0f, 42);
             for (int32_t i = 0; i < 3 * 12; i++) {
                 int32_t values = with == 0 ? 7 : with == 1 ? 9 : 12;
-                pair_row(&k, i % 3)[i * 7 % DIM] = hard[i % values];
-                pair_row(&v, i % 3)[i * 11 % DIM] = hard[i % values];
+                pair_row(&k, i % 3)[i * 7 % DIM] = with == 3 ? ties[i % 12] : hard[i % values];
+                pair_row(&v, i % 3)[i * 11 % DIM] = with == 3 ? ties[i % 12] : hard[i % values];
             }
             pair_send(&k);
             pair_send(&v);
@@ -970,7 +982,7 @@ static void stores_what_does_not_fit_as_the_cpu(void **state)
             CUDA_OK(k_qkv(s.gpu, 3, &g, stream));
             char *got = malloc((size_t)g.kv.head_bytes);
             device_read(got, g.kv.p, (size_t)g.kv.head_bytes);
-            size_t size = t == OPS_KV_F32 ? 4 : t == OPS_KV_Q8 ? 1 : 2;
+            size_t size = code_bytes((ops_kv_type)t);
             for (int32_t i = 0; i < 2 * 3 * DIM; i++) {
                 bool is_v = i >= 3 * DIM;
                 int32_t slot = 4 + i / DIM % 3, d = i % DIM;

@@ -12,7 +12,6 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_fp8.h>
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdint.h>
@@ -831,13 +830,10 @@ static inline float gpu_exp2(float x)
 {
     return exp2f(x);
 }
-static inline float gpu_e4m3_to_f32(uint8_t v)
+static inline uint32_t gpu_mul_f16x2(uint32_t a, uint32_t b)
 {
-    return __half2float(__half(__nv_cvt_fp8_to_halfraw(v, __NV_E4M3)));
-}
-static inline uint8_t gpu_f32_to_e4m3(float f)
-{
-    return __nv_cvt_float_to_fp8(f, __NV_SATFINITE, __NV_E4M3);
+    return gpu_pack_f16(gpu_f16_to_f32(static_cast<uint16_t>(a)) * gpu_f16_to_f32(static_cast<uint16_t>(b)),
+                        gpu_f16_to_f32(static_cast<uint16_t>(a >> 16)) * gpu_f16_to_f32(static_cast<uint16_t>(b >> 16)));
 }
 
 #endif

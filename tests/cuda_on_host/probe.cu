@@ -140,6 +140,8 @@ static __global__ void numbers_kernel(const float *in, int n, probe_numbers *out
     r.from_bf16 = gpu_bf16_to_f32(r.bf16);
     r.from_f16 = gpu_f16_to_f32(r.f16);
     r.from_e4m3 = gpu_e4m3_to_f32(r.e4m3);
+    r.from_e4m3x2 = gpu_e4m3_to_f16x2(((uint32_t)i & 255u) << 8 | (~(uint32_t)i & 255u) << 24 | 0x00a500ffu);
+    r.mul16 = gpu_mul_f16x2(gpu_pack_f16(f, 1.0f), 0xc0003a00u);
     r.pack = gpu_pack_bf16(f, 1.0f);
     r.pack16 = gpu_pack_f16(f, 1.0f);
     r.fma = gpu_fma(f, f, -1.0f);

@@ -14,7 +14,7 @@ typedef struct probe_numbers {
     uint16_t bf16, f16;
     uint8_t e4m3;
     float from_bf16, from_f16, from_e4m3, fma;
-    uint32_t pack, pack16, perm;
+    uint32_t pack, pack16, perm, mul16, from_e4m3x2;
     int32_t dp4a, dp4a_us, rounded;
 } probe_numbers;
 enum probe_mistake {

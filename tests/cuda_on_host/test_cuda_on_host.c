@@ -235,9 +235,15 @@ static void conversions_round_to_nearest_even(void **state)
             assert_int_equal(g->f16, nearest(x[i], f16_value, 0x7c00, 0x8000));
             assert_int_equal(g->pack16, 0x3c000000u | g->f16);
             assert_true(g->from_f16 == f16_value(g->f16));
+            assert_int_equal(g->mul16, 0xc0000000u | (unsigned)nearest(0.75f * f16_value(g->f16), f16_value, 0x7c00, 0x8000)); /* -2 and 0.75 */
         }
         assert_int_equal(g->e4m3, nearest(x[i], e4m3_value, 0x7f, 0x80)); /* saturates */
         assert_true(fabsf(g->from_e4m3) == e4m3_value(g->e4m3 & 0x7f));
+        for (int k = 0; k < 2; k++) {
+            uint16_t code = (k == 0 ? i : ~i) & 255, h = (uint16_t)(g->from_e4m3x2 >> 16 * k);
+            float v = e4m3_value(code & 0x7f);
+            assert_true((code & 0x7f) == 0x7f ? (h & 0x7fff) > 0x7c00 : f16_value(h) == (code > 127 ? -v : v));
+        }
         assert_true(g->from_bf16 == bf16_value(g->bf16));
         assert_true(g->fma == fmaf(x[i], x[i], -1.0f));
         int32_t dot = 5, dot_us = 5;

@@ -28,6 +28,8 @@ static const shape SHAPES[] = {
     {"sinks, softcap", 6, 2, 8, 0, 0, 3, OPS_KV_F32, 30.0f, 0, true, false, 8, false, OPS_QK_NONE, 290},
     {"slopes", 5, 5, 12, 0, 0, 1, OPS_KV_F32, 0, 0, false, true, 0, false, OPS_QK_NONE, 270},
     {"part of the heads", 5, 3, 16, 4, 0, 3, OPS_KV_F16, 0, 33, false, false, 16, false, OPS_QK_FULL_RMS, 100},
+    {"fp8", 8, 2, 72, 0, 0, 4, OPS_KV_F8, 0, 0, false, false, 0, false, OPS_QK_NONE, 280},
+    {"fp8 odd", 7, 1, 40, 0, 0, 7, OPS_KV_F8, 0, 100, false, false, 40, false, OPS_QK_HEAD_LAYER, 270},
     {"one kv head for 30", 30, 1, 16, 0, 0, 30, OPS_KV_F32, 0, 0, false, false, 16, false, OPS_QK_NONE, 40},
 };
 
@@ -205,8 +207,30 @@ static void engine_run(engine *e, int32_t chunk, bool together)
 }
 
 /* ---- the reference, in double ---- */
+/* e4m3 as OCP's specification has it: sign, four bits of exponent with bias 7, three of mantissa; no infinities, all bits set is NaN. */
+static double e4m3_value(int code)
+{
+    int e = code >> 3 & 15, m = code & 7;
+    double v = e == 0 ? ldexp(m, -9) : ldexp(8 + m, e - 10);
+    return (code & 0x7f) == 0x7f ? (double)NAN : (code & 0x80) != 0 ? -v : v;
+}
+
+/* The nearest of all values, of two as near the even code; beyond the last that one. */
+static int e4m3_nearest(double x)
+{
+    int best = 0;
+    for (int c = 1; c < 0x7f; c++) {
+        double gap = fabs(e4m3_value(c) - fabs(x)), least = fabs(e4m3_value(best) - fabs(x));
+        if (gap < least || (gap == least && c % 2 == 0) || isinf(x))
+            best = c;
+    }
+    return isnan(x) ? 0x7f : signbit(x) ? best | 0x80 : best;
+}
+
 static double kv_round(const shape *s, double x)
 {
+    if (s->type == OPS_KV_F8)
+        return e4m3_value(e4m3_nearest((float)x));
     if (s->type == OPS_KV_F16)
         return half_f16_to_f32(half_f32_to_f16((float)x));
     if (s->type == OPS_KV_BF16)
@@ -301,8 +325,9 @@ static void attention_matches_reference_and_itself(void **state)
         world_make(&w, s);
         engine_make(&base, contexts[0].ctx, &w); /* plain C, one thread, prompts in chunks of 23 */
         engine_run(&base, 23, true);
-        /* f16/bf16: a key that rounds the other way moves a score by 2^-9 of its size; q8: by the width of a code */
-        double bound = s->type == OPS_KV_Q8 ? 0.08 : s->type == OPS_KV_F32 ? 2e-5 : 4e-3;
+        /* f16/bf16: a key that rounds the other way moves a score by 2^-9 of its size; q8: by the width of a code; fp8: by a sixteenth, but not keys as they came */
+        bool as_came = s->norm == OPS_QK_NONE && s->rope_dims == 0;
+        double bound = s->type == OPS_KV_Q8 ? 0.08 : s->type == OPS_KV_F32 || (s->type == OPS_KV_F8 && as_came) ? 2e-5 : s->type == OPS_KV_F8 ? 0.08 : 4e-3;
         for (int q = 0; q < SEQS; q++)
             for (int32_t p = 0; p < w.lengths[q]; p += p < 40 ? 1 : 29)
                 reference_check(&base, q, p, bound);
@@ -366,11 +391,77 @@ static void chunks_shared_among_threads_merge_to_the_same(void **state)
     world_free(&w);
 }
 
+static void check_e4m3(float x)
+{
+    int want = e4m3_nearest((double)x), got = half_f32_to_e4m3(x);
+    if (got != want && !(isnan(x) && (got & 0x7f) == 0x7f))
+        fail_msg("%.9g (%08x) becomes fp8 %02x, want %02x", (double)x, half_f32_bits(x), (unsigned)got, (unsigned)want);
+}
+
+static void fp8_rounds_to_the_nearest(void **state)
+{
+    (void)state;
+    uint64_t seed = 5;
+    for (uint32_t b = 0; b < 65536; b++) /* every bf16: subnormals, infinities, NaN */
+        check_e4m3(half_bits_f32(b << 16));
+    for (int c = 0; c < 0x7e; c++) { /* where one value gives way to the next */
+        float tie = (float)((e4m3_value(c) + e4m3_value(c + 1)) / 2), around[] = {tie, nextafterf(tie, 0.0f), nextafterf(tie, INFINITY), (float)e4m3_value(c)};
+        for (size_t i = 0; i < ARRAY_LEN(around); i++) {
+            check_e4m3(around[i]);
+            check_e4m3(-around[i]);
+        }
+    }
+    static const float hard[] = {448.0f, 449.0f, 464.0f, 479.0f, 480.0f, 512.0f, 3e38f, INFINITY, NAN, 0x1p-10f, 0x1.000002p-10f, 0x1p-149f, 0x1.fffffep-7f, 0.0f};
+    for (size_t i = 0; i < ARRAY_LEN(hard); i++) {
+        check_e4m3(hard[i]);
+        check_e4m3(-hard[i]);
+    }
+    for (int i = 0; i < 200000; i++) {
+        uint32_t bits = (uint32_t)random_bits(&seed);
+        check_e4m3(half_bits_f32(bits));
+        check_e4m3(half_bits_f32((bits & 0x807fffffu) | (uint32_t)(115 + i % 24) << 23)); /* 2^-12 .. 2^12 */
+    }
+    for (int c = 0; c < 256; c++) {
+        float v = half_e4m3_to_f32((uint8_t)c);
+        assert_true(((c & 0x7f) == 0x7f ? isnan(v) != 0 : v == (float)e4m3_value(c)) && (signbit(v) != 0) == (c > 127));
+        assert_int_equal(half_f32_to_e4m3(v), c);
+    }
+}
+
+/* One position that sees itself alone has the weight 1: each code's value comes out as it is, on every level. */
+static void every_fp8_value_comes_through(void **state)
+{
+    (void)state;
+    static const shape s = {"fp8 values", 2, 2, 128, 0, 0, 1, OPS_KV_F8, 0, 0, false, false, 0, false, OPS_QK_NONE, 54};
+    for (int c = 0; c < n_contexts; c++) {
+        world w;
+        engine e;
+        world_make(&w, &s);
+        for (int i = 0; i < 256; i++) {
+            w.v[0][i] = (float)e4m3_value(i);
+            w.v[1][i] = (float)e4m3_value(i) * 1.04f; /* to be rounded */
+        }
+        engine_make(&e, contexts[c].ctx, &w);
+        int32_t rows[SEQS] = {1, 1, 0}, done[SEQS] = {0};
+        engine_step(&e, rows, done);
+        for (int i = 0; i < 256; i++)
+            for (int q = 0; q < 2; q++) {
+                float want = (float)e4m3_value(e4m3_nearest((double)w.v[q][i])), got = e.result[q][i];
+                if (!(got == want || (isnan(got) && isnan(want))))
+                    fail_msg("%s: code %d: %.9g, want %.9g", contexts[c].name, i, (double)got, (double)want);
+            }
+        engine_free(&e);
+        world_free(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_matches_reference_and_itself),
         cmocka_unit_test(chunks_shared_among_threads_merge_to_the_same),
+        cmocka_unit_test(fp8_rounds_to_the_nearest),
+        cmocka_unit_test(every_fp8_value_comes_through),
     };
     return cmocka_run_group_tests(tests, fixture_open, fixture_close);
 }

@@ -91,6 +91,7 @@ static void blocks_have_the_published_size(void **state)
     } want[] = {
         {OPS_KV_F32, 64, 2 * 16 * 64 * 4}, {OPS_KV_F16, 64, 2 * 16 * 64 * 2}, {OPS_KV_BF16, 80, 2 * 16 * 80 * 2}, {OPS_KV_Q8, 64, 2 * (16 * 64 + 64)},
         {OPS_KV_F16, 8, 2 * 16 * 16 * 2},  {OPS_KV_Q8, 33, 2 * (16 * 48 + 64)}, {OPS_KV_Q8, 96, 2 * (16 * 96 + 128)},
+        {OPS_KV_F8, 64, 2 * 16 * 64},      {OPS_KV_F8, 33, 2 * 16 * 48},
     };
     for (size_t i = 0; i < ARRAY_LEN(want); i++) {
         ops_kv_spec s = {want[i].type, 3, 5, want[i].head_dim, 2};

@@ -263,7 +263,7 @@ static void random_plans_cover_everything_once(void **state)
         arch_random();
         shard_plan_options o = {.tp = between(1, arch.n_heads < 12 ? arch.n_heads : 12), .pp = between(1, arch.n_layers < 6 ? arch.n_layers : 6),
                                 .max_seqs = between(1, 40), .max_context = between(16, 5000), .max_batched_tokens = between(1, 600),
-                                .kv_type = (shard_kv_type)between(0, 3), .types = types_random()};
+                                .kv_type = (shard_kv_type)between(0, SHARD_KV_F8), .types = types_random()};
         if (between(0, 2) == 0) {
             for (int32_t k = 0; k < o.tp * o.pp; k++)
                 weights[k] = between(1, 4);
@@ -580,6 +580,19 @@ static void scratch_is_what_the_buffers_say(void **state)
     shard_plan_destroy(&p);
 }
 
+static void kv_types_have_names(void **state)
+{
+    (void)state;
+    shard_kv_type t;
+    for (int i = 0; i <= SHARD_KV_F8; i++) {
+        assert_true(shard_kv_type_parse(shard_kv_type_name((shard_kv_type)i), &t));
+        assert_int_equal(t, i);
+    }
+    assert_true(shard_kv_type_parse("fp8_e4m3", &t));
+    assert_int_equal(t, SHARD_KV_F8);
+    assert_false(shard_kv_type_parse("fp8_e5m2", &t) || shard_kv_type_parse("", &t) || shard_kv_type_parse("unknown", &t));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -595,6 +608,7 @@ int main(void)
         cmocka_unit_test(splits_are_chosen),
         cmocka_unit_test(what_cannot_be_split_is_refused),
         cmocka_unit_test(scratch_is_what_the_buffers_say),
+        cmocka_unit_test(kv_types_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
