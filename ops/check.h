@@ -12,4 +12,10 @@ status ops_batch_check(const ops_batch_limits *l, const ops_batch_desc *d);
 /* qkv against the cache that it writes and the step's spans and block tables (of each group), which came from outside: the blocks that are written exist. */
 status ops_qkv_check(const ops_batch_limits *l, const ops_span *spans, int32_t n_spans, const int32_t *const *tables, const ops_kv_spec *kv, const ops_qkv_args *args);
 
+status ops_routing_check(const ops_routing_spec *spec);
+/* Rows and options against the routing; the logits' memory is the caller's to look at. */
+status ops_route_check(const ops_routing_spec *spec, const ops_route_args *args);
+/* Weights i of the call against the routing, x and their buffers (0 bytes where there is none); *l: of one expert's matrix. */
+status ops_experts_check(const ops_routing_spec *spec, const ops_experts_args *args, int i, size_t weight_bytes, size_t bias_bytes, packed_layout *l);
+
 #endif

@@ -100,3 +100,49 @@ status ops_qkv_check(const ops_batch_limits *l, const ops_span *spans, int32_t n
         return FAIL(ST_INVALID, "qkv: the cache has %d layers, %d KV heads of %d", kv->n_layers, kv->n_kv_heads, kv->head_dim);
     return written_check(spans, n_spans, tables[args->kv_group], kv, args->kv_group);
 }
+
+status ops_routing_check(const ops_routing_spec *s)
+{
+    if (s->max_rows < 1 || s->n_experts < 1 || s->n_experts > OPS_MAX_EXPERTS || s->top_k < 1 || s->top_k > s->n_experts || s->top_k > OPS_MAX_CHOSEN ||
+        s->max_rows > INT32_MAX / s->top_k)
+        return FAIL(ST_INVALID, "a routing of %d rows to %d of %d experts: at most %d of %d", s->max_rows, s->top_k, s->n_experts, OPS_MAX_CHOSEN, OPS_MAX_EXPERTS);
+    if (s->expert_begin < 0 || s->n_local < 0 || s->expert_begin > s->n_experts || s->n_local > s->n_experts - s->expert_begin)
+        return FAIL(ST_INVALID, "a routing for %d experts from %d on, of %d", s->n_local, s->expert_begin, s->n_experts);
+    return ST_OK;
+}
+
+status ops_route_check(const ops_routing_spec *s, const ops_route_args *a)
+{
+    if (a->rows < 0 || a->rows > s->max_rows)
+        return FAIL(ST_INVALID, "route: %d rows, the routing was made for %d", a->rows, s->max_rows);
+    if (a->logits.type != OPS_F32 || a->scoring < OPS_SCORE_SOFTMAX || a->scoring > OPS_SCORE_SIGMOID)
+        return FAIL(ST_INVALID, "route: logits must be f32, scored in a known way");
+    if (a->scoring == OPS_SCORE_CHOSEN && (a->bias.buf != NULL || a->rate_by_two))
+        return FAIL(ST_INVALID, "route: a softmax over the chosen gives no scores to choose by");
+    if (a->n_groups > 1 && (s->n_experts % a->n_groups != 0 || a->top_groups < 1 || a->top_groups > a->n_groups ||
+                            s->n_experts / a->n_groups < (s->top_k + a->top_groups - 1) / a->top_groups))
+        return FAIL(ST_INVALID, "route: %d experts in the best %d of %d groups of %d", s->top_k, a->top_groups, a->n_groups, s->n_experts);
+    return ST_OK;
+}
+
+status ops_experts_check(const ops_routing_spec *s, const ops_experts_args *a, int i, size_t weight_bytes, size_t bias_bytes, packed_layout *l)
+{
+    const ops_expert_weights *w = &a->w[i];
+    const packed_shape *shape = &w->first.shape;
+    size_t bytes, all, biases;
+    if (w->first.buf == NULL || !packed_layout_of(*shape, l))
+        return FAIL(ST_INVALID, "experts: weights %d are absent or have an impossible shape [%d, %d]", i, shape->rows, shape->cols);
+    if (shape->cols != a->x.cols || a->y[i].type != OPS_F32)
+        return FAIL(ST_INVALID, "experts: weights %d [%d, %d] do not fit x of %d columns and y", i, shape->rows, shape->cols, a->x.cols);
+    if (w->first.offset % 64 != 0 || w->stride % 64 != 0 || (s->n_local > 1 && w->stride < l->bytes) ||
+        !mem_mul(w->stride, s->n_local > 0 ? (size_t)s->n_local - 1 : 0, &bytes) || !mem_add(bytes, s->n_local > 0 ? l->bytes : 0, &bytes) ||
+        !mem_add(bytes, w->first.offset, &all) || all > weight_bytes)
+        return FAIL(ST_INVALID, "experts: weights %d, %d of %zu bytes, %zu apart at %zu, exceed their buffer of %zu", i, s->n_local, l->bytes, w->stride, w->first.offset,
+                    weight_bytes);
+    if (w->bias.buf == NULL)
+        return ST_OK;
+    if (!mem_mul((size_t)s->n_local, (size_t)shape->rows, &biases) || w->bias.n < 0 || (size_t)w->bias.n < biases || w->bias.offset % sizeof(float) != 0 ||
+        w->bias.offset > bias_bytes || (size_t)w->bias.n > (bias_bytes - w->bias.offset) / sizeof(float))
+        return FAIL(ST_INVALID, "experts: biases %d are %d at %zu in a buffer of %zu bytes, %zu needed", i, w->bias.n, w->bias.offset, bias_bytes, biases);
+    return ST_OK;
+}

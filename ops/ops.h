@@ -26,11 +26,14 @@
 #define OPS_KV_BLOCK 16     /* tokens in a KV block */
 #define OPS_ATTENTION_CHUNK 256 /* absolute positions [0,256) [256,512) ... are attended apart and merged in order */
 #define OPS_MAX_CANDIDATES 256
+#define OPS_MAX_EXPERTS 4096 /* of one layer */
+#define OPS_MAX_CHOSEN 32    /* experts of one row */
 
 typedef struct ops_ctx ops_ctx;     /* opaque: device, stream, threads, scratch */
 typedef struct ops_buf ops_buf;     /* opaque: memory a backend owns */
 typedef struct ops_batch ops_batch; /* opaque: one step's description on the device */
 typedef struct ops_kv ops_kv;       /* opaque: paged KV cache of one KV group; the backend owns its block layout */
+typedef struct ops_routing ops_routing; /* opaque: which rows go to which experts, on the device */
 
 /* Activation formats.  OPS_Q8: int8 in groups of 32 with an f32 scale a group (amax / 127) and, for formats with a
  * minimum or zero point, the sums of each 16 codes. */
@@ -195,7 +198,79 @@ typedef struct ops_gate_args {
     ops_activation activation;
     ops_mat y;
     int32_t y_col;
+    const ops_routing *pairs; /* not NULL: the rows are those of its pairs, and `rows` is not looked at */
 } ops_gate_args;
+
+/* ---- layers of experts (arXiv:1701.06538, arXiv:2401.04088) ----
+ *
+ *   route      a row's logits -> its top_k experts and their weights.  Each (row, choice) is a pair; those whose expert this rank has are ordered by expert, then by row
+ *   dispatch   a row of its own for each pair, times the pair's weight (families whose weights act on what goes in)
+ *   experts    the pairs' rows times their expert's weights
+ *   gate       as ever, over the pairs
+ *   combine    the weighted sum of a row's pairs
+ *
+ * A routing holds what its last `route` wrote, and never comes to the host: which pairs there are, and how many, only the device knows.  So a matrix of pairs is made for all
+ * of them, rows * top_k rows (of route's rows); the first so many as there are on this rank are used, and the others neither read nor written. */
+typedef struct ops_routing_spec {
+    int32_t max_rows;
+    int32_t n_experts, top_k;      /* at most OPS_MAX_EXPERTS, OPS_MAX_CHOSEN */
+    int32_t expert_begin, n_local; /* this rank's: [expert_begin, expert_begin + n_local); the choice is made among all */
+} ops_routing_spec;
+
+typedef enum ops_scoring {
+    OPS_SCORE_SOFTMAX, /* over all experts */
+    OPS_SCORE_CHOSEN,  /* softmax over the chosen */
+    OPS_SCORE_SIGMOID
+} ops_scoring;
+
+/* The choice, by descending key, ties to the lowest expert; NaN is below everything.  Keys are the logits, which order experts as their scores do; with a bias, or where groups are
+ * rated by two, they are score + bias (arXiv:2408.15664, arXiv:2412.19437).  n_groups > 1: the experts fall into so many runs of equal length, of which only the top_groups
+ * best take part, a group being worth its best key (arXiv:2405.04434) or, with rate_by_two, the sum of its two best.
+ * Weights: the scores (without bias) of the chosen; with renormalise divided by their sum + 1e-20; then times scale.  Sums by the lanes rule, of the chosen in the order of the choice. */
+typedef struct ops_route_args {
+    int32_t rows;
+    ops_mat logits; /* f32 [rows, n_experts] */
+    ops_scoring scoring;
+    ops_vec bias;   /* [n_experts]; not with OPS_SCORE_CHOSEN */
+    int32_t n_groups, top_groups; /* 0 or 1: no groups */
+    bool rate_by_two;             /* not with OPS_SCORE_CHOSEN */
+    bool renormalise;
+    float scale;
+    ops_routing *routing;
+} ops_route_args;
+
+/* y[pair] = weight of the pair * x[row of the pair].  x: f32, y: any format. */
+typedef struct ops_dispatch_args {
+    const ops_routing *routing;
+    ops_mat x, y;
+} ops_dispatch_args;
+
+/* One matrix of each of this rank's experts, all of one shape, in one buffer. */
+typedef struct ops_expert_weights {
+    ops_weight first; /* of expert_begin */
+    size_t stride;    /* bytes from an expert's to the next one's, a multiple of 64 */
+    ops_vec bias;     /* [n_local * first.shape.rows], one expert's after the other's; absent: none */
+} ops_expert_weights;
+
+/* y[i][pair] = x w[i][expert of the pair]^T (+ bias): what `linear` gives for that row, bit for bit.  x: in linear_input's format of the weights (the same for all of a call);
+ * each pair's row, or with x_by_row the row that the pair came from. */
+typedef struct ops_experts_args {
+    const ops_routing *routing;
+    bool x_by_row;
+    ops_mat x;
+    int32_t n;
+    ops_expert_weights w[OPS_MAX_FUSED];
+    ops_mat y[OPS_MAX_FUSED]; /* f32, a row for each pair */
+} ops_experts_args;
+
+/* y[row] = fma(weight, x[pair], y[row]) for the row's pairs of this rank in the order of the choice, from 0, or with accumulate from what is there. */
+typedef struct ops_combine_args {
+    const ops_routing *routing; /* as many rows as it has */
+    ops_mat x;                  /* f32, a row for each pair */
+    bool weighed;               /* the weights have acted (dispatch): they count as 1 */
+    bool accumulate;
+    ops_mat y;                  /* f32 */
+} ops_combine_args;
 
 typedef struct ops_token_count {
     int32_t token;
@@ -336,6 +411,10 @@ typedef struct ops_backend {
     void (*kv_destroy)(ops_ctx *ctx, ops_kv **kv);
     status (*kv_copy_block)(ops_ctx *ctx, ops_kv *kv, int32_t from, int32_t to);
 
+    /* Nothing routed as yet: no rows. */
+    status (*routing_create)(ops_ctx *ctx, const ops_routing_spec *spec, ops_routing **out);
+    void (*routing_destroy)(ops_ctx *ctx, ops_routing **routing);
+
     status (*embed)(ops_ctx *ctx, const ops_batch *batch, const ops_embed_args *args);
     status (*norm)(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args);
     status (*linear)(ops_ctx *ctx, const ops_linear_args *args);
@@ -343,6 +422,10 @@ typedef struct ops_backend {
     status (*qkv)(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args);
     status (*attention)(ops_ctx *ctx, const ops_batch *batch, const ops_attention_args *args);
     status (*gate)(ops_ctx *ctx, const ops_gate_args *args);
+    status (*route)(ops_ctx *ctx, const ops_route_args *args);
+    status (*dispatch)(ops_ctx *ctx, const ops_dispatch_args *args);
+    status (*experts)(ops_ctx *ctx, const ops_experts_args *args);
+    status (*combine)(ops_ctx *ctx, const ops_combine_args *args);
     status (*sample)(ops_ctx *ctx, const ops_sample_args *args);
 
     /* May be NULL.  Bracket operations that later steps repeat, on a batch in which each sequence has one row and every row's output is wanted; all that

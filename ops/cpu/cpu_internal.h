@@ -36,6 +36,27 @@ struct ops_ctx {
     char description[128], numerics_name[128];
 };
 
+/* What the last route found.  A pair is row * top_k + choice; a position is a pair's place in the order by expert, then by row. */
+struct ops_routing {
+    ops_routing_spec spec;
+    int32_t rows;
+    int32_t *expert; /* [pairs] */
+    float *weight;   /* [pairs] */
+    int32_t *place;  /* [pairs] position; another rank's pairs: -1 */
+    int32_t *order;  /* [positions] pair */
+    int32_t *offset; /* [n_local + 1] position where an expert's pairs begin; the last: how many there are */
+    char *scratch;   /* of each thread, CPU_ROUTING_SCRATCH bytes */
+    void *memory;    /* all of these */
+    size_t bytes;
+};
+#define CPU_ROUTING_SCRATCH (512 * 1024) /* rows gathered for a product; keys while a row's experts are chosen */
+
+/* How many pairs this rank has. */
+static inline int32_t cpu_pairs(const ops_routing *r)
+{
+    return r->offset[r->spec.n_local];
+}
+
 static inline void *cpu_row(const ops_mat *m, int32_t row)
 {
     return m->buf->data + m->offset + (size_t)row * m->stride;
@@ -68,8 +89,9 @@ static inline size_t cpu_quantise_scratch_bytes(int32_t max_rows, int32_t max_co
     return (size_t)max_rows * (cpu_q8_row_bytes(max_cols) + ops_row_bytes(OPS_BF16, max_cols));
 }
 
-/* linear.c: the table's linear and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */
+/* linear.c: the table's linear, experts and linear_input; and one row f32 -> OPS_Q8 (also used by norm, gate and attention for their outputs). */
 status cpu_linear(ops_ctx *ctx, const ops_linear_args *args);
+status cpu_experts(ops_ctx *ctx, const ops_experts_args *args);
 ops_type cpu_linear_input(const ops_ctx *ctx, packed_type type);
 const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa); /* NULL: not built in */
 size_t cpu_linear_scratch_bytes(int32_t max_rows, int32_t max_cols); /* per thread */

@@ -255,13 +255,14 @@ static void gate_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, i
 
 status cpu_gate(ops_ctx *ctx, const ops_gate_args *args)
 {
-    TRY(cpu_mat_check("gate", "gate", &args->gate, args->rows, args->gate.cols));
+    int32_t rows = args->pairs != NULL ? args->pairs->rows * args->pairs->spec.top_k : args->rows;
+    TRY(cpu_mat_check("gate", "gate", &args->gate, rows, args->gate.cols));
     if (args->up.buf != NULL)
-        TRY(cpu_mat_check("gate", "up", &args->up, args->rows, args->gate.cols));
-    TRY(cpu_mat_check("gate", "y", &args->y, args->rows, args->y_col + args->gate.cols));
+        TRY(cpu_mat_check("gate", "up", &args->up, rows, args->gate.cols));
+    TRY(cpu_mat_check("gate", "y", &args->y, rows, args->y_col + args->gate.cols));
     if (args->gate.type != OPS_F32 || (args->up.buf != NULL && args->up.type != OPS_F32) || args->y_col < 0 || args->y.cols > ctx->max_cols ||
         args->gate.cols > ctx->max_cols)
         return FAIL(ST_INVALID, "gate: f32 of %d columns into %d at column %d", args->gate.cols, args->y.cols, args->y_col);
-    cpu_for(ctx, (size_t)args->rows, 1, (size_t)args->gate.cols * 2, gate_rows, args);
+    cpu_for(ctx, (size_t)(args->pairs != NULL ? cpu_pairs(args->pairs) : args->rows), 1, (size_t)args->gate.cols * 2, gate_rows, args);
     return ST_OK;
 }

@@ -57,6 +57,11 @@ struct cpu_vec_kernels {
     void (*to_bf16)(const float *x, int32_t n, uint16_t *y);
     void (*scale_add)(float *x, int32_t n, float scale, const float *add); /* x = x * scale (+ add) */
     void (*gate_row)(ops_activation activation, const float *gate, const float *up, int32_t n, float *y);
+    /* y = exp(x - max) / sum of these (lanes rule), y = 1 / (1 + exp(-x)); y may be x.  A NaN does not hide the maximum. */
+    void (*softmax)(const float *x, int32_t n, float *y);
+    void (*sigmoid)(const float *x, int32_t n, float *y);
+    float (*sum)(const float *x, int32_t n);
+    void (*add_scaled)(float w, const float *x, int32_t n, float *y); /* y = fma(w, x, y) */
     void (*rope_table)(const float *inv_freq, int32_t n, int32_t position, float factor, float *cosine, float *sine);
     /* in and out may be the same; weight NULL = 1; inverse: the reciprocal root mean square of OPS_QK_FULL_RMS */
     void (*head)(const cpu_head_job *job, const float *in, float *out, const float *weight, float inverse, const float *cosine, const float *sine);
@@ -109,7 +114,7 @@ status cpu_batch_create(ops_ctx *ctx, const ops_batch_limits *limits, ops_batch 
 void cpu_batch_destroy(ops_ctx *ctx, ops_batch **batch);
 status cpu_batch_set(ops_ctx *ctx, ops_batch *batch, const ops_batch_desc *desc);
 
-/* cpu_rows.c, cpu_attention.c, cpu_sample.c: the table's operations */
+/* cpu_rows.c, cpu_attention.c, cpu_moe.c, cpu_sample.c: the table's operations */
 status cpu_embed(ops_ctx *ctx, const ops_batch *batch, const ops_embed_args *args);
 status cpu_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args);
 status cpu_sumsq(ops_ctx *ctx, const ops_sumsq_args *args);
@@ -117,6 +122,11 @@ status cpu_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args);
 status cpu_gate(ops_ctx *ctx, const ops_gate_args *args);
 status cpu_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_args *args);
 size_t cpu_attention_scratch_floats(int32_t head_dim); /* of one thread */
+status cpu_routing_create(ops_ctx *ctx, const ops_routing_spec *spec, ops_routing **out);
+void cpu_routing_destroy(ops_ctx *ctx, ops_routing **routing);
+status cpu_route(ops_ctx *ctx, const ops_route_args *args);
+status cpu_dispatch(ops_ctx *ctx, const ops_dispatch_args *args);
+status cpu_combine(ops_ctx *ctx, const ops_combine_args *args);
 size_t cpu_sample_scratch_bytes(void); /* of one thread */
 status cpu_sample(ops_ctx *ctx, const ops_sample_args *args);
 

@@ -1,4 +1,4 @@
-/* ops/cpu/linear.c - y = x w^T for up to four weights that share x: checks, conversion of x, and who computes what.
+/* ops/cpu/linear.c - y = x w^T for up to four weights that share x, and the same for the rows of each expert: checks, conversion of x, and who computes what.
  *
  * One parallel region a call.  A weight is a run of panels of 16 outputs; the panels of all weights are laid end to end and every thread takes
  * one contiguous share, even in bytes (one row: memory decides) or in panels (many rows: arithmetic decides).  With too few panels for the
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "ops/check.h"
 #include "ops/cpu/cpu_linear.h"
 
 #define ROW_TILE 256               /* most rows of a tile: the accumulators of one panel */
@@ -338,5 +339,125 @@ status cpu_linear(ops_ctx *ctx, const ops_linear_args *args)
     while (ctx->n_threads > 1 && panels * j.row_splits < 8 * (int64_t)ctx->n_threads && j.row_splits * 2 <= most)
         j.row_splits *= 2;
     threads_run(ctx->pool, run_thread, &j);
+    return ST_OK;
+}
+
+/* ---- experts ----
+ *
+ * Work is a list of tiles, an expert's rows some at a time, each with the panels of all weights; every thread takes one contiguous share of it, even in cost.  A tile then
+ * runs as a linear of its own: the same kernels on the same rows, so the same bits.  Rows that do not follow one another are gathered first, by each thread for
+ * its own tiles: a tile is small, and costs a fraction of what its panels do. */
+
+#define PANEL_COST 4 /* rows that take as long as reading a panel from memory */
+
+typedef struct experts_job {
+    ops_ctx *ctx;
+    const ops_experts_args *args;
+    weight_job w[OPS_MAX_FUSED]; /* of the first expert */
+    int64_t panels;              /* of all weights */
+    int32_t tile;                /* rows of one, at most */
+    int64_t cost;                /* of all tiles */
+} experts_job;
+
+/* The rows of a tile: where they lie, or else gathered into the thread's scratch. */
+static const void *tile_rows(const experts_job *ej, int32_t position, int32_t n, int thread, size_t *stride)
+{
+    const ops_experts_args *a = ej->args;
+    const ops_routing *r = a->routing;
+    *stride = a->x.stride;
+    if (!a->x_by_row || n == 1)
+        return cpu_row(&a->x, a->x_by_row ? r->order[position] / r->spec.top_k : position);
+    size_t bytes = ops_row_bytes(a->x.type, a->x.cols);
+    char *to = r->scratch + (size_t)thread * CPU_ROUTING_SCRATCH;
+    for (int32_t i = 0; i < n; i++)
+        memcpy(to + (size_t)i * bytes, cpu_row(&a->x, r->order[position + i] / r->spec.top_k), bytes);
+    *stride = bytes;
+    return to;
+}
+
+static void run_tile(const experts_job *ej, int32_t expert, int32_t position, int32_t n, int64_t begin, int64_t end, int thread)
+{
+    const ops_experts_args *from = ej->args;
+    ops_linear_args a = {.rows = n, .x = from->x, .n = from->n};
+    linear_job j = {.ctx = ej->ctx, .args = &a, .row_splits = 1};
+    j.x[from->x.type] = tile_rows(ej, position, n, thread, &j.x_stride[from->x.type]);
+    for (int i = 0; i < from->n; i++) {
+        j.w[i] = ej->w[i];
+        j.w[i].data += (size_t)expert * from->w[i].stride;
+        a.bias[i] = from->w[i].bias;
+        a.bias[i].offset += (size_t)expert * (size_t)from->w[i].first.shape.rows * sizeof(float);
+        a.y[i] = from->y[i];
+        a.y[i].offset += (size_t)position * from->y[i].stride;
+    }
+    run_panels(&j, begin, end, 0, n, (linear_scratch *)(void *)(ej->ctx->thread_scratch + (size_t)thread * ej->ctx->thread_scratch_bytes));
+}
+
+static int64_t panel_cost(int32_t rows)
+{
+    return PANEL_COST + rows;
+}
+
+/* Rows of the tile that begins at a position of an expert whose rows end at `end`. */
+static int32_t tile_at(const experts_job *ej, int32_t position, int32_t end)
+{
+    return end - position < ej->tile ? end - position : ej->tile;
+}
+
+static int64_t experts_cost(const experts_job *ej)
+{
+    const ops_routing *r = ej->args->routing;
+    int64_t cost = 0;
+    for (int32_t e = 0; e < r->spec.n_local; e++)
+        for (int32_t p = r->offset[e]; p < r->offset[e + 1]; p += ej->tile)
+            cost += panel_cost(tile_at(ej, p, r->offset[e + 1])) * ej->panels;
+    return cost;
+}
+
+/* The first of a tile's panels that lies behind `want` of the cost; neighbours in the list of threads meet there. */
+static int64_t panel_behind(const experts_job *ej, int64_t want, int64_t before, int64_t each)
+{
+    int64_t p = want <= before ? 0 : (want - before + each / 2) / each;
+    return p < ej->panels ? p : ej->panels;
+}
+
+static void experts_thread(void *arg, int thread, int n_threads)
+{
+    const experts_job *ej = arg;
+    const ops_routing *r = ej->args->routing;
+    int64_t before = 0, begin = ej->cost * thread / n_threads, end = ej->cost * (thread + 1) / n_threads;
+    for (int32_t e = 0; e < r->spec.n_local && before < end; e++)
+        for (int32_t p = r->offset[e]; p < r->offset[e + 1]; p += ej->tile) {
+            int32_t n = tile_at(ej, p, r->offset[e + 1]);
+            int64_t each = panel_cost(n), p0 = panel_behind(ej, begin, before, each), p1 = panel_behind(ej, end, before, each);
+            if (p0 < p1)
+                run_tile(ej, e, p, n, p0, p1, thread);
+            before += each * ej->panels;
+        }
+}
+
+status cpu_experts(ops_ctx *ctx, const ops_experts_args *args)
+{
+    const ops_routing *r = args->routing;
+    int32_t pairs = r->rows * r->spec.top_k;
+    experts_job j = {.ctx = ctx, .args = args};
+    if (args->n < 0 || args->n > OPS_MAX_FUSED)
+        return FAIL(ST_INVALID, "experts: %d weights in one call, at most %d", args->n, OPS_MAX_FUSED);
+    TRY(ops_mat_check("experts", "x", &args->x, args->x.buf != NULL ? args->x.buf->bytes : 0, args->x_by_row ? r->rows : pairs, args->x.cols));
+    for (int i = 0; i < args->n; i++) {
+        const ops_expert_weights *w = &args->w[i];
+        TRY(ops_experts_check(&r->spec, args, i, w->first.buf != NULL ? w->first.buf->bytes : 0, w->bias.buf != NULL ? w->bias.buf->bytes : 0, &j.w[i].layout));
+        TRY(ops_mat_check("experts", "y", &args->y[i], args->y[i].buf != NULL ? args->y[i].buf->bytes : 0, pairs, w->first.shape.rows));
+        if (cpu_linear_input(ctx, w->first.shape.type) != args->x.type)
+            return FAIL(ST_INVALID, "experts: %s weights cannot take this format of x", j.w[i].layout.format->name);
+        j.w[i].data = w->first.buf->data + w->first.offset;
+        j.w[i].x_type = args->x.type;
+        j.w[i].first = j.panels;
+        j.panels += j.w[i].layout.panels;
+    }
+    size_t fit = CPU_ROUTING_SCRATCH / ops_row_bytes(args->x.type, args->x.cols > 0 ? args->x.cols : 1);
+    j.tile = !args->x_by_row || fit > ROW_TILE ? ROW_TILE : fit < 1 ? 1 : (int32_t)fit;
+    j.cost = experts_cost(&j);
+    if (j.cost > 0)
+        threads_run(ctx->pool, experts_thread, &j);
     return ST_OK;
 }

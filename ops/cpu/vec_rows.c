@@ -13,7 +13,7 @@ float VEC_NAME(sumsq)(const float *x, int32_t n)
     return vf_sum(acc);
 }
 
-static float sum(const float *x, int32_t n)
+float VEC_NAME(sum)(const float *x, int32_t n)
 {
     vf acc = vf_zero();
     for (int32_t i = 0; i < n; i += VEC_LANES)
@@ -61,7 +61,7 @@ static void normalise(ops_norm_kind kind, const float *x, int32_t n, float eps, 
     if (kind == OPS_NORM_RMS) {
         affine(x, n, NULL, 1.0f / sqrtf(VEC_NAME(sumsq)(x, n) / (float)n + eps), weight, bias, y);
     } else {
-        float mean = sum(x, n) / (float)n;
+        float mean = VEC_NAME(sum)(x, n) / (float)n;
         affine(x, n, &mean, 1.0f / sqrtf(sum_squared_distance(x, n, mean) / (float)n + eps), weight, bias, y);
     }
 }
@@ -167,6 +167,39 @@ void VEC_NAME(gate_row)(ops_activation activation, const float *gate, const floa
     default:
         gate_of(OPS_RELU2, gate, up, n, y);
     }
+}
+
+/* ---- experts ---- */
+void VEC_NAME(softmax)(const float *x, int32_t n, float *y)
+{
+    vf most = vf_set1(-INFINITY), acc = vf_zero();
+    for (int32_t i = 0; i < n; i += VEC_LANES) {
+        vf v = vf_load_n(x + i, n - i);
+        most = vf_max(n - i >= VEC_LANES ? v : vf_select(vm_first(n - i), v, most), most); /* a NaN leaves the second */
+    }
+    vf max = vf_set1(vf_hmax(most));
+    for (int32_t i = 0; i < n; i += VEC_LANES) {
+        vf e = vf_exp(vf_sub(vf_load_n(x + i, n - i), max));
+        acc = vf_add(acc, n - i >= VEC_LANES ? e : vf_select(vm_first(n - i), e, vf_zero()));
+        vf_store_n(y + i, n - i, e);
+    }
+    vf total = vf_set1(vf_sum(acc));
+    for (int32_t i = 0; i < n; i += VEC_LANES)
+        vf_store_n(y + i, n - i, vf_div(vf_load_n(y + i, n - i), total));
+}
+
+void VEC_NAME(sigmoid)(const float *x, int32_t n, float *y)
+{
+    const vf one = vf_set1(1.0f);
+    for (int32_t i = 0; i < n; i += VEC_LANES)
+        vf_store_n(y + i, n - i, vf_div(one, vf_add(one, vf_exp(vf_neg(vf_load_n(x + i, n - i))))));
+}
+
+void VEC_NAME(add_scaled)(float w, const float *x, int32_t n, float *y)
+{
+    vf scale = vf_set1(w);
+    for (int32_t i = 0; i < n; i += VEC_LANES)
+        vf_store_n(y + i, n - i, vf_fma(scale, vf_load_n(x + i, n - i), vf_load_n(y + i, n - i)));
 }
 
 /* ---- rotary positions (arXiv:2104.09864) ---- */

@@ -21,15 +21,19 @@
 /* Over SIMDe everything takes minutes; how work is shared is the same code at every level, and AVX2 is not emulated. */
 #ifdef OPS_EMULATED
 #define N_THREADS 1
-static const char *const LEVELS[] = {"c", "avx512"};
+#define LEVELS_EVERYWHERE "c", "avx512"
 #else
 #define N_THREADS 3
-static const char *const LEVELS[] = {"c", "avx2", "avx512"};
+#define LEVELS_EVERYWHERE "c", "avx2", "avx512"
 #endif
+#ifndef FIXTURE_LEVELS
+#define FIXTURE_LEVELS LEVELS_EVERYWHERE
+#endif
+static const char *const LEVELS[] = {FIXTURE_LEVELS};
 static struct {
     ops_ctx *ctx;
     char name[48];
-} contexts[9];
+} contexts[ARRAY_LEN(LEVELS) * N_THREADS];
 static int n_contexts;
 
 #define OK(expr) assert_int_equal(expr, ST_OK)

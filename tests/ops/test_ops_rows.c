@@ -176,7 +176,7 @@ static void gates_write_where_told(void **state)
                 ops_mat gate = mat_make(ctx, OPS_F32, rows, cols), up = mat_make(ctx, OPS_F32, rows, cols), y = mat_make(ctx, types[k % 3], rows, cols + before + after);
                 mat_fill(ctx, &gate, rows, 6.0f, 5);
                 mat_fill(ctx, &up, rows, 2.0f, 6);
-                ops_gate_args a = {rows, gate, up, OPS_SILU, y, before};
+                ops_gate_args a = {rows, gate, up, OPS_SILU, y, before, NULL};
                 OK(ops_cpu()->gate(ctx, &a));
                 for (int32_t r = 0; r < rows; r++) {
                     memset(row, 0, sizeof(row));
