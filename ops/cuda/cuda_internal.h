@@ -5,6 +5,7 @@
  *   cuda_batch.c   a step's description
  *   cuda_graph.c   decode steps recorded and played
  *   cuda_ops.c     the operations: check, translate to device addresses, launch
+ *   cuda_moe.c     those of layers of experts
  *   cuda_sample.c  sampling: its lists go up, its results come down
  *   cuda_plugin.c  errors and log lines on their way to the program; what this object was built for
  *
@@ -46,6 +47,13 @@ struct ops_kv {
     ops_kv_spec spec;
     gpu_kv layout;
     size_t bytes;
+};
+
+struct ops_routing {
+    ops_routing_spec spec;
+    int32_t rows, bound; /* of the last route: how many there were, and for how many it was launched */
+    gpu_routing device;
+    void *memory;
 };
 
 typedef struct cuda_block { /* device memory that grows */
@@ -178,6 +186,9 @@ void cuda_graphs_destroy(ops_ctx *ctx);
 /* ---- cuda_ops.c ---- */
 status cuda_mat_check(const char *op, const char *name, const ops_mat *m, int32_t rows, int32_t cols);
 gpu_mat cuda_mat(const ops_mat *m);
+/* *out NULL where the vector is absent. */
+status cuda_vec_at(const char *op, const ops_vec *v, int32_t least, const float **out);
+gpu_weight cuda_weight(const ops_weight *w, const packed_layout *l);
 size_t cuda_kv_block_bytes(const ops_kv_spec *spec);
 status cuda_kv_create(ops_ctx *ctx, const ops_kv_spec *spec, ops_kv **out);
 void cuda_kv_destroy(ops_ctx *ctx, ops_kv **kv);
@@ -190,6 +201,16 @@ status cuda_sumsq(ops_ctx *ctx, const ops_sumsq_args *args);
 status cuda_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args);
 status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_args *args);
 status cuda_gate(ops_ctx *ctx, const ops_gate_args *args);
+
+/* ---- cuda_moe.c ---- */
+/* Rows of a matrix of pairs, rows that a launch is made for, and where the device finds how many there are. */
+void cuda_pairs(const ops_routing *r, int32_t *rows, int32_t *bound, const int32_t **n);
+status cuda_routing_create(ops_ctx *ctx, const ops_routing_spec *spec, ops_routing **out);
+void cuda_routing_destroy(ops_ctx *ctx, ops_routing **routing);
+status cuda_route(ops_ctx *ctx, const ops_route_args *args);
+status cuda_dispatch(ops_ctx *ctx, const ops_dispatch_args *args);
+status cuda_experts(ops_ctx *ctx, const ops_experts_args *args);
+status cuda_combine(ops_ctx *ctx, const ops_combine_args *args);
 
 /* ---- cuda_sample.c ---- */
 status cuda_sample(ops_ctx *ctx, const ops_sample_args *args);

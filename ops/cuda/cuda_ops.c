@@ -18,8 +18,7 @@ gpu_mat cuda_mat(const ops_mat *m)
     return (gpu_mat){m->buf->p + m->offset, (int32_t)m->type, m->cols, (int64_t)m->stride};
 }
 
-/* NULL where the vector is absent. */
-static status vec_at(const char *op, const ops_vec *v, int32_t least, const float **out)
+status cuda_vec_at(const char *op, const ops_vec *v, int32_t least, const float **out)
 {
     *out = NULL;
     if (v->buf == NULL)
@@ -29,6 +28,14 @@ static status vec_at(const char *op, const ops_vec *v, int32_t least, const floa
         return FAIL(ST_INVALID, "%s: a vector of %d at %zu, %d needed, in a buffer of %zu bytes", op, v->n, v->offset, least, v->buf->bytes);
     *out = (const float *)(const void *)(v->buf->p + v->offset);
     return ST_OK;
+}
+
+gpu_weight cuda_weight(const ops_weight *w, const packed_layout *l)
+{
+    return (gpu_weight){
+        .p = w->buf->p + w->offset, .type = (int32_t)w->shape.type, .rows = w->shape.rows, .cols = w->shape.cols, .phase = w->shape.phase,
+        .panels = l->panels, .units = l->units, .groups = l->groups, .supers = l->supers, .panel_bytes = (int64_t)l->panel_bytes,
+        .unit_bytes = (int64_t)l->unit_bytes, .scale_offset = (int64_t)l->scale_offset, .min_offset = (int64_t)l->min_offset, .super_offset = (int64_t)l->super_offset};
 }
 
 static status weight_at(const char *op, const ops_weight *w, gpu_weight *out)
@@ -41,10 +48,7 @@ static status weight_at(const char *op, const ops_weight *w, gpu_weight *out)
         return FAIL(ST_INVALID, "%s: a weight has an impossible shape [%d, %d]", op, w->shape.rows, w->shape.cols);
     if (w->offset % 64 != 0 || w->offset > w->buf->bytes || l.bytes > w->buf->bytes - w->offset)
         return FAIL(ST_INVALID, "%s: a weight of %zu bytes at %zu exceeds its buffer of %zu", op, l.bytes, w->offset, w->buf->bytes);
-    *out = (gpu_weight){
-        .p = w->buf->p + w->offset, .type = (int32_t)w->shape.type, .rows = w->shape.rows, .cols = w->shape.cols, .phase = w->shape.phase,
-        .panels = l.panels, .units = l.units, .groups = l.groups, .supers = l.supers, .panel_bytes = (int64_t)l.panel_bytes,
-        .unit_bytes = (int64_t)l.unit_bytes, .scale_offset = (int64_t)l.scale_offset, .min_offset = (int64_t)l.min_offset, .super_offset = (int64_t)l.super_offset};
+    *out = cuda_weight(w, &l);
     return ST_OK;
 }
 
@@ -168,11 +172,11 @@ status cuda_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args
         a.y[i] = cuda_mat(&args->y[i]);
     }
     TRY(parts_at(ctx, args, batch->n_rows, &a));
-    TRY(vec_at("norm", &args->part_bias, cols, &a.part_bias));
-    TRY(vec_at("norm", &args->post_weight, cols, &a.post_weight));
-    TRY(vec_at("norm", &args->post_bias, cols, &a.post_bias));
-    TRY(vec_at("norm", &args->weight, cols, &a.weight));
-    TRY(vec_at("norm", &args->bias, cols, &a.bias));
+    TRY(cuda_vec_at("norm", &args->part_bias, cols, &a.part_bias));
+    TRY(cuda_vec_at("norm", &args->post_weight, cols, &a.post_weight));
+    TRY(cuda_vec_at("norm", &args->post_bias, cols, &a.post_bias));
+    TRY(cuda_vec_at("norm", &args->weight, cols, &a.weight));
+    TRY(cuda_vec_at("norm", &args->bias, cols, &a.bias));
     if (rows > 0)
         CUDA_TRY(k_norm(cuda_step(batch), cuda_rows(ctx, rows), &a, ctx->stream), "%d rows of %d", rows, cols);
     return ST_OK;
@@ -215,7 +219,7 @@ static status linear_format(ops_ctx *ctx, const ops_linear_args *args, ops_type 
             return FAIL(ST_INVALID, "linear: weight %d [%d, %d] does not fit x of %d columns and y of %d", i, w->shape.rows, w->shape.cols, args->x.cols, args->y[i].cols);
         TRY(cuda_mat_check("linear", "y", &args->y[i], args->rows, w->shape.rows));
         TRY(weight_at("linear", w, &a.w[a.n]));
-        TRY(vec_at("linear", &args->bias[i], w->shape.rows, &a.bias[a.n]));
+        TRY(cuda_vec_at("linear", &args->bias[i], w->shape.rows, &a.bias[a.n]));
         a.y[a.n++] = cuda_mat(&args->y[i]);
         out += w->shape.rows;
     }
@@ -299,8 +303,8 @@ status cuda_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args)
     /* One head's norm weights for all, or each head its own. */
     a.q_step = args->q_weight.n > args->head_dim ? args->head_dim : 0;
     a.k_step = args->k_weight.n > args->head_dim ? args->head_dim : 0;
-    TRY(vec_at("qkv", &args->q_weight, a.q_step > 0 ? args->n_heads * args->head_dim : args->head_dim, &a.q_weight));
-    TRY(vec_at("qkv", &args->k_weight, a.k_step > 0 ? args->n_kv_heads * args->head_dim : args->head_dim, &a.k_weight));
+    TRY(cuda_vec_at("qkv", &args->q_weight, a.q_step > 0 ? args->n_heads * args->head_dim : args->head_dim, &a.q_weight));
+    TRY(cuda_vec_at("qkv", &args->k_weight, a.k_step > 0 ? args->n_kv_heads * args->head_dim : args->head_dim, &a.k_weight));
     if (rows <= 0)
         return ST_OK;
     TRY(qkv_sums(ctx, args, rows, &a));
@@ -339,8 +343,8 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
     gpu_attention a = {.q = cuda_mat(&args->q), .n_heads = args->n_heads, .head_dim = args->head_dim, .head_begin = args->head_begin, .heads_per_kv = args->heads_per_kv,
                        .kv_head_begin = args->kv_head_begin, .scale = args->scale, .softcap = args->softcap, .window = args->window, .kv = args->kv->layout,
                        .kv_group = args->kv_group, .kv_layer = args->kv_layer, .y = cuda_mat(&args->y), .y_col = args->y_col};
-    TRY(vec_at("attention", &args->sinks, args->n_heads, &a.sinks));
-    TRY(vec_at("attention", &args->slopes, args->n_heads, &a.slopes));
+    TRY(cuda_vec_at("attention", &args->sinks, args->n_heads, &a.sinks));
+    TRY(cuda_vec_at("attention", &args->slopes, args->n_heads, &a.slopes));
     int64_t floats = gpu_attention_scratch(batch->max_slots, args->n_heads, args->head_dim);
     TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
     a.list = w->list;
@@ -356,16 +360,20 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
 
 status cuda_gate(ops_ctx *ctx, const ops_gate_args *args)
 {
-    TRY(cuda_mat_check("gate", "gate", &args->gate, args->rows, args->gate.cols));
+    int32_t rows = args->rows, bound = cuda_rows(ctx, args->rows);
+    const int32_t *n = cuda_n(ctx);
+    if (args->pairs != NULL)
+        cuda_pairs(args->pairs, &rows, &bound, &n);
+    TRY(cuda_mat_check("gate", "gate", &args->gate, rows, args->gate.cols));
     if (args->up.buf != NULL)
-        TRY(cuda_mat_check("gate", "up", &args->up, args->rows, args->gate.cols));
-    TRY(cuda_mat_check("gate", "y", &args->y, args->rows, args->y_col + args->gate.cols));
+        TRY(cuda_mat_check("gate", "up", &args->up, rows, args->gate.cols));
+    TRY(cuda_mat_check("gate", "y", &args->y, rows, args->y_col + args->gate.cols));
     if (args->gate.type != OPS_F32 || (args->up.buf != NULL && args->up.type != OPS_F32) || args->y_col < 0)
         return FAIL(ST_INVALID, "gate: f32 of %d columns into %d at column %d", args->gate.cols, args->y.cols, args->y_col);
     gpu_gate a = {.gate = cuda_mat(&args->gate), .activation = (int32_t)args->activation, .y = cuda_mat(&args->y), .y_col = args->y_col};
     if (args->up.buf != NULL)
         a.up = cuda_mat(&args->up);
-    if (args->rows > 0)
-        CUDA_TRY(k_gate(cuda_rows(ctx, args->rows), cuda_n(ctx), &a, ctx->stream), "%d rows of %d", args->rows, args->gate.cols);
+    if (rows > 0)
+        CUDA_TRY(k_gate(bound, n, &a, ctx->stream), "%d rows of %d", rows, args->gate.cols);
     return ST_OK;
 }

@@ -1,9 +1,11 @@
 /* ops/cuda/k_linear.cuh - what the files of the products share: how a packed panel becomes fragments of the matrix unit, and the order of the sums.
  *
  *   k_linear.cu        which kernel computes what; merging of segments
- *   k_linear_few.cu    up to 16 rows of x: the weights' bytes decide
- *   k_linear_many.cu   more rows: tiles of 128 outputs x 32 rows
- *   k_linear_float.cu  f32 and f16 weights, by multiply-add
+ *   k_linear_few       up to 16 rows of x: the weights' bytes decide
+ *   k_linear_many      more rows: tiles of 128 outputs x 32 rows
+ *   k_linear_float     f32 and f16 weights, by multiply-add
+ *   k_experts.cu       the same for the rows of each expert
+ * Of the middle three, .cuh holds what a block does with rows that it is given, .cu the kernels for rows that follow one another.
  *
  * A panel (packed.h) is 16 outputs in words of 4 bytes: 4 k of codes, or 2 of bf16.  One 16-byte load is 4 outputs of one word of k, and a word of k of
  * an output is just one register of mma's left operand.  So a warp takes two panels as 32 outputs, lane l = 4 g + t holding outputs 4 g .. 4 g + 3 and the
@@ -85,6 +87,12 @@ GPU_FN float *linear_y(const linear_part &p, int32_t row)
 {
     return reinterpret_cast<float *>(static_cast<char *>(p.y.p) + row * p.y.stride);
 }
+
+/* The rows a block computes are [row0, end) of y; x_row: which of x's that is, for those that do not exist the last one's. */
+struct linear_row_range {
+    int32_t row0, end;
+    GPU_MEMBER int32_t x_row(int32_t r) const { return r < end ? r : end - 1; }
+};
 
 /* y = sum (+ bias), or y + that. */
 GPU_FN void linear_store(const linear_part &p, bool accumulate, int32_t row, int32_t out, float sum)

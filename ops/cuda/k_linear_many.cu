@@ -1,168 +1,16 @@
-/* ops/cuda/k_linear_many.cu - more than a few rows of x against packed weights of integers or bf16 (see k_linear.cuh).
- *
- * A block of 4 warps computes 128 outputs x 32 rows: each warp has two panels of its own, which it reads as k_linear_few does, and all share x, which cp.async
- * brings into shared memory three stages of 4 units deep.  Where outputs and rows make too few blocks for the device, the grid's z is the segment of k, partial
- * takes the segments' sums, and k_linear_merge adds them.  Limits: with many rows of an integer format the multiply-adds of the scaled group sums (3 or 4
- * operations an output, row and group against 1/128 of an mma); of bf16 the matrix units and shared memory; with few rows memory. */
-#include "ops/cuda/k_linear.cuh"
-
-#define WARPS 4
-#define TILES (LINEAR_TILE_ROWS / 8)
-#define STAGES 3
-#define ROW_BYTES 160 /* of a row of a stage: 128, and 32 so that the four rows a half warp reads 8 bytes of lie in different banks */
-
-template <int T> struct x_stage {
-    using f = linear_format<T>;
-    unsigned char codes[LINEAR_TILE_ROWS][ROW_BYTES];
-    float scale[LINEAR_STAGE][LINEAR_TILE_ROWS];
-    float scaled[f::has_min ? LINEAR_STAGE * f::groups : 1][LINEAR_TILE_ROWS];
-};
-
-/* Begins the copy of units [unit, unit + 4); rows that do not exist are the last one again. */
-template <int T> GPU_FN void stage_load(x_stage<T> &st, const gpu_mat &x, const x_planes<T> &at, int32_t row0, int32_t rows, int32_t unit)
-{
-    using f = linear_format<T>;
-    const char *base = static_cast<const char *>(x.p);
-    int tid = static_cast<int>(threadIdx.x);
-    LINEAR_UNROLL
-    for (int i = 0; i < LINEAR_TILE_ROWS * 8 / (WARPS * 32); i++) {
-        int r = tid / 8 + i * (WARPS * 4), piece = tid % 8;
-        int32_t row = row0 + r < rows ? row0 + r : rows - 1;
-        int64_t k = static_cast<int64_t>(unit) * 32 + piece * 16;
-        gpu_cp_async16_fill(&st.codes[r][piece * 16], base + row * x.stride + (k < at.codes ? k : 0), k < at.codes ? 16 : 0);
-    }
-    if (T == PACKED_BF16)
-        return;
-    int r = tid % LINEAR_TILE_ROWS, u = tid / LINEAR_TILE_ROWS;
-    static_assert(WARPS * 32 == LINEAR_TILE_ROWS * LINEAR_STAGE, "a thread a scale");
-    int32_t row = row0 + r < rows ? row0 + r : rows - 1;
-    if (unit + u >= at.groups)
-        return;
-    gpu_cp_async4(&st.scale[u][r], base + row * x.stride + at.scale + static_cast<int64_t>(unit + u) * 4);
-    LINEAR_UNROLL
-    for (int i = 0; f::has_min && i < f::groups; i++)
-        gpu_cp_async4(&st.scaled[u * f::groups + i][r], base + row * x.stride + at.scaled + (static_cast<int64_t>(unit + u) * f::groups + i) * 4);
-}
-
-template <int T> GPU_FN void stage_read(x_unit<T> &x, const x_stage<T> &st, int u, int tile, int g, int t, int32_t unit, int32_t cols)
-{
-    using f = linear_format<T>;
-    x.b = *reinterpret_cast<const uint2 *>(&st.codes[tile * 8 + g][u * 32 + 8 * t]);
-    x_cut<T>(x.b, unit, t, cols);
-    if (T == PACKED_BF16)
-        return;
-    float2 s = *reinterpret_cast<const float2 *>(&st.scale[u][tile * 8 + 2 * t]);
-    x.scale[0] = s.x, x.scale[1] = s.y;
-    LINEAR_UNROLL
-    for (int i = 0; f::has_min && i < f::groups; i++) {
-        float2 m = *reinterpret_cast<const float2 *>(&st.scaled[u * f::groups + i][tile * 8 + 2 * t]);
-        x.scaled[i][0] = m.x, x.scaled[i][1] = m.y;
-    }
-}
+/* ops/cuda/k_linear_many.cu - more than a few rows of x against packed weights of integers or bf16 (k_linear_many.cuh). */
+#include "ops/cuda/k_linear_many.cuh"
 
 /* Grid: x 128 outputs, y 32 rows, z segments or 1. */
-template <int T> __global__ void __launch_bounds__(WARPS * 32, 3) k_linear_many(const __grid_constant__ linear_job job)
+template <int T> __global__ void __launch_bounds__(MANY_WARPS * 32, 3) k_linear_many(const __grid_constant__ linear_job job)
 {
-    using f = linear_format<T>;
-    GPU_SHARED(x_stage<T>, stage, [STAGES]);
-    GPU_SHARED(float, total, [TILES * 8][WARPS * 32]); /* of the segments before this one; each thread its own */
-    int32_t rows = linear_rows(job), row0 = static_cast<int32_t>(blockIdx.y) * LINEAR_TILE_ROWS;
-    if (row0 >= rows)
+    GPU_SHARED(x_stage<T>, stage, [MANY_STAGES]);
+    GPU_SHARED(float, total, [MANY_TILES * 8][MANY_WARPS * 32]);
+    linear_row_range rows = {static_cast<int32_t>(blockIdx.y) * LINEAR_TILE_ROWS, linear_rows(job)};
+    if (rows.row0 >= rows.end)
         return;
     const linear_part &part = job.part[linear_part_of_block(job, static_cast<int32_t>(blockIdx.x))];
-    int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-    int32_t out0 = (static_cast<int32_t>(blockIdx.x) - part.first_block) * LINEAR_TILE_OUT + warp * 32;
-    int32_t panel = out0 / 16 + g / 4, last = part.w.panels - 1;
-    const char *at = static_cast<const char *>(part.w.p) + (panel < last ? panel : last) * part.w.panel_bytes;
-    bool split = gridDim.z > 1;
-    int32_t begin = split ? static_cast<int32_t>(blockIdx.z) * job.segment_units : 0, end = split ? begin + job.segment_units : job.units;
-    if (end > job.units)
-        end = job.units;
-
-    x_planes<T> planes = x_planes_of<T>(job.x.cols);
-    weight_unit<T> w[LINEAR_STAGE];
-    weight_supers supers;
-    supers_begin<T>(supers, part.w, at, begin, g % 4);
-    LINEAR_UNROLL
-    for (int u = 0; u < LINEAR_STAGE; u++)
-        if (begin + u < end)
-            weight_load<T>(w[u], part.w, at, begin + u, g % 4, t);
-    LINEAR_UNROLL
-    for (int i = 0; i < STAGES - 1; i++) {
-        if (begin + i * LINEAR_STAGE < end)
-            stage_load<T>(stage[i], job.x, planes, row0, rows, begin + i * LINEAR_STAGE);
-        gpu_cp_commit();
-    }
-
-    float acc[TILES][2][4] = {};
-    int32_t segment_end = begin + job.segment_units;
-    int at_stage = 0;
-    for (int32_t unit = begin; unit < end; unit += LINEAR_STAGE) {
-        gpu_cp_wait<STAGES - 2>();
-        __syncthreads(); /* the stage has come for all, and all are done with the one before, which is filled again */
-        int fill = at_stage == 0 ? STAGES - 1 : at_stage - 1;
-        if (unit + (STAGES - 1) * LINEAR_STAGE < end)
-            stage_load<T>(stage[fill], job.x, planes, row0, rows, unit + (STAGES - 1) * LINEAR_STAGE);
-        gpu_cp_commit();
-        LINEAR_UNROLL
-        for (int u = 0; u < LINEAR_STAGE; u++) {
-            if (unit + u >= end)
-                continue;
-            uint32_t a[2][4];
-            float scale[f::groups][4], min[f::groups][4];
-            weight_codes<T>(w[u], t, a);
-            if (T != PACKED_BF16) {
-                LINEAR_UNROLL
-                for (int i = 0; i < f::groups; i++)
-                    weight_scales<T>(w[u], supers, part.w, at, unit + u, i, g % 4, scale[i], min[i]);
-            }
-            if (unit + u + LINEAR_STAGE < end)
-                weight_load<T>(w[u], part.w, at, unit + u + LINEAR_STAGE, g % 4, t);
-            LINEAR_UNROLL
-            for (int i = 0; i < TILES; i++) {
-                x_unit<T> x;
-                stage_read<T>(x, stage[at_stage], u, i, g, t, unit + u, job.x.cols);
-                unit_add<T>(a, scale, min, x, t, acc[i]);
-            }
-        }
-        at_stage = at_stage == STAGES - 1 ? 0 : at_stage + 1;
-        if (unit + LINEAR_STAGE < segment_end || unit + LINEAR_STAGE >= end)
-            continue;
-        bool first = segment_end == begin + job.segment_units;
-        segment_end += job.segment_units;
-        LINEAR_UNROLL
-        for (int i = 0; i < TILES * 8; i++) {
-            float &sum = acc[i / 8][i / 4 % 2][i % 4], &all = total[i][threadIdx.x];
-            all = first ? sum : all + sum;
-            sum = 0;
-        }
-    }
-    if (segment_end != begin + job.segment_units) {
-        LINEAR_UNROLL
-        for (int i = 0; i < TILES * 8; i++) {
-            float &sum = acc[i / 8][i / 4 % 2][i % 4];
-            sum = total[i][threadIdx.x] + sum;
-        }
-    }
-
-    LINEAR_UNROLL
-    for (int i = 0; i < TILES * 2; i++) {
-        int tile = i / 2, c = i % 2;
-        int32_t row = row0 + tile * 8 + 2 * t + c;
-        if (row >= rows)
-            continue;
-        LINEAR_UNROLL
-        for (int o = 0; o < 4; o++) {
-            int32_t out = out0 + 4 * g + o;
-            if (out >= part.w.rows)
-                continue;
-            float sum = acc[tile][o / 2][o % 2 * 2 + c];
-            if (split)
-                job.partial[(static_cast<int64_t>(blockIdx.z) * job.rows + row) * job.out + part.first_out + out] = sum;
-            else
-                linear_store(part, job.accumulate, row, out, sum);
-        }
-    }
+    linear_many_block<T>(job, part, rows, static_cast<int32_t>(blockIdx.x) - part.first_block, gridDim.z > 1, stage, total);
 }
 
 /* y = the segments' sums in order.  A thread an output, the grid's y a row.  Limit: memory (the L2 cache, mostly). */
@@ -184,7 +32,7 @@ static __global__ void __launch_bounds__(256) k_linear_merge(const __grid_consta
 template <int T> static cudaError_t many(const linear_job *j, int32_t blocks, bool split, cudaStream_t s)
 {
     dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>((j->rows + LINEAR_TILE_ROWS - 1) / LINEAR_TILE_ROWS), split ? static_cast<unsigned>(j->segments) : 1);
-    cudaError_t e = GPU_LAUNCH((k_linear_many<T>), grid, dim3(WARPS * 32), 0, s, *j);
+    cudaError_t e = GPU_LAUNCH((k_linear_many<T>), grid, dim3(MANY_WARPS * 32), 0, s, *j);
     if (e != cudaSuccess || !split)
         return e;
     dim3 merge(static_cast<unsigned>((j->out + 255) / 256), static_cast<unsigned>(j->rows));

@@ -209,6 +209,67 @@ ops_type gpu_linear_input(packed_type type);
 int64_t gpu_linear_scratch(int32_t max_rows, int32_t max_out, int32_t max_cols);
 cudaError_t k_linear(int32_t rows, const int32_t *n, const gpu_linear *a, cudaStream_t s);
 
+/* ---- k_moe.cu: where the rows of a layer of experts go ----
+ *
+ * A pair is row * top_k + choice; a position is a pair's place in the order by expert, then by row, among those of this rank's experts.  A tile is some positions of
+ * one expert that follow one another: what a block of k_experts computes. */
+typedef struct gpu_expert_tile {
+    int32_t expert, begin, end, unused; /* expert: counted from the first of this rank */
+} gpu_expert_tile;
+
+typedef struct gpu_routing { /* ops_routing */
+    int32_t n_experts, top_k, expert_begin, n_local;
+    int32_t *expert;        /* [pairs] */
+    float *weight;          /* [pairs] */
+    int32_t *place;         /* [pairs] position; of another rank's pairs: anything */
+    int32_t *order;         /* [positions] pair */
+    int32_t *offset;        /* [n_local + 1] position where an expert's begin; the last: how many there are */
+    gpu_expert_tile *tiles; /* [gpu_expert_tiles] */
+    int32_t *n_tiles;
+} gpu_routing;
+
+/* Rows of a tile, 8 or 32: by the pairs an expert has on average, if there are so many.  The tiles that so many pairs fall into, at most. */
+int32_t gpu_expert_tile_rows(int32_t pairs, int32_t n_experts);
+int32_t gpu_expert_tiles(int32_t pairs, int32_t n_local, int32_t tile_rows);
+
+typedef struct gpu_route { /* ops_route_args */
+    gpu_mat logits;
+    int32_t scoring; /* ops_scoring */
+    const float *bias;
+    int32_t n_groups, top_groups;
+    bool rate_by_two, renormalise;
+    float scale;
+    gpu_routing to;
+} gpu_route;
+/* expert, weight; then all the rest of the routing. */
+cudaError_t k_route(int32_t rows, const int32_t *n, const gpu_route *a, cudaStream_t s);
+
+/* y[position] = weight of the pair * x[row of the pair]; y: any format. */
+cudaError_t k_dispatch(int32_t rows, const gpu_routing *r, gpu_mat x, gpu_mat y, cudaStream_t s);
+
+/* y[row] = the row's pairs of this rank added in the order of the choice: fma(weight, x[position], y[row]) from 0, or with accumulate from y. */
+typedef struct gpu_combine {
+    gpu_routing from;
+    gpu_mat x, y;
+    bool weighed, accumulate;
+} gpu_combine;
+cudaError_t k_combine(int32_t rows, const int32_t *n, const gpu_combine *a, cudaStream_t s);
+
+/* ---- k_experts.cu ---- */
+
+typedef struct gpu_experts { /* ops_experts_args; w and bias of this rank's first expert */
+    gpu_routing routing;
+    bool x_by_row;
+    gpu_mat x;
+    int32_t n;
+    gpu_weight w[OPS_MAX_FUSED];
+    int64_t stride[OPS_MAX_FUSED]; /* bytes */
+    const float *bias[OPS_MAX_FUSED];
+    gpu_mat y[OPS_MAX_FUSED];
+} gpu_experts;
+/* rows: what k_route was told. */
+cudaError_t k_experts(int32_t rows, const gpu_experts *a, cudaStream_t s);
+
 /* ---- k_sample.cu ---- */
 
 /* ops_sample_row with its lists in device memory. */

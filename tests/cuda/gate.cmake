@@ -19,7 +19,7 @@ add_dependencies(cuda_gate_update backend_cuda)
 
 # ninja cuda_on_device: tests/cuda's programs over cudart instead of the emulation, under tests/on_device/.  ctest does not know them.
 add_custom_target(cuda_on_device)
-foreach(NAME rows attention linear sample)
+foreach(NAME rows attention linear moe sample)
   set(TARGET test_cuda_${NAME}_on_device)
   add_executable(${TARGET} EXCLUDE_FROM_ALL test_cuda_${NAME}.c ${PROJECT_SOURCE_DIR}/ops/cuda/attention_list.c)
   target_compile_definitions(${TARGET} PRIVATE TEST_SOURCE_DIR="${PROJECT_SOURCE_DIR}/tests" TEST_BINARY_DIR="${PROJECT_BINARY_DIR}")

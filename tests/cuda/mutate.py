@@ -44,7 +44,8 @@ COVERS = [
     (r"k_sample\.cu", ["test_cuda_sample", "test_cuda_step"]),
     (r"k_(rows|kv)\.cu|rows\.cuh", ["test_cuda_rows", "test_cuda_step"]),
     (r"k_attention.*|attention_list\.c", ["test_cuda_attention", "test_cuda_step"]),
-    (r"k_linear.*", ["test_cuda_linear", "test_cuda_step"]),
+    (r"k_linear.*", ["test_cuda_linear", "test_cuda_moe", "test_cuda_step"]),
+    (r"k_(moe|experts)\.cu", ["test_cuda_moe", "test_cuda_backend"]),
     (r"k_reduce\.cu|cuda_comm\.c|cuda_nccl\.c", ["test_cuda_comm_2", "test_cuda_comm_3_hosts_001"]),
 ]
 TESTS_OF_THE_REST = ["test_cuda_backend", "test_cuda_step"]

@@ -292,12 +292,210 @@ static void keys_and_values_come_back(void **state)
     }
 }
 
+/* ---- layers of experts ---- */
+
+enum { MOE_ROWS = 16, MOE_EXPERTS = 6, MOE_TOP = 2, MOE_BEGIN = 1, MOE_LOCAL = 4, MOE_HIDDEN = 96, MOE_INNER = 64 };
+
+typedef struct moe { /* a layer of one backend, all in one buffer */
+    const ops_backend *be;
+    ops_ctx *ctx;
+    ops_buf *buf;
+    size_t used;
+    ops_routing *routing;
+    ops_mat logits, x, gate, up, act, result, y, pairs;
+    ops_expert_weights w[3];
+} moe;
+
+static ops_mat moe_mat(moe *m, ops_type type, int32_t rows, int32_t cols)
+{
+    ops_mat mat = {m->buf, m->used, type, cols, ops_row_bytes(type, cols)};
+    m->used += mat.stride * (size_t)rows;
+    return mat;
+}
+
+static void moe_write(moe *m, size_t offset, size_t n, float scale, uint32_t seed)
+{
+    float *f = malloc(n * sizeof(*f));
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        f[i] = (float)(int32_t)seed * 0x1p-31f * scale;
+    }
+    OK(m->be->buf_write(m->ctx, m->buf, offset, f, n * sizeof(*f)));
+    free(f);
+}
+
+static void moe_open(moe *m, const ops_backend *backend, ops_ctx *c)
+{
+    enum { BYTES = 1 << 20 };
+    ops_routing_spec spec = {MOE_ROWS, MOE_EXPERTS, MOE_TOP, MOE_BEGIN, MOE_LOCAL};
+    *m = (moe){.be = backend, .ctx = c};
+    OK(backend->buf_create(c, BYTES, "layer", &m->buf));
+    OK(backend->routing_create(c, &spec, &m->routing));
+    m->logits = moe_mat(m, OPS_F32, MOE_ROWS, MOE_EXPERTS);
+    m->x = moe_mat(m, OPS_Q8, MOE_ROWS, MOE_HIDDEN);
+    m->gate = moe_mat(m, OPS_F32, MOE_ROWS * MOE_TOP, MOE_INNER);
+    m->up = moe_mat(m, OPS_F32, MOE_ROWS * MOE_TOP, MOE_INNER);
+    m->act = moe_mat(m, OPS_Q8, MOE_ROWS * MOE_TOP, MOE_INNER);
+    m->result = moe_mat(m, OPS_F32, MOE_ROWS * MOE_TOP, MOE_HIDDEN);
+    m->y = moe_mat(m, OPS_F32, MOE_ROWS, MOE_HIDDEN);
+    m->pairs = moe_mat(m, OPS_Q8, MOE_ROWS * MOE_TOP, MOE_HIDDEN);
+    for (int i = 0; i < 3; i++) {
+        packed_layout l;
+        packed_shape s = {PACKED_Q4_0, i < 2 ? MOE_INNER : MOE_HIDDEN, i < 2 ? MOE_HIDDEN : MOE_INNER, 0};
+        assert_true(packed_layout_of(s, &l));
+        m->w[i] = (ops_expert_weights){.first = {m->buf, m->used, s}, .stride = mem_align(l.bytes, 64)};
+        char *bytes = calloc(MOE_LOCAL, m->w[i].stride);
+        uint32_t seed = (uint32_t)i + 5;
+        for (int e = 0; e < MOE_LOCAL; e++)
+            for (int32_t r = 0; r < s.rows; r++)
+                for (int32_t u = 0; u < l.units; u++) {
+                    uint8_t codes[PACKED_UNIT];
+                    for (int k = 0; k < PACKED_UNIT; k++)
+                        codes[k] = (uint8_t)((seed = seed * 1664525u + 1013904223u) >> 28);
+                    packed_set_unit(&l, bytes + (size_t)e * m->w[i].stride, r, u, codes);
+                    packed_set_scale(&l, bytes + (size_t)e * m->w[i].stride, r, u, (uint16_t)(0x2400 + (seed >> 23 & 0xff)), 0);
+                }
+        OK(backend->buf_write(c, m->buf, m->used, bytes, MOE_LOCAL * m->w[i].stride));
+        free(bytes);
+        m->used += MOE_LOCAL * m->w[i].stride;
+        m->w[i].bias = (ops_vec){m->buf, m->used, MOE_LOCAL * s.rows};
+        moe_write(m, m->used, (size_t)MOE_LOCAL * (size_t)s.rows, 0.5f, (uint32_t)i + 50);
+        m->used += mem_align((size_t)MOE_LOCAL * (size_t)s.rows * sizeof(float), 64);
+    }
+    assert_true(m->used <= BYTES);
+}
+
+/* What comes into the layer: logits, and x by way of y. */
+static void moe_step(moe *m, int32_t rows, uint32_t seed)
+{
+    moe_write(m, m->logits.offset, MOE_ROWS * m->logits.stride / sizeof(float), 3.0f, seed);
+    moe_write(m, m->y.offset, MOE_ROWS * m->y.stride / sizeof(float), 1.0f, seed + 1);
+    OK(m->be->gate(m->ctx, &(ops_gate_args){.rows = rows, .gate = m->y, .activation = OPS_GELU, .y = m->x}));
+}
+
+/* weighed: the weights act before the experts. */
+static void moe_run(moe *m, int32_t rows, bool weighed)
+{
+    ops_experts_args in = {.routing = m->routing, .x_by_row = !weighed, .x = weighed ? m->pairs : m->x, .n = 2, .w = {m->w[0], m->w[1]}, .y = {m->gate, m->up}};
+    ops_experts_args out = {.routing = m->routing, .x = m->act, .n = 1, .w = {m->w[2]}, .y = {m->result}};
+    OK(m->be->route(m->ctx, &(ops_route_args){.rows = rows, .logits = m->logits, .renormalise = true, .scale = 1.5f, .routing = m->routing}));
+    if (weighed)
+        OK(m->be->dispatch(m->ctx, &(ops_dispatch_args){m->routing, m->y, m->pairs}));
+    OK(m->be->experts(m->ctx, &in));
+    OK(m->be->gate(m->ctx, &(ops_gate_args){.gate = m->gate, .up = m->up, .activation = OPS_SILU, .y = m->act, .pairs = m->routing}));
+    OK(m->be->experts(m->ctx, &out));
+    OK(m->be->combine(m->ctx, &(ops_combine_args){.routing = m->routing, .x = m->result, .weighed = weighed, .accumulate = true, .y = m->y}));
+}
+
+static void moe_close(moe *m)
+{
+    m->be->routing_destroy(m->ctx, &m->routing);
+    assert_null(m->routing);
+    m->be->routing_destroy(m->ctx, &m->routing);
+    m->be->buf_destroy(m->ctx, &m->buf);
+}
+
+/* Rows that were computed, and those beyond, which are as they were. */
+static void moe_same(moe *got, moe *want)
+{
+    static char a[MOE_ROWS * MOE_HIDDEN * 4 + 64 * MOE_ROWS], b[sizeof(a)];
+    size_t bytes = MOE_ROWS * got->y.stride;
+    assert_true(bytes <= sizeof(a));
+    OK(got->be->buf_read(got->ctx, got->buf, got->y.offset, a, bytes));
+    OK(want->be->buf_read(want->ctx, want->buf, want->y.offset, b, bytes));
+    assert_memory_equal(a, b, bytes);
+}
+
+static void experts_give_the_cpus_bits(void **state)
+{
+    (void)state;
+    ops_ctx *cpu;
+    ops_ctx_options o = {.n_threads = 2, .first_core = -1, .max_rows = 64, .max_cols = 256};
+    moe got, want;
+    OK(ops_cpu()->ctx_create(&o, &cpu));
+    moe_open(&got, be, ctx);
+    moe_open(&want, ops_cpu(), cpu);
+    static const int32_t counts[] = {1, 16, 0, 7};
+    for (uint32_t i = 0; i < 8; i++) {
+        moe_step(&got, counts[i % 4], i);
+        moe_step(&want, counts[i % 4], i);
+        moe_run(&got, counts[i % 4], i >= 4);
+        moe_run(&want, counts[i % 4], i >= 4);
+        moe_same(&got, &want);
+    }
+    ops_experts_args a = {.routing = got.routing, .x_by_row = true, .x = got.x, .n = 1, .w = {got.w[0]}, .y = {got.gate}}, bad;
+    ops_routing *none;
+    refused(be->routing_create(ctx, &(ops_routing_spec){1, 8, 9, 0, 8}, &none), "9 of 8 experts");
+    refused(be->route(ctx, &(ops_route_args){.rows = MOE_ROWS + 1, .logits = got.logits, .routing = got.routing}), "made for 16");
+    bad = a, bad.w[0].stride = got.w[0].stride - 64;
+    refused(be->experts(ctx, &bad), "apart");
+    bad = a, bad.w[0].stride = (size_t)1 << 40;
+    refused(be->experts(ctx, &bad), "exceed their buffer");
+    bad = a, bad.w[0].bias.n--;
+    refused(be->experts(ctx, &bad), "needed");
+    bad = a, bad.x = got.y;
+    refused(be->experts(ctx, &bad), "format of x");
+    bad = a, bad.y[0].offset = (1 << 20) - 64;
+    refused(be->experts(ctx, &bad), "do not fit a buffer");
+    bad = a, bad.n = OPS_MAX_FUSED + 1;
+    refused(be->experts(ctx, &bad), "at most 4");
+    refused(be->dispatch(ctx, &(ops_dispatch_args){got.routing, got.x, got.pairs}), "f32");
+    refused(be->combine(ctx, &(ops_combine_args){.routing = got.routing, .x = got.x, .y = got.y}), "f32");
+    moe_close(&got);
+    moe_close(&want);
+    ops_cpu()->ctx_destroy(&cpu);
+}
+
+/* Steps of as many sequences, then more and fewer of the same bucket, recorded and played, with other rows to other experts each time. */
+static void recorded_experts_go_where_the_step_says(void **state)
+{
+    (void)state;
+    static const int32_t counts[] = {5, 6, 8, 5, 7, 3};
+    ops_batch *b;
+    ops_batch_limits l = {.max_rows = 64, .max_spans = 16, .max_out = 64, .max_blocks = 64, .n_kv_groups = 1};
+    ops_kv *kv;
+    moe got, want;
+    OK(be->batch_create(ctx, &l, &b));
+    OK(be->kv_create(ctx, &(ops_kv_spec){OPS_KV_F16, 1, 1, 64, 2}, &kv));
+    moe_open(&got, be, ctx);
+    moe_open(&want, be, ctx);
+    int n_played = 0;
+    for (uint32_t i = 0; i < ARRAY_LEN(counts); i++) {
+        int32_t tokens[16] = {0}, out[16], table[16] = {0}, n = counts[i];
+        ops_span spans[16] = {0};
+        bool played;
+        for (int32_t r = 0; r < n; r++) {
+            spans[r] = (ops_span){.row = r, .n_rows = 1, .table = {r}};
+            out[r] = r;
+        }
+        OK(be->batch_set(ctx, b, &(ops_batch_desc){.n_rows = n, .tokens = tokens, .n_spans = n, .spans = spans, .tables = {table}, .n_table = {16}, .n_out = n, .out_rows = out}));
+        moe_step(&want, n, i + 30);
+        moe_run(&want, n, false);
+        moe_step(&got, n, i + 30);
+        ops_attention_args at = {.q = got.gate, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = got.up}; /* without one no step is recorded */
+        OK(be->graph_begin(ctx, b, &played));
+        if (!played) {
+            OK(be->attention(ctx, b, &at));
+            moe_run(&got, n, false);
+            OK(be->graph_end(ctx));
+        }
+        n_played += played;
+        moe_same(&got, &want);
+    }
+    assert_true(n_played >= 2);
+    moe_close(&got);
+    moe_close(&want);
+    be->kv_destroy(ctx, &kv);
+    be->batch_destroy(ctx, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_context_says_what_it_is),      cmocka_unit_test(buffers_hold_what_was_written), cmocka_unit_test(parts_come_from_host_and_device),
         cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
         cmocka_unit_test(keys_and_values_come_back),
+        cmocka_unit_test(experts_give_the_cpus_bits), cmocka_unit_test(recorded_experts_go_where_the_step_says),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
