@@ -210,7 +210,8 @@ typedef struct ops_gate_args {
  *   combine    the weighted sum of a row's pairs
  *
  * A routing holds what its last `route` wrote, and never comes to the host: which pairs there are, and how many, only the device knows.  So a matrix of pairs is made for all
- * of them, rows * top_k rows (of route's rows); the first so many as there are on this rank are used, and the others neither read nor written. */
+ * of them, rows * top_k rows (of route's rows); the first so many as there are on this rank are used, and the others neither read nor written.  A recorded step
+ * records the route with all that goes by it. */
 typedef struct ops_routing_spec {
     int32_t max_rows;
     int32_t n_experts, top_k;      /* at most OPS_MAX_EXPERTS, OPS_MAX_CHOSEN */

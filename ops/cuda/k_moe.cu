@@ -255,7 +255,10 @@ cudaError_t k_dispatch(int32_t rows, const gpu_routing *r, gpu_mat x, gpu_mat y,
     return GPU_LAUNCH(dispatch_kernel, grid, dim3(PIECE_THREADS), 0, s, *r, x, y);
 }
 
+#define AT_ONCE 4 /* of a row's pairs, loaded together */
+
 /* A row's pairs are looked up by a lane each, so that the loads of their results do not wait for one another. */
+template <bool ALIGNED>
 static __global__ void __launch_bounds__(PIECE_THREADS) combine_kernel(int32_t rows, const int32_t *n, const __grid_constant__ gpu_combine a)
 {
     const int32_t row = (int32_t)blockIdx.x, i = (int32_t)(blockIdx.y * PIECE + threadIdx.x * 4), cols = a.x.cols, k = a.from.top_k;
@@ -272,19 +275,26 @@ static __global__ void __launch_bounds__(PIECE_THREADS) combine_kernel(int32_t r
     float *y = (float *)row_at(&a.y, row);
     row4 sum = {{0.0f, 0.0f, 0.0f, 0.0f}};
     if (a.accumulate)
-        sum = row_load4(y, i, cols);
-#pragma unroll 4
-    for (int32_t j = 0; j < k; j++) {
-        const int32_t from = __shfl_sync(ROWS_ALL, place, j);
-        const float w = __shfl_sync(ROWS_ALL, weight, j);
-        if (from < 0)
-            continue;
-        const row4 v = row_load4((const float *)row_at(&a.x, from), i, cols);
+        sum = row_load4<ALIGNED>(y, i, cols);
+    static_assert(OPS_MAX_CHOSEN == 32 && 32 % AT_ONCE == 0, "a lane a choice");
+    for (int32_t j = 0; j < k; j += AT_ONCE) {
+        row4 v[AT_ONCE];
+        int32_t from[AT_ONCE];
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-            sum.v[c] = gpu_fma(w, v.v[c], sum.v[c]);
+        for (int u = 0; u < AT_ONCE; u++) {
+            from[u] = __shfl_sync(ROWS_ALL, place, j + u); /* past the last choice: -1 */
+            if (from[u] >= 0)
+                v[u] = row_load4<ALIGNED>((const float *)row_at(&a.x, from[u]), i, cols);
+        }
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++) {
+            const float w = __shfl_sync(ROWS_ALL, weight, j + u);
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                sum.v[c] = from[u] >= 0 ? gpu_fma(w, v[u].v[c], sum.v[c]) : sum.v[c];
+        }
     }
-    row_store4(y, i, cols, sum);
+    row_store4<ALIGNED>(y, i, cols, sum);
 }
 
 cudaError_t k_combine(int32_t rows, const int32_t *n, const gpu_combine *a, cudaStream_t s)
@@ -292,5 +302,6 @@ cudaError_t k_combine(int32_t rows, const int32_t *n, const gpu_combine *a, cuda
     if (rows <= 0)
         return cudaSuccess;
     const dim3 grid((unsigned)rows, (unsigned)(((int64_t)a->x.cols + PIECE - 1) / PIECE));
-    return GPU_LAUNCH(combine_kernel, grid, dim3(PIECE_THREADS), 0, s, rows, n, *a);
+    return a->x.cols % 4 == 0 ? GPU_LAUNCH((combine_kernel<true>), grid, dim3(PIECE_THREADS), 0, s, rows, n, *a)
+                              : GPU_LAUNCH((combine_kernel<false>), grid, dim3(PIECE_THREADS), 0, s, rows, n, *a);
 }
