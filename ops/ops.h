@@ -352,6 +352,7 @@ typedef struct ops_ctx_options {
     int first_core;     /* index into the granted cores where pinning starts; -1 = no pinning */
     bool spin;
     const char *isa;    /* NULL = best the machine has; "c" "avx2" "avx512" "amx" */
+    const char *gemm;   /* who multiplies by bf16 weights on a GPU: "own" "cublaslt", NULL or "auto" = cuBLASLt by the large ones where it may */
     int32_t max_rows, max_cols; /* scratch sizing: rows of a step, widest activation */
 } ops_ctx_options;
 
@@ -392,6 +393,9 @@ typedef struct ops_backend {
     void (*buf_destroy)(ops_ctx *ctx, ops_buf **buf);
     status (*buf_write)(ops_ctx *ctx, ops_buf *buf, size_t offset, const void *src, size_t bytes);
     status (*buf_read)(ops_ctx *ctx, const ops_buf *buf, size_t offset, void *dst, size_t bytes);
+    /* May be NULL.  Tells of a weight that `linear` will be given (embed too, perhaps), once, after it was written and before the first operation: the backend
+     * may store it otherwise from here on, so its bytes are neither read nor written any more, and it is only used whole. */
+    status (*weight_ready)(ops_ctx *ctx, const ops_weight *w);
     void *(*buf_map)(ops_ctx *ctx, ops_buf *buf); /* host address, NULL if the device's memory has none */
     /* Where a matrix's first row lies, as ops_parts takes it; not for the caller to read. */
     const float *(*mat_part)(ops_ctx *ctx, const ops_mat *m);

@@ -160,6 +160,20 @@ static status run_readers(loader *l)
     return st == ST_OK ? ST_OK : FAIL((status)st, "%s", l->message);
 }
 
+/* What products take; an embedding that is no head is only looked up. */
+static status weights_ready(worker *w, const loader *l)
+{
+    if (w->ops->weight_ready == NULL)
+        return ST_OK;
+    for (size_t i = 0; i < l->n_items; i++) {
+        const item *it = &l->items[i];
+        bool looked_up = it->role == SHARD_POS_EMBED || (it->role == SHARD_TOKEN_EMBED && !shard_plan_head_is_embedding(w->arch, w->rank));
+        if (!it->vector && !looked_up)
+            TRY(w->ops->weight_ready(w->ctx, &weights_of(w, it->role, it->layer)->matrix[it->role]));
+    }
+    return ST_OK;
+}
+
 /* The biases that join x in the block's second sum: down's; in a parallel block, which sums attention and MLP at once, o's too. */
 static status second_bias(worker *w, int32_t i)
 {
@@ -208,6 +222,7 @@ status worker_weights_load(worker *w)
     w->memory.weight_bytes = l.total_bytes;
     for (int32_t i = 0; i < n_layers; i++)
         TRY_GOTO(second_bias(w, i), out);
+    TRY_GOTO(weights_ready(w, &l), out);
     w->times.load_seconds = log_clock() - started;
     st = ST_OK;
 out:

@@ -64,7 +64,7 @@ status cuda_block_grow(ops_ctx *ctx, cuda_block *b, size_t bytes, const char *wh
         return ST_OK;
     if (ctx->recording)
         return FAIL(ST_INTERNAL, "%s grows while a step is recorded", what);
-    if (b == &ctx->quantise || b == &ctx->linear || b == &ctx->attention) /* recordings name them */
+    if (b == &ctx->quantise || b == &ctx->linear || b == &ctx->product || b == &ctx->attention) /* recordings name them */
         ctx->memory++;
     if (b->p != NULL) { /* operations that are queued may still use it */
         CUDA_TRY(cudaStreamSynchronize(ctx->stream), "before %s grows", what);
@@ -88,7 +88,10 @@ static void ctx_destroy(ops_ctx **out)
     cuda_graphs_destroy(ctx);
     if (ctx->copies != NULL)
         (void)cudaStreamSynchronize(ctx->copies);
-    void *const device[] = {ctx->quantise.p, ctx->linear.p, ctx->attention.p, ctx->sample.p, ctx->sample_in.p, ctx->sample_out.p, ctx->sums};
+#ifdef CUDA_BLASLT
+    cuda_blaslt_destroy(ctx);
+#endif
+    void *const device[] = {ctx->quantise.p, ctx->linear.p, ctx->product.p, ctx->attention.p, ctx->sample.p, ctx->sample_in.p, ctx->sample_out.p, ctx->sums};
     for (size_t i = 0; i < ARRAY_LEN(device); i++)
         (void)cudaFree(device[i]);
     for (int i = 0; i < CUDA_STAGES; i++) {
@@ -144,6 +147,19 @@ static status describe(ops_ctx *ctx)
     return ST_OK;
 }
 
+/* Who multiplies by bf16 weights. */
+static status gemm_choose(ops_ctx *ctx, const char *gemm)
+{
+    if (gemm != NULL && strcmp(gemm, "auto") != 0 && strcmp(gemm, "own") != 0 && strcmp(gemm, "cublaslt") != 0)
+        return FAIL(ST_INVALID, "products by \"%s\": auto, own or cublaslt", gemm);
+#ifdef CUDA_BLASLT
+    return cuda_blaslt_create(ctx, gemm != NULL ? gemm : "auto");
+#else
+    (void)ctx;
+    return gemm == NULL || strcmp(gemm, "cublaslt") != 0 ? ST_OK : FAIL(ST_UNSUPPORTED, "this build knows no cuBLASLt (cublasLt.h was missing): the own kernels compute without it");
+#endif
+}
+
 static status ctx_create(const ops_ctx_options *options, ops_ctx **out)
 {
     status st;
@@ -159,6 +175,7 @@ static status ctx_create(const ops_ctx_options *options, ops_ctx **out)
     TRY_GOTO(describe(ctx), err);
     TRY_GOTO(streams_create(ctx), err);
     CUDA_TRY_GOTO(k_attention_init(), err, "shared memory of attention");
+    TRY_GOTO(gemm_choose(ctx, options->gemm), err);
     *out = ctx;
     return ST_OK;
 err:
@@ -236,6 +253,9 @@ const ops_backend *cuda_backend(void)
         .buf_destroy = cuda_buf_destroy,
         .buf_write = cuda_buf_write,
         .buf_read = cuda_buf_read,
+#ifdef CUDA_BLASLT
+        .weight_ready = cuda_weight_ready,
+#endif
         .buf_map = cuda_buf_map,
         .mat_part = cuda_mat_part,
         .stream = stream,

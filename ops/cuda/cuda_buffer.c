@@ -100,6 +100,7 @@ void cuda_buf_destroy(ops_ctx *ctx, ops_buf **buf)
             break;
         }
     }
+    free(b->turned);
     free(b);
     *buf = NULL;
 }
@@ -124,6 +125,41 @@ const void *cuda_address(const ops_ctx *ctx, const void *p, size_t bytes)
             return b->p + (at - base);
     }
     return NULL;
+}
+
+/* ---- weights in another order ---- */
+
+/* The first turned weight that ends behind this offset. */
+static int32_t turned_at(const ops_buf *buf, size_t offset)
+{
+    int32_t lo = 0, hi = buf->n_turned;
+    while (lo < hi) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (buf->turned[mid].offset + buf->turned[mid].bytes > offset)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return lo;
+}
+
+const cuda_turned *cuda_buf_turned(const ops_buf *buf, size_t offset, size_t bytes)
+{
+    int32_t i = turned_at(buf, offset);
+    return i < buf->n_turned && buf->turned[i].offset < offset + bytes ? &buf->turned[i] : NULL;
+}
+
+status cuda_buf_turn(ops_buf *buf, const cuda_turned *t)
+{
+    int32_t i = turned_at(buf, t->offset);
+    cuda_turned *grown = realloc(buf->turned, ((size_t)buf->n_turned + 1) * sizeof(*grown)); /* at load only */
+    if (grown == NULL)
+        return FAIL(ST_NO_MEMORY, "list of weights");
+    memmove(grown + i + 1, grown + i, (size_t)(buf->n_turned - i) * sizeof(*grown));
+    grown[i] = *t;
+    buf->turned = grown;
+    buf->n_turned++;
+    return ST_OK;
 }
 
 /* ---- going up ---- */
@@ -173,6 +209,8 @@ status cuda_buf_write(ops_ctx *ctx, ops_buf *buf, size_t offset, const void *src
         return FAIL(ST_INVALID, "write of %zu bytes at %zu into a buffer of %zu", bytes, offset, buf->bytes);
     if (bytes == 0)
         return ST_OK;
+    if (cuda_buf_turned(buf, offset, bytes) != NULL)
+        return FAIL(ST_INVALID, "write of %zu bytes at %zu into a weight that was declared ready", bytes, offset);
     TRY(cuda_enter(ctx));
     if (buf->host != NULL) {
         TRY(cuda_sync(ctx));
@@ -192,6 +230,8 @@ status cuda_buf_read(ops_ctx *ctx, const ops_buf *buf, size_t offset, void *dst,
         return FAIL(ST_INVALID, "read of %zu bytes at %zu from a buffer of %zu", bytes, offset, buf->bytes);
     if (bytes == 0)
         return ST_OK;
+    if (cuda_buf_turned(buf, offset, bytes) != NULL)
+        return FAIL(ST_INVALID, "read of %zu bytes at %zu from a weight that was declared ready", bytes, offset);
     TRY(cuda_enter(ctx));
     if (buf->host != NULL) {
         TRY(cuda_sync(ctx));

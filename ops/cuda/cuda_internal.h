@@ -5,6 +5,7 @@
  *   cuda_batch.c   a step's description
  *   cuda_graph.c   decode steps recorded and played
  *   cuda_ops.c     the operations: check, translate to device addresses, launch
+ *   cuda_blaslt.c  products of large bf16 weights by cuBLASLt, where it gives the same bits in every batch
  *   cuda_moe.c     those of layers of experts
  *   cuda_sample.c  sampling: its lists go up, its results come down
  *   cuda_plugin.c  errors and log lines on their way to the program; what this object was built for
@@ -35,11 +36,21 @@ status cuda_failed(cudaError_t e, const char *file, int line, const char *call, 
         }                                                                       \
     } while (0)
 
+typedef struct cuda_gemm cuda_gemm; /* how cuBLASLt multiplies by weights of one shape (cuda_blaslt.c) */
+
+typedef struct cuda_turned { /* a weight in cuBLASLt's order */
+    size_t offset, bytes;
+    int32_t rows, cols;
+    const cuda_gemm *gemm;
+} cuda_turned;
+
 struct ops_buf {
     char *p;         /* device address */
     char *host;      /* of wrapped memory of the host, else NULL */
     size_t bytes;
     bool owned, registered; /* by us */
+    cuda_turned *turned; /* by offset */
+    int32_t n_turned;
     ops_buf *next;   /* of the context's buffers */
 };
 
@@ -87,7 +98,7 @@ struct ops_ctx {
     cudaEvent_t stage_free[CUDA_STAGES];
     int next_stage;
     ops_buf *bufs;
-    cuda_block quantise, linear, attention, sample, sample_in, sample_out;
+    cuda_block quantise, linear, product, attention, sample, sample_in, sample_out; /* product: cuBLASLt's, before bias and sum */
     float *sums;                            /* device: results of sumsq, [CUDA_PENDING][max_rows]; then q_sumsq and k_sumsq of qkv, [2][max_rows] */
     char *results;                          /* pinned: what waits for sync */
     size_t results_bytes, results_used;
@@ -99,7 +110,8 @@ struct ops_ctx {
     const ops_batch *graph_batch;           /* of the bracket that is open, else NULL */
     cuda_graph *graph;                      /* what the bracket is for */
     bool recording;
-    char description[192], numerics_name[64];
+    struct cuda_blaslt *blaslt;             /* NULL: the own kernels multiply */
+    char description[256], numerics_name[80];
 };
 
 typedef struct cuda_window { /* the attention work list of one window */
@@ -164,6 +176,9 @@ const float *cuda_mat_part(ops_ctx *ctx, const ops_mat *m);
 const void *cuda_address(const ops_ctx *ctx, const void *p, size_t bytes);
 /* Host memory of any kind to the device, on the stream of the operations.  src is free at return. */
 status cuda_upload(ops_ctx *ctx, void *device, const void *src, size_t bytes, const char *what);
+/* The turned weight that some of these bytes belong to, NULL if none. */
+const cuda_turned *cuda_buf_turned(const ops_buf *buf, size_t offset, size_t bytes);
+status cuda_buf_turn(ops_buf *buf, const cuda_turned *t);
 /* Device memory to `to`, which is written at the next sync. */
 status cuda_download(ops_ctx *ctx, const void *device, void *to, size_t bytes, const char *what);
 status cuda_sync(ops_ctx *ctx);
@@ -201,6 +216,25 @@ status cuda_sumsq(ops_ctx *ctx, const ops_sumsq_args *args);
 status cuda_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args);
 status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_args *args);
 status cuda_gate(ops_ctx *ctx, const ops_gate_args *args);
+
+/* ---- cuda_blaslt.c ---- */
+typedef struct cuda_product { /* by a weight that is turned */
+    const cuda_gemm *gemm;
+    gpu_weight w;
+    const float *bias;
+    gpu_mat y;
+    bool straight; /* y may be written by cuBLASLt itself, where nothing is to be added to it */
+} cuda_product;
+#ifdef CUDA_BLASLT
+/* By ops_ctx_options.gemm; ctx->blaslt stays NULL where the own kernels are to multiply. */
+status cuda_blaslt_create(ops_ctx *ctx, const char *gemm);
+void cuda_blaslt_destroy(ops_ctx *ctx);
+status cuda_weight_ready(ops_ctx *ctx, const ops_weight *w);
+/* How many rows of x are read for so many: whole tiles. */
+int32_t cuda_blaslt_rows(const cuda_gemm *g, int32_t rows);
+/* x: bf16, with memory for cuda_blaslt_rows; rows and n as for kernels. */
+status cuda_blaslt_linear(ops_ctx *ctx, const cuda_product *p, const gpu_mat *x, int32_t rows, const int32_t *n, bool accumulate);
+#endif
 
 /* ---- cuda_moe.c ---- */
 /* Rows of a matrix of pairs, rows that a launch is made for, and where the device finds how many there are. */

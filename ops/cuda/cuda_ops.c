@@ -38,7 +38,8 @@ gpu_weight cuda_weight(const ops_weight *w, const packed_layout *l)
         .unit_bytes = (int64_t)l->unit_bytes, .scale_offset = (int64_t)l->scale_offset, .min_offset = (int64_t)l->min_offset, .super_offset = (int64_t)l->super_offset};
 }
 
-static status weight_at(const char *op, const ops_weight *w, gpu_weight *out)
+/* gemm: who multiplies by it, NULL: the own kernels (may be NULL for who does not multiply). */
+static status weight_at(const char *op, const ops_weight *w, gpu_weight *out, const cuda_gemm **gemm)
 {
     packed_layout l;
     *out = (gpu_weight){0};
@@ -48,7 +49,13 @@ static status weight_at(const char *op, const ops_weight *w, gpu_weight *out)
         return FAIL(ST_INVALID, "%s: a weight has an impossible shape [%d, %d]", op, w->shape.rows, w->shape.cols);
     if (w->offset % 64 != 0 || w->offset > w->buf->bytes || l.bytes > w->buf->bytes - w->offset)
         return FAIL(ST_INVALID, "%s: a weight of %zu bytes at %zu exceeds its buffer of %zu", op, l.bytes, w->offset, w->buf->bytes);
+    const cuda_turned *t = cuda_buf_turned(w->buf, w->offset, l.bytes);
+    if (t != NULL && (t->offset != w->offset || t->rows != w->shape.rows || t->cols != w->shape.cols || w->shape.type != PACKED_BF16))
+        return FAIL(ST_INVALID, "%s: a weight [%d, %d] at %zu is a part of one that was declared ready", op, w->shape.rows, w->shape.cols, w->offset);
+    if (gemm != NULL)
+        *gemm = t != NULL ? t->gemm : NULL;
     *out = cuda_weight(w, &l);
+    out->turned = t != NULL;
     return ST_OK;
 }
 
@@ -133,8 +140,8 @@ status cuda_embed(ops_ctx *ctx, const ops_batch *batch, const ops_embed_args *ar
     if (args->y.type != OPS_F32 || args->w.buf == NULL || (args->positions.buf != NULL && args->positions.shape.cols != args->w.shape.cols) || args->position_offset < 0)
         return FAIL(ST_INVALID, "embed: rows of %d into f32 rows of %d", args->w.shape.cols, args->y.cols);
     gpu_embed a = {.row_begin = args->row_begin, .position_offset = args->position_offset, .scale = args->scale, .y = cuda_mat(&args->y)};
-    TRY(weight_at("embed", &args->w, &a.w));
-    TRY(weight_at("embed", &args->positions, &a.positions));
+    TRY(weight_at("embed", &args->w, &a.w, NULL));
+    TRY(weight_at("embed", &args->positions, &a.positions, NULL));
     if (rows > 0)
         CUDA_TRY(k_embed(cuda_step(batch), cuda_rows(ctx, rows), &a, ctx->stream), "%d rows of %d", rows, args->w.shape.cols);
     return ST_OK;
@@ -190,49 +197,96 @@ ops_type cuda_linear_input(const ops_ctx *ctx, packed_type type)
     return gpu_linear_input(type);
 }
 
-/* x in the format that some weights want, made from f32 where it is not in that format already. */
-static status linear_x(ops_ctx *ctx, const ops_linear_args *args, ops_type want, gpu_mat *out)
+/* x in the format that some weights want, made from f32 where it is not in that format already; so many rows of it may be read, the last ones anything. */
+static status linear_x(ops_ctx *ctx, const ops_linear_args *args, ops_type want, int32_t padded, gpu_mat *out)
 {
-    *out = cuda_mat(&args->x);
-    if (args->x.type == want)
-        return ST_OK;
-    if (args->x.type != OPS_F32)
+    const ops_mat *x = &args->x;
+    int32_t rows = cuda_rows(ctx, args->rows);
+    size_t row = ops_row_bytes(x->type, x->cols), apart = x->stride > row ? x->stride : row, stride = x->type == want ? apart : ops_row_bytes(want, x->cols), bytes;
+    *out = cuda_mat(x);
+    out->stride = (int64_t)apart; /* of a single row it may be anything */
+    if (x->type != want && x->type != OPS_F32)
         return FAIL(ST_INVALID, "linear: a weight cannot take this format of x");
-    size_t stride = ops_row_bytes(want, args->x.cols), bytes;
-    if (!mem_mul(stride, (size_t)cuda_rows(ctx, args->rows), &bytes))
+    size_t there = 1 + (x->buf->bytes - x->offset - row) / apart; /* rows that lie in the buffer */
+    if (x->type == want && there >= (size_t)padded)
+        return ST_OK;
+    if (!mem_mul(stride, (size_t)(rows > padded ? rows : padded), &bytes))
         return FAIL(ST_INVALID, "linear: x [%d, %d]: impossible size", args->rows, args->x.cols);
     TRY(cuda_block_grow(ctx, &ctx->quantise, bytes, "quantised activations"));
-    *out = (gpu_mat){ctx->quantise.p, (int32_t)want, args->x.cols, (int64_t)stride};
-    CUDA_TRY(k_quantise(cuda_rows(ctx, args->rows), cuda_n(ctx), cuda_mat(&args->x), *out, ctx->stream), "%d rows of %d", args->rows, args->x.cols);
+    *out = (gpu_mat){ctx->quantise.p, (int32_t)want, x->cols, (int64_t)stride};
+    if (x->type == want)
+        CUDA_TRY(cudaMemcpyAsync(out->p, x->buf->p + x->offset, ((there < (size_t)rows ? there : (size_t)rows) - 1) * stride + row, cudaMemcpyDeviceToDevice, ctx->stream), "%d rows of %d",
+                 args->rows, x->cols);
+    else
+        CUDA_TRY(k_quantise(rows, cuda_n(ctx), cuda_mat(x), *out, ctx->stream), "%d rows of %d", args->rows, x->cols);
+    return ST_OK;
+}
+
+/* The products of a call by weights that want one format of x. */
+typedef struct linear_parts {
+    gpu_linear own;
+    int64_t out;        /* of those */
+    cuda_product by[OPS_MAX_FUSED]; /* cuBLASLt */
+    int32_t n_by, padded;
+} linear_parts;
+
+static status linear_own(ops_ctx *ctx, const ops_linear_args *args, linear_parts *p)
+{
+    if (p->own.n == 0)
+        return ST_OK;
+    if (p->out > INT32_MAX)
+        return FAIL(ST_INVALID, "linear: %lld outputs in one call", (long long)p->out);
+    int64_t floats = gpu_linear_scratch(cuda_rows(ctx, args->rows), (int32_t)p->out, args->x.cols);
+    TRY(cuda_block_grow(ctx, &ctx->linear, (size_t)floats * sizeof(float), "partial products"));
+    p->own.partial = ctx->linear.p;
+    CUDA_TRY(k_linear(cuda_rows(ctx, args->rows), cuda_n(ctx), &p->own, ctx->stream), "[%d, %d] x [%d, %d]^T", args->rows, args->x.cols, (int32_t)p->out, args->x.cols);
+    return ST_OK;
+}
+
+static status linear_part(ops_ctx *ctx, const ops_linear_args *args, int i, linear_parts *p)
+{
+    gpu_weight w;
+    const float *bias;
+    const cuda_gemm *gemm;
+    TRY(cuda_mat_check("linear", "y", &args->y[i], args->rows, args->w[i].shape.rows));
+    TRY(weight_at("linear", &args->w[i], &w, &gemm));
+    TRY(cuda_vec_at("linear", &args->bias[i], args->w[i].shape.rows, &bias));
+#ifdef CUDA_BLASLT
+    if (gemm != NULL) {
+        int32_t rows = cuda_blaslt_rows(gemm, cuda_rows(ctx, args->rows));
+        p->padded = rows > p->padded ? rows : p->padded;
+        p->by[p->n_by++] = (cuda_product){gemm, w, bias, cuda_mat(&args->y[i]), args->y[i].buf->host == NULL};
+        return ST_OK;
+    }
+#else
+    (void)ctx;
+#endif
+    p->own.w[p->own.n] = w;
+    p->own.bias[p->own.n] = bias;
+    p->own.y[p->own.n++] = cuda_mat(&args->y[i]);
+    p->out += args->w[i].shape.rows;
     return ST_OK;
 }
 
 static status linear_format(ops_ctx *ctx, const ops_linear_args *args, ops_type want)
 {
-    gpu_linear a = {.accumulate = args->accumulate};
-    int64_t out = 0;
+    linear_parts p = {.own = {.accumulate = args->accumulate}};
     for (int i = 0; i < args->n; i++) {
         const ops_weight *w = &args->w[i];
         if (gpu_linear_input(w->shape.type) != want)
             continue;
         if (w->buf == NULL || w->shape.cols != args->x.cols || args->y[i].type != OPS_F32)
             return FAIL(ST_INVALID, "linear: weight %d [%d, %d] does not fit x of %d columns and y of %d", i, w->shape.rows, w->shape.cols, args->x.cols, args->y[i].cols);
-        TRY(cuda_mat_check("linear", "y", &args->y[i], args->rows, w->shape.rows));
-        TRY(weight_at("linear", w, &a.w[a.n]));
-        TRY(cuda_vec_at("linear", &args->bias[i], w->shape.rows, &a.bias[a.n]));
-        a.y[a.n++] = cuda_mat(&args->y[i]);
-        out += w->shape.rows;
+        TRY(linear_part(ctx, args, i, &p));
     }
-    if (a.n == 0)
+    if (p.own.n + p.n_by == 0)
         return ST_OK;
-    if (out > INT32_MAX)
-        return FAIL(ST_INVALID, "linear: %lld outputs in one call", (long long)out);
-    TRY(linear_x(ctx, args, want, &a.x));
-    int64_t floats = gpu_linear_scratch(cuda_rows(ctx, args->rows), (int32_t)out, args->x.cols);
-    TRY(cuda_block_grow(ctx, &ctx->linear, (size_t)floats * sizeof(float), "partial products"));
-    a.partial = ctx->linear.p;
-    CUDA_TRY(k_linear(cuda_rows(ctx, args->rows), cuda_n(ctx), &a, ctx->stream), "[%d, %d] x [%d, %d]^T", args->rows, args->x.cols, (int32_t)out, args->x.cols);
-    return ST_OK;
+    TRY(linear_x(ctx, args, want, p.padded, &p.own.x));
+#ifdef CUDA_BLASLT
+    for (int32_t i = 0; i < p.n_by; i++)
+        TRY(cuda_blaslt_linear(ctx, &p.by[i], &p.own.x, cuda_rows(ctx, args->rows), cuda_n(ctx), args->accumulate));
+#endif
+    return linear_own(ctx, args, &p);
 }
 
 status cuda_linear(ops_ctx *ctx, const ops_linear_args *args)

@@ -49,7 +49,6 @@ static cudaError_t launch(linear_job *j, cudaStream_t s)
         return linear_float(j, blocks, s);
     if (few)
         return linear_few(j, blocks, s);
-    /* Here a library's product would step in for many rows of bf16, with one algorithm a shape whatever the number of rows, and a row-major copy of w. */
     bool split = j->partial != nullptr && j->segments > 1 && many_blocks(j->rows, blocks) < ENOUGH_BLOCKS;
     return linear_many(j, blocks, split, s);
 }

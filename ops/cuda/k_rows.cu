@@ -176,7 +176,7 @@ GPU_FN row4 packed_load4(const gpu_weight *w, int32_t row, int32_t k)
                 if (w->type == PACKED_F32)
                     out.v[j] = ((const float *)panel)[(int64_t)(k + j) * PACKED_ROWS + r];
                 else if (w->type == PACKED_BF16)
-                    out.v[j] = gpu_bf16_to_f32(((const uint16_t *)panel)[pair + 2 * r + j % 2]);
+                    out.v[j] = gpu_bf16_to_f32(((const uint16_t *)panel)[w->turned ? (int64_t)r * w->cols + k + j : pair + 2 * r + j % 2]);
                 else
                     out.v[j] = gpu_f16_to_f32(((const uint16_t *)panel)[pair + j % 2 * PACKED_ROWS + r]);
             }

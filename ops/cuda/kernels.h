@@ -28,6 +28,7 @@ typedef struct gpu_mat {
 /* Where a packed matrix (base/packed.h) lies, with what a kernel needs of its layout. */
 typedef struct gpu_weight {
     const void *p; /* NULL: absent */
+    bool turned;   /* bf16 in row-major order, for cuBLASLt and embed alone; panels are as large and lie where they lay */
     int32_t type;  /* packed_type */
     int32_t rows, cols, phase;
     int32_t panels, units, groups, supers;
@@ -208,6 +209,25 @@ typedef struct gpu_linear { /* ops_linear_args: x in the format k_linear_input n
 ops_type gpu_linear_input(packed_type type);
 int64_t gpu_linear_scratch(int32_t max_rows, int32_t max_out, int32_t max_cols);
 cudaError_t k_linear(int32_t rows, const int32_t *n, const gpu_linear *a, cudaStream_t s);
+
+/* ---- k_blaslt.cu: what goes with a product by cuBLASLt ---- */
+
+/* So many panels of packed bf16, cols a multiple of 8, in row-major order: [panel][16][cols].  from and to do not overlap. */
+cudaError_t k_blaslt_turn(const void *from, void *to, int32_t panels, int32_t cols, cudaStream_t s);
+/* Rows [row, row + rows) of y, as far as there are so many (*n, NULL: all) = p[0], p[1] ... + bias (NULL: none); with accumulate y + (p + bias).  p may be those rows of y. */
+typedef struct gpu_blaslt_add {
+    const float *p; /* 16-byte aligned */
+    int64_t p_stride; /* floats, a multiple of 4 */
+    const float *bias;
+    gpu_mat y;
+    int32_t row, rows, cols;
+    bool accumulate;
+} gpu_blaslt_add;
+cudaError_t k_blaslt_add(const int32_t *n, const gpu_blaslt_add *a, cudaStream_t s);
+/* Numbers of [-1, 1) in bf16, n a multiple of 2: always the same. */
+cudaError_t k_blaslt_numbers(void *x, int64_t n, cudaStream_t s);
+/* *differ becomes 1 where two matrices [rows, cols] do not have the same bits. */
+cudaError_t k_blaslt_compare(const float *a, const float *b, int64_t stride, int32_t rows, int32_t cols, uint32_t *differ, cudaStream_t s);
 
 /* ---- k_moe.cu: where the rows of a layer of experts go ----
  *

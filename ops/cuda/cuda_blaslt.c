@@ -1,0 +1,544 @@
+/* ops/cuda/cuda_blaslt.c - products of large bf16 weights by cuBLASLt, where it gives the same bits in every batch.
+ *
+ * Per shape (N outputs, K inputs) one algorithm is fixed when the first such weight is declared ready, and from then on it multiplies by all weights of that shape,
+ * one row or thousands: the order of its sums may depend on nothing else.  Hence
+ *   - no sum is cut over blocks.  Split-k is an attribute of an algorithm, and refused; no attribute names stream-k, but what is cut needs room for its parts, so the
+ *     workspace is fixed to none and an algorithm that asks for any is refused;
+ *   - the number of rows is a multiple of the tile's: what lies behind the last row may be anything, and its results go to a scratch nobody reads;
+ *   - it is checked at start-up: rows at several places of the largest batch against the same rows in smaller ones, down to one tile, all bits equal.
+ * Where that fails the own kernels multiply by weights of the shape, and a line in the log says so.  What was chosen is part of the numerics id.
+ *
+ *   y^T [N, rows] = w^T x^T in cuBLAS's column-major terms: A is w [N][K] transposed, B is x [rows][K], D is y [rows][N]
+ *
+ * A weight is packed when it comes (base/packed.h) and turned to rows in place, panel by panel.  The library is found at run time, as NCCL is. */
+#include <cublasLt.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "ops/cuda/cuda_internal.h"
+
+#define LARGE ((int64_t)4 << 20)    /* elements of a weight: below, a launch takes about as long as the product (a guess, unmeasured) */
+#define MOST_TILE_ROWS 128          /* a step of one row computes so many: beyond, the product would be bound by that */
+#define MOST_Y ((int64_t)128 << 20) /* bytes of one product */
+#define MOST_PART ((int64_t)32 << 20) /* bytes of scratch, or one tile's rows */
+#define ALGORITHMS 32               /* asked of the library */
+
+typedef struct blaslt_api { /* of libcublasLt.so, or of what emulates it */
+    cublasStatus_t (*Create)(cublasLtHandle_t *);
+    cublasStatus_t (*Destroy)(cublasLtHandle_t);
+    size_t (*GetVersion)(void);
+    const char *(*GetStatusName)(cublasStatus_t);
+    cublasStatus_t (*MatmulDescCreate)(cublasLtMatmulDesc_t *, cublasComputeType_t, cudaDataType_t);
+    cublasStatus_t (*MatmulDescDestroy)(cublasLtMatmulDesc_t);
+    cublasStatus_t (*MatmulDescSetAttribute)(cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t, const void *, size_t);
+    cublasStatus_t (*MatrixLayoutCreate)(cublasLtMatrixLayout_t *, cudaDataType, uint64_t, uint64_t, int64_t);
+    cublasStatus_t (*MatrixLayoutDestroy)(cublasLtMatrixLayout_t);
+    cublasStatus_t (*MatrixLayoutSetAttribute)(cublasLtMatrixLayout_t, cublasLtMatrixLayoutAttribute_t, const void *, size_t);
+    cublasStatus_t (*MatmulPreferenceCreate)(cublasLtMatmulPreference_t *);
+    cublasStatus_t (*MatmulPreferenceDestroy)(cublasLtMatmulPreference_t);
+    cublasStatus_t (*MatmulPreferenceSetAttribute)(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void *, size_t);
+    cublasStatus_t (*MatmulAlgoGetHeuristic)(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                             cublasLtMatmulPreference_t, int, cublasLtMatmulHeuristicResult_t *, int *);
+    cublasStatus_t (*MatmulAlgoCheck)(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                      const cublasLtMatmulAlgo_t *, cublasLtMatmulHeuristicResult_t *);
+    cublasStatus_t (*MatmulAlgoConfigGetAttribute)(const cublasLtMatmulAlgo_t *, cublasLtMatmulAlgoConfigAttributes_t, void *, size_t, size_t *);
+    cublasStatus_t (*Matmul)(cublasLtHandle_t, cublasLtMatmulDesc_t, const void *, const void *, cublasLtMatrixLayout_t, const void *, cublasLtMatrixLayout_t, const void *, const void *,
+                             cublasLtMatrixLayout_t, void *, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t);
+} blaslt_api;
+
+typedef struct config { /* what an algorithm is, for log and numerics id */
+    int32_t id, split;
+    uint32_t tile, reduction, swizzle, custom, stages;
+    uint16_t inner, cluster;
+} config;
+
+struct cuda_gemm { /* one shape */
+    int32_t n, k;
+    bool taken; /* else the own kernels multiply */
+    cublasLtMatmulAlgo_t algo;
+    config config;
+    int32_t tile; /* rows of x */
+    int32_t most; /* rows of one product, whole tiles */
+    int32_t part; /* rows that go through the scratch at a time, whole tiles */
+    int64_t stride; /* floats of a row there */
+    cuda_gemm *next;
+};
+
+typedef struct cuda_blaslt {
+    const blaslt_api *api;
+    const char *call; /* the last one, for messages */
+    bool every;       /* shapes however small */
+    cublasLtHandle_t handle;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, y; /* their sizes are set before each call */
+    cublasLtMatmulPreference_t preference;
+    cuda_gemm *gemms;
+    int n_gemms, n_taken;
+    uint64_t digest; /* of what was taken, in any order */
+    size_t described, named; /* length of the context's texts without us */
+} cuda_blaslt;
+
+/* A call, whose name a message may want. */
+#define LT(b, f, ...) ((b)->call = "cublasLt" #f, (b)->api->f(__VA_ARGS__))
+
+/* ---- the library ---- */
+
+#ifdef CUDA_EMULATED
+static const blaslt_api *load(char *why, size_t why_bytes)
+{
+    static const blaslt_api api = {cublasLtCreate, cublasLtDestroy, cublasLtGetVersion, cublasLtGetStatusName, cublasLtMatmulDescCreate, cublasLtMatmulDescDestroy,
+                                   cublasLtMatmulDescSetAttribute, cublasLtMatrixLayoutCreate, cublasLtMatrixLayoutDestroy, cublasLtMatrixLayoutSetAttribute,
+                                   cublasLtMatmulPreferenceCreate, cublasLtMatmulPreferenceDestroy, cublasLtMatmulPreferenceSetAttribute, cublasLtMatmulAlgoGetHeuristic,
+                                   cublasLtMatmulAlgoCheck, cublasLtMatmulAlgoConfigGetAttribute, cublasLtMatmul};
+    if (api.GetVersion() != 0)
+        return &api;
+    snprintf(why, why_bytes, "the stand-in is told to be missing");
+    return NULL;
+}
+#else
+typedef struct symbol {
+    const char *name;
+    size_t offset;
+} symbol;
+#define SYMBOL(f) {"cublasLt" #f, offsetof(blaslt_api, f)}
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+#define LIBRARY "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
+
+static const blaslt_api *load(char *why, size_t why_bytes)
+{
+    static const symbol symbols[] = {SYMBOL(Create), SYMBOL(Destroy), SYMBOL(GetVersion), SYMBOL(GetStatusName), SYMBOL(MatmulDescCreate), SYMBOL(MatmulDescDestroy),
+                                     SYMBOL(MatmulDescSetAttribute), SYMBOL(MatrixLayoutCreate), SYMBOL(MatrixLayoutDestroy), SYMBOL(MatrixLayoutSetAttribute),
+                                     SYMBOL(MatmulPreferenceCreate), SYMBOL(MatmulPreferenceDestroy), SYMBOL(MatmulPreferenceSetAttribute), SYMBOL(MatmulAlgoGetHeuristic),
+                                     SYMBOL(MatmulAlgoCheck), SYMBOL(MatmulAlgoConfigGetAttribute), SYMBOL(Matmul)};
+    static blaslt_api api;
+    void *handle = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL); /* for the life of the process */
+    if (handle == NULL) {
+        snprintf(why, why_bytes, "%s is not installed (%s)", LIBRARY, dlerror());
+        return NULL;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(symbols); i++) {
+        void *f = dlsym(handle, symbols[i].name);
+        if (f == NULL) {
+            snprintf(why, why_bytes, "%s has no %s", LIBRARY, symbols[i].name);
+            return NULL;
+        }
+        memcpy((char *)&api + symbols[i].offset, &f, sizeof(f));
+    }
+    return &api;
+}
+#endif
+
+/* ---- life ---- */
+
+static cublasStatus_t objects_create(cuda_blaslt *b)
+{
+    const int32_t transposed = CUBLAS_OP_T;
+    const uint64_t no_workspace = 0;
+    const uint32_t no_reduction = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = 16;
+    static const cublasLtMatmulPreferenceAttributes_t aligned[] = {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    cublasLtMatrixLayout_t *const layouts[] = {&b->w, &b->x, &b->y};
+    cublasStatus_t r = LT(b, Create, &b->handle);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = LT(b, MatmulDescCreate, &b->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = LT(b, MatmulDescSetAttribute, b->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed));
+    for (size_t i = 0; i < ARRAY_LEN(layouts) && r == CUBLAS_STATUS_SUCCESS; i++)
+        r = LT(b, MatrixLayoutCreate, layouts[i], layouts[i] == &b->y ? CUDA_R_32F : CUDA_R_16BF, 16, 16, 16);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = LT(b, MatmulPreferenceCreate, &b->preference);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = LT(b, MatmulPreferenceSetAttribute, b->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &no_workspace, sizeof(no_workspace));
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = LT(b, MatmulPreferenceSetAttribute, b->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_reduction, sizeof(no_reduction));
+    for (size_t i = 0; i < ARRAY_LEN(aligned) && r == CUBLAS_STATUS_SUCCESS; i++)
+        r = LT(b, MatmulPreferenceSetAttribute, b->preference, aligned[i], &alignment, sizeof(alignment));
+    return r;
+}
+
+void cuda_blaslt_destroy(ops_ctx *ctx)
+{
+    cuda_blaslt *b = ctx->blaslt;
+    if (b == NULL)
+        return;
+    ctx->blaslt = NULL;
+    cublasLtMatrixLayout_t const layouts[] = {b->w, b->x, b->y};
+    if (b->preference != NULL)
+        (void)b->api->MatmulPreferenceDestroy(b->preference);
+    for (size_t i = 0; i < ARRAY_LEN(layouts); i++)
+        if (layouts[i] != NULL)
+            (void)b->api->MatrixLayoutDestroy(layouts[i]);
+    if (b->desc != NULL)
+        (void)b->api->MatmulDescDestroy(b->desc);
+    if (b->handle != NULL)
+        (void)b->api->Destroy(b->handle);
+    while (b->gemms != NULL) {
+        cuda_gemm *g = b->gemms;
+        b->gemms = g->next;
+        free(g);
+    }
+    free(b);
+}
+
+status cuda_blaslt_create(ops_ctx *ctx, const char *gemm)
+{
+    char why[256] = "";
+    bool every = strcmp(gemm, "cublaslt") == 0;
+    cuda_blaslt *b;
+    if (strcmp(gemm, "own") == 0)
+        return ST_OK;
+    TRY(mem_calloc(1, sizeof(*b), "cuBLASLt", &b));
+    ctx->blaslt = b;
+    b->every = every;
+    b->described = strlen(ctx->description);
+    b->named = strlen(ctx->numerics_name);
+    b->api = load(why, sizeof(why));
+    cublasStatus_t r = b->api != NULL ? objects_create(b) : CUBLAS_STATUS_SUCCESS;
+    if (r != CUBLAS_STATUS_SUCCESS)
+        snprintf(why, sizeof(why), "%s: %s", b->call, b->api->GetStatusName(r));
+    if (why[0] == '\0')
+        return ST_OK;
+    if (b->api == NULL) { /* nothing to take back */
+        free(b);
+        ctx->blaslt = NULL;
+    }
+    cuda_blaslt_destroy(ctx);
+    if (every)
+        return FAIL(ST_UNSUPPORTED, "no cuBLASLt: %s; --gemm own computes without it", why);
+    log_info("bf16 products by the own kernels, since there is no cuBLASLt: %s", why);
+    return ST_OK;
+}
+
+/* ---- one product ---- */
+
+static cublasStatus_t layout_set(cuda_blaslt *b, cublasLtMatrixLayout_t l, int64_t rows, int64_t cols, int64_t ld)
+{
+    const uint64_t r = (uint64_t)rows, c = (uint64_t)cols;
+    cublasStatus_t s = LT(b, MatrixLayoutSetAttribute, l, CUBLASLT_MATRIX_LAYOUT_ROWS, &r, sizeof(r));
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = LT(b, MatrixLayoutSetAttribute, l, CUBLASLT_MATRIX_LAYOUT_COLS, &c, sizeof(c));
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = LT(b, MatrixLayoutSetAttribute, l, CUBLASLT_MATRIX_LAYOUT_LD, &ld, sizeof(ld));
+    return s;
+}
+
+/* Strides in elements. */
+static cublasStatus_t sizes_set(cuda_blaslt *b, const cuda_gemm *g, int32_t rows, int64_t x_stride, int64_t y_stride)
+{
+    cublasStatus_t r = layout_set(b, b->w, g->k, g->n, g->k);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = layout_set(b, b->x, g->k, rows, x_stride);
+    return r == CUBLAS_STATUS_SUCCESS ? layout_set(b, b->y, g->n, rows, y_stride) : r;
+}
+
+/* rows: whole tiles. */
+static cublasStatus_t multiply(cuda_blaslt *b, const cuda_gemm *g, const void *w, const void *x, int64_t x_stride, int32_t rows, float *y, int64_t y_stride, cudaStream_t s)
+{
+    const float one = 1, zero = 0;
+    cublasStatus_t r = sizes_set(b, g, rows, x_stride, y_stride);
+    if (r != CUBLAS_STATUS_SUCCESS)
+        return r;
+    return LT(b, Matmul, b->handle, b->desc, &one, w, b->w, x, b->x, &zero, y, b->y, y, b->y, &g->algo, NULL, 0, s);
+}
+
+/* ---- which algorithm ---- */
+
+/* Columns of cuBLASLt's tiles, which are rows of x, by the tile's number. */
+static const int16_t tile_columns[] = {
+#include "ops/cuda/blaslt_tiles.h"
+};
+
+static cublasStatus_t config_get(cuda_blaslt *b, const cublasLtMatmulAlgo_t *algo, config *c)
+{
+    const struct {
+        cublasLtMatmulAlgoConfigAttributes_t attribute;
+        void *to;
+        size_t bytes;
+    } all[] = {{CUBLASLT_ALGO_CONFIG_ID, &c->id, 4},
+               {CUBLASLT_ALGO_CONFIG_TILE_ID, &c->tile, 4},
+               {CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &c->split, 4},
+               {CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &c->reduction, 4},
+               {CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, &c->swizzle, 4},
+               {CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, &c->custom, 4},
+               {CUBLASLT_ALGO_CONFIG_STAGES_ID, &c->stages, 4},
+               {CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, &c->inner, 2},
+               {CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, &c->cluster, 2}};
+    memset(c, 0, sizeof(*c));
+    cublasStatus_t r = CUBLAS_STATUS_SUCCESS;
+    for (size_t i = 0; i < ARRAY_LEN(all) && r == CUBLAS_STATUS_SUCCESS; i++) {
+        size_t written;
+        r = LT(b, MatmulAlgoConfigGetAttribute, algo, all[i].attribute, all[i].to, all[i].bytes, &written);
+    }
+    return r;
+}
+
+/* Whether this algorithm's sums have one order. */
+static bool serves(const cublasLtMatmulHeuristicResult_t *h, const config *c, int32_t *tile)
+{
+    *tile = c->tile < ARRAY_LEN(tile_columns) ? tile_columns[c->tile] : 0;
+    return h->workspaceSize == 0 && c->split <= 1 && c->reduction == CUBLASLT_REDUCTION_SCHEME_NONE && *tile > 0 && *tile <= MOST_TILE_ROWS;
+}
+
+static int32_t whole(int64_t rows, int32_t tile)
+{
+    return (int32_t)((rows + tile - 1) / tile * tile);
+}
+
+/* Rows of so many bytes, whole tiles, at least `least` and at most what holds the context's rows (or `least`). */
+static int32_t rows_of(const ops_ctx *ctx, const cuda_gemm *g, int64_t bytes, int32_t least)
+{
+    int64_t rows = bytes / (g->stride * (int64_t)sizeof(float)) / g->tile * g->tile;
+    int32_t all = whole(ctx->max_rows, g->tile);
+    rows = rows < all ? rows : all;
+    return rows > least ? (int32_t)rows : least;
+}
+
+/* The fastest algorithm that serves, by the library's estimate for the largest batch. *found false: none does. */
+static cublasStatus_t pick(const ops_ctx *ctx, cuda_gemm *g, bool *found)
+{
+    cuda_blaslt *b = ctx->blaslt;
+    cublasLtMatmulHeuristicResult_t all[ALGORITHMS];
+    int n = 0;
+    *found = false;
+    g->tile = MOST_TILE_ROWS;
+    cublasStatus_t r = sizes_set(b, g, rows_of(ctx, g, MOST_Y, g->tile), g->k, g->stride);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        r = LT(b, MatmulAlgoGetHeuristic, b->handle, b->desc, b->w, b->x, b->y, b->y, b->preference, ALGORITHMS, all, &n);
+    if (r == CUBLAS_STATUS_NOT_SUPPORTED)
+        return CUBLAS_STATUS_SUCCESS;
+    for (int i = 0; i < n && r == CUBLAS_STATUS_SUCCESS && !*found; i++) {
+        if (all[i].state != CUBLAS_STATUS_SUCCESS)
+            continue;
+        r = config_get(b, &all[i].algo, &g->config);
+        *found = r == CUBLAS_STATUS_SUCCESS && serves(&all[i], &g->config, &g->tile);
+        g->algo = all[i].algo;
+    }
+    return r;
+}
+
+/* ---- the check ---- */
+
+typedef struct check { /* device memory */
+    char *x;
+    float *all, *some; /* products of the largest batch, and of a smaller one */
+    uint32_t *differ;
+    int64_t x_stride;  /* elements */
+} check;
+
+/* A batch of `rows` rows, which are those from `row` on of the largest one.  *r: what the library says. */
+static status compare(ops_ctx *ctx, const cuda_gemm *g, const void *w, const check *c, int32_t row, int32_t rows, cublasStatus_t *r)
+{
+    cuda_blaslt *b = ctx->blaslt;
+    cublasLtMatmulHeuristicResult_t result;
+    *r = sizes_set(b, g, rows, c->x_stride, g->stride);
+    if (*r == CUBLAS_STATUS_SUCCESS)
+        *r = LT(b, MatmulAlgoCheck, b->handle, b->desc, b->w, b->x, b->y, b->y, &g->algo, &result);
+    if (*r == CUBLAS_STATUS_SUCCESS && result.workspaceSize > 0)
+        *r = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (*r == CUBLAS_STATUS_SUCCESS)
+        *r = multiply(b, g, w, c->x + row * c->x_stride * 2, c->x_stride, rows, c->some, g->stride, ctx->stream);
+    if (*r == CUBLAS_STATUS_SUCCESS)
+        CUDA_TRY(k_blaslt_compare(c->all + row * g->stride, c->some, g->stride, rows, g->n, c->differ, ctx->stream), "checking cuBLASLt");
+    return ST_OK;
+}
+
+/* Batches at the start of the largest, in its middle (not at a tile's bounds) and at its end. */
+static status compare_all(ops_ctx *ctx, const cuda_gemm *g, const void *w, const check *c, cublasStatus_t *r)
+{
+    CUDA_TRY(cudaMemsetAsync(c->differ, 0, sizeof(*c->differ), ctx->stream), "checking cuBLASLt");
+    CUDA_TRY(k_blaslt_numbers(c->x, g->most * c->x_stride, ctx->stream), "checking cuBLASLt");
+    *r = multiply(ctx->blaslt, g, w, c->x, c->x_stride, g->most, c->all, g->stride, ctx->stream);
+    for (int32_t rows = g->tile, last = 0; last < g->most; last = rows, rows = 2 * rows < g->most ? 2 * rows : g->most) {
+        const int32_t room = g->most - rows, places[] = {0, room / 2 | 1, room};
+        for (size_t i = 0; i < ARRAY_LEN(places) && *r == CUBLAS_STATUS_SUCCESS; i++)
+            if (places[i] <= room)
+                TRY(compare(ctx, g, w, c, places[i], rows, r));
+    }
+    return ST_OK;
+}
+
+/* With the bytes of a real weight; that they are not turned yet matters to nobody. */
+static status check_run(ops_ctx *ctx, const cuda_gemm *g, const void *w, cublasStatus_t *r, bool *differ)
+{
+    uint32_t word = 0;
+    void *p;
+    int64_t x_stride = (int64_t)(ops_row_bytes(OPS_BF16, g->k) / 2);
+    size_t x_bytes = mem_align((size_t)(g->most * x_stride * 2), 256), y_bytes = mem_align((size_t)(g->most * g->stride) * sizeof(float), 256);
+    CUDA_TRY(cudaMalloc(&p, x_bytes + 2 * y_bytes + 256), "%zu bytes for checking cuBLASLt", x_bytes + 2 * y_bytes + 256);
+    char *y = (char *)p + x_bytes;
+    check c = {p, (float *)(void *)y, (float *)(void *)(y + y_bytes), (uint32_t *)(void *)(y + 2 * y_bytes), x_stride};
+    status st = compare_all(ctx, g, w, &c, r);
+    if (st == ST_OK)
+        st = cuda_download(ctx, c.differ, &word, sizeof(word), "the check of cuBLASLt");
+    if (st == ST_OK)
+        st = cuda_sync(ctx);
+    cudaError_t freed = cudaFree(p); /* waits for what is queued */
+    TRY(st);
+    CUDA_TRY(freed, "checking cuBLASLt [%d, %d]", g->n, g->k);
+    *differ = word != 0;
+    return ST_OK;
+}
+
+/* ---- shapes ---- */
+
+/* What the context says of itself. */
+static void texts_set(ops_ctx *ctx)
+{
+    const cuda_blaslt *b = ctx->blaslt;
+    size_t v = b->api->GetVersion();
+    snprintf(ctx->description + b->described, sizeof(ctx->description) - b->described, ", cuBLASLt %zu.%zu.%zu for %d of %d shapes of bf16", v / 10000, v / 100 % 100, v % 100, b->n_taken,
+             b->n_gemms);
+    if (b->n_taken > 0)
+        snprintf(ctx->numerics_name + b->named, sizeof(ctx->numerics_name) - b->named, " cuBLASLt %zu %016llx", v, (unsigned long long)b->digest);
+}
+
+static uint64_t digest_of(const cuda_gemm *g)
+{
+    const config *c = &g->config;
+    const uint64_t words[] = {(uint64_t)PACKED_BF16, (uint64_t)g->n, (uint64_t)g->k, (uint64_t)c->id, c->tile, (uint64_t)c->split, c->reduction, c->swizzle, c->custom, c->stages, c->inner,
+                              c->cluster};
+    uint64_t h = 0;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++)
+        h = hash_mix(h + words[i] + 0x9e3779b97f4a7c15u);
+    return h;
+}
+
+static status gemm_choose(ops_ctx *ctx, cuda_gemm *g, const void *w)
+{
+    cuda_blaslt *b = ctx->blaslt;
+    bool found = false, differ = false;
+    cublasStatus_t r = pick(ctx, g, &found);
+    if (found) {
+        g->most = rows_of(ctx, g, MOST_Y, 2 * g->tile);
+        g->part = rows_of(ctx, g, MOST_PART, g->tile);
+        TRY(check_run(ctx, g, w, &r, &differ));
+    }
+    const config *c = &g->config;
+    g->taken = found && r == CUBLAS_STATUS_SUCCESS && !differ;
+    if (r != CUBLAS_STATUS_SUCCESS)
+        log_warn("bf16 products [%d, %d] by the own kernels: %s fails: %s", g->n, g->k, b->call, b->api->GetStatusName(r));
+    else if (!found)
+        log_info("bf16 products [%d, %d] by the own kernels: cuBLASLt has no algorithm that does not cut sums", g->n, g->k);
+    else if (differ)
+        log_warn("bf16 products [%d, %d] by the own kernels: cuBLASLt's algorithm %d, tile %u, gives a row other bits in another batch", g->n, g->k, c->id, c->tile);
+    else
+        log_debug("bf16 products [%d, %d] by cuBLASLt: algorithm %d, tile %u of %d rows, stages %u, custom %u, inner %u, cluster %u; checked up to %d rows", g->n, g->k, c->id, c->tile,
+                  g->tile, c->stages, c->custom, c->inner, c->cluster, g->most);
+    b->n_gemms++;
+    b->n_taken += g->taken;
+    if (g->taken)
+        b->digest += digest_of(g);
+    texts_set(ctx);
+    return ST_OK;
+}
+
+static status gemm_of(ops_ctx *ctx, packed_shape shape, const void *w, cuda_gemm **out)
+{
+    cuda_gemm *g;
+    for (g = ctx->blaslt->gemms; g != NULL; g = g->next) {
+        if (g->n == shape.rows && g->k == shape.cols) {
+            *out = g;
+            return ST_OK;
+        }
+    }
+    TRY(mem_calloc(1, sizeof(*g), "cuBLASLt", &g));
+    *g = (cuda_gemm){.n = shape.rows, .k = shape.cols, .stride = (int64_t)(ops_row_bytes(OPS_F32, shape.rows) / sizeof(float))};
+    status st = gemm_choose(ctx, g, w);
+    if (st != ST_OK) {
+        free(g);
+        return st;
+    }
+    g->next = ctx->blaslt->gemms;
+    ctx->blaslt->gemms = g;
+    *out = g;
+    return ST_OK;
+}
+
+/* ---- weights ---- */
+
+/* In place, through the scratch. */
+static status turn(ops_ctx *ctx, char *w, const packed_layout *l)
+{
+    int32_t at_once = (int32_t)(ctx->product.bytes / l->panel_bytes);
+    for (int32_t at = 0; at < l->panels; at += at_once) {
+        int32_t n = l->panels - at < at_once ? l->panels - at : at_once;
+        char *p = w + (size_t)at * l->panel_bytes;
+        CUDA_TRY(cudaMemcpyAsync(ctx->product.p, p, (size_t)n * l->panel_bytes, cudaMemcpyDeviceToDevice, ctx->stream), "a weight's order");
+        CUDA_TRY(k_blaslt_turn(ctx->product.p, p, n, l->shape.cols, ctx->stream), "a weight's order");
+    }
+    return ST_OK;
+}
+
+status cuda_weight_ready(ops_ctx *ctx, const ops_weight *w)
+{
+    packed_layout l;
+    cuda_gemm *g;
+    if (ctx->blaslt == NULL || w->buf == NULL || w->buf->host != NULL || w->shape.type != PACKED_BF16)
+        return ST_OK;
+    if (!packed_layout_of(w->shape, &l) || w->offset % 64 != 0 || w->offset > w->buf->bytes || l.bytes > w->buf->bytes - w->offset)
+        return FAIL(ST_INVALID, "a weight [%d, %d] at %zu exceeds its buffer of %zu", w->shape.rows, w->shape.cols, w->offset, w->buf->bytes);
+    if (cuda_buf_turned(w->buf, w->offset, l.bytes) != NULL)
+        return FAIL(ST_INVALID, "a weight [%d, %d] at %zu is declared ready twice", w->shape.rows, w->shape.cols, w->offset);
+    /* Tensor cores want rows at multiples of 16 bytes. */
+    if (w->shape.cols % 8 != 0 || (!ctx->blaslt->every && (int64_t)w->shape.rows * w->shape.cols < LARGE))
+        return ST_OK;
+    TRY(cuda_enter(ctx));
+    char *p = w->buf->p + w->offset;
+    TRY(gemm_of(ctx, w->shape, p, &g));
+    if (!g->taken)
+        return ST_OK;
+    size_t bytes = (size_t)(g->part * g->stride) * sizeof(float);
+    TRY(cuda_block_grow(ctx, &ctx->product, bytes > l.panel_bytes ? bytes : l.panel_bytes, "cuBLASLt's products"));
+    TRY(cuda_buf_turn(w->buf, &(cuda_turned){w->offset, l.bytes, w->shape.rows, w->shape.cols, g}));
+    return turn(ctx, p, &l);
+}
+
+/* ---- linear ---- */
+
+int32_t cuda_blaslt_rows(const cuda_gemm *g, int32_t rows)
+{
+    return whole(rows, g->tile);
+}
+
+static status product(ops_ctx *ctx, const cuda_product *p, const gpu_mat *x, int32_t row, int32_t rows, float *y, int64_t y_stride)
+{
+    cuda_blaslt *b = ctx->blaslt;
+    const cuda_gemm *g = p->gemm;
+    cublasStatus_t r = multiply(b, g, p->w.p, (const char *)x->p + row * x->stride, x->stride / 2, rows, y, y_stride, ctx->stream);
+    if (r == CUBLAS_STATUS_SUCCESS)
+        return ST_OK;
+    return FAIL(r == CUBLAS_STATUS_ALLOC_FAILED ? ST_NO_MEMORY : ST_INTERNAL, "%s, [%d, %d] x [%d, %d]^T: %s; --gemm own computes without cuBLASLt", b->call, rows, g->k, g->n, g->k,
+                b->api->GetStatusName(r));
+}
+
+status cuda_blaslt_linear(ops_ctx *ctx, const cuda_product *p, const gpu_mat *x, int32_t rows, const int32_t *n, bool accumulate)
+{
+    const cuda_gemm *g = p->gemm;
+    gpu_blaslt_add add = {.p = p->y.p, .p_stride = p->y.stride / (int64_t)sizeof(float), .bias = p->bias, .y = p->y, .cols = g->n, .accumulate = accumulate};
+    int32_t row = 0, m;
+    if (p->straight && n == NULL && !accumulate) { /* whole tiles to where they belong */
+        for (; rows - row >= g->tile; row += m) {
+            m = (rows - row) / g->tile * g->tile;
+            m = m < g->most ? m : g->most;
+            TRY(product(ctx, p, x, row, m, (float *)(void *)((char *)p->y.p + row * p->y.stride), add.p_stride));
+        }
+        add.rows = row;
+        if (p->bias != NULL)
+            CUDA_TRY(k_blaslt_add(NULL, &add, ctx->stream), "%d rows of %d", add.rows, g->n);
+    }
+    for (add.p = ctx->product.p, add.p_stride = g->stride; row < rows; row += m) {
+        m = whole(rows - row, g->tile);
+        m = m < g->part ? m : g->part;
+        TRY(product(ctx, p, x, row, m, ctx->product.p, g->stride));
+        add.row = row;
+        add.rows = rows - row < m ? rows - row : m;
+        CUDA_TRY(k_blaslt_add(n, &add, ctx->stream), "%d rows of %d", add.rows, g->n);
+    }
+    return ST_OK;
+}
