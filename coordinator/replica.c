@@ -181,6 +181,7 @@ static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
     ctx->spin = own ? ctx->n_threads <= granted : ctx->n_threads * host_ranks <= granted;
     ctx->first_core = !ctx->spin ? -1 : own ? 0 : comm_world_host_rank(r->world) * ctx->n_threads;
     ctx->isa = r->opt.isa;
+    ctx->gemm = r->opt.gemm;
     ctx->device = r->device.device;
     comm_world_set_spin(r->world, ctx->spin);
     r->n_threads = ctx->n_threads;

@@ -30,6 +30,7 @@ typedef struct coord_replica_options {
     shard_kv_type kv_type;      /* commands default to f32 with f32 weights, else f16 */
     int32_t n_threads;          /* per rank; 0 = the host's cores divided among its ranks */
     const char *isa;            /* NULL = best */
+    const char *gemm;           /* as ops_ctx_options has it (borrowed) */
     const char *collectives;    /* sums between devices, as comm_choice_parse takes it (borrowed); NULL: by guess */
     ops_device_kind device;     /* AUTO: CUDA where every rank has a device, else the CPU */
     int32_t max_seqs;           /* 0 = 16 */

@@ -9,7 +9,7 @@
 #include "coordinator/cli/cli_util.h"
 
 enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
-       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES };
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES, OPT_GEMM };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
@@ -20,6 +20,7 @@ static const struct argp_option options[] = {
     {"pp", OPT_PP, "M", 0, "Pipeline stages", 0},
     {"compute", OPT_COMPUTE, "auto|f32", 0, "auto computes with the weights as stored; f32 expands them to f32 at load", 0},
     {"device", OPT_DEVICE, "auto|cpu|cuda", 0, "What computes (default auto: CUDA devices where every rank has one, else the CPU)", 0},
+    {"gemm", OPT_GEMM, "auto|own|cublaslt", 0, "Who multiplies by bf16 weights on GPUs: auto gives the large ones to cuBLASLt where it is installed and gives a row the same bits in every batch, cublaslt gives it all", 0},
     {"collectives", OPT_COLLECTIVES, "SIZES", 0, "How sums between GPUs go by their size, as in one-shot=256K,two-shot=8M, and beyond that NCCL (`trireme bench comm` measures)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
     {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 fp8 q8 (auto: f32 with --compute f32, else f16)", 0},
@@ -90,6 +91,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_DEVICE:
         if (!ops_device_parse(arg, &o->device))
             argp_error(state, "--device %s: auto, cpu or cuda", arg);
+        return 0;
+    case OPT_GEMM:
+        if (strcmp(arg, "auto") != 0 && strcmp(arg, "own") != 0 && strcmp(arg, "cublaslt") != 0)
+            argp_error(state, "--gemm %s: auto, own or cublaslt", arg);
+        o->gemm = arg;
         return 0;
     case OPT_COLLECTIVES:
         if (comm_choice_parse(arg, &(comm_choice){0}) != ST_OK)

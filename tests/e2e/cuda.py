@@ -4,6 +4,7 @@
     faults   each CUDA call fails in turn: an error that names it and a remedy, within the deadline
     same     tokens and log-probabilities of a checkpoint against the CPU's
     ways     sums and hand-overs between devices by each way (one shot, two, NCCL, the host's memory): the same bits, and each way says that it was taken
+    gemm     bf16 products by the own kernels and by cuBLASLt's stand-in: close to each other, each the same in any company; a library that does not serve is found out
     storm    many runs, each with a failing call or a killed rank: all end, with a reason
     bench    `trireme bench comm`
 """
@@ -227,6 +228,51 @@ def check_ways(a, report):
             report.check(got == first, f"{split}, {name}: {got} instead of {first}")
 
 
+# What the stand-in may be told to be (tests/cuda_on_host/cublaslt_emu.c), and what is said of it.
+LIBRARIES = {"none": "does not cut sums", "cut": "does not cut sums", "stream": "CUBLAS_STATUS_NOT_SUPPORTED", "rows": "other bits in another batch", "place": "other bits in another batch"}
+BF16_TOLERANCE = 0.05  # of a log-probability: another order of sums rounds an activation to bf16's other neighbour (2^-9) here and there
+
+
+def check_gemm(a, report):
+    prompts = [[(7 * i + 3 * n) % a.vocab for i in range(n)] for n in (1, 2, 3, 4, 5, 100, 60, 61)]
+    requests = [{"id": i, "prompt_ids": p, "max_tokens": 24 if len(p) < 6 else 8, "temperature": 0, "ignore_eos": True, "logprobs": 1} for i, p in enumerate(prompts)]
+    base = ("--device", "cuda", "--compute", "auto", "--stats")
+    alone, company = ("--max-seqs", "1"), ("--max-seqs", "8", "--kv-blocks", "14")
+
+    def answers(tp, pp, gemm, args, env=None):
+        said = []
+        got = generate(a.trireme, a.model, requests, tp, pp, (*base, *args, *(("--gemm", gemm) if gemm else ())), env, 300, said)
+        return got, [(x["token_ids"], x["logits_hash"]) for x in got], said[0]
+    for split in a.splits.split(","):
+        tp, pp = map(int, split.split("x"))
+        own, own_bits, said = answers(tp, pp, "own", alone)
+        report.check("cuBLASLt" not in said, f"{split}, own kernels: {said[-600:]}")
+        lt, lt_bits, said = answers(tp, pp, "cublaslt", alone)
+        told = re.search(r"cuBLASLt [0-9.]+ for (\d+) of (\d+) shapes of bf16", said)
+        report.check(told is not None and told[1] == told[2] != "0", f"{split}, cuBLASLt: {said[-600:]}")
+        report.check(lt_bits != own_bits, f"{split}: cuBLASLt's stand-in gives the own kernels' bits, so that this test sees nothing")
+        worst = max(abs(x["logprob"] - y["logprob"]) for o, c in zip(own, lt) for x, y in zip(o["logprobs"][:1], c["logprobs"][:1]))
+        report.check(worst < BF16_TOLERANCE, f"{split}: first log-probabilities differ by {worst:.1e}")
+        for env in ({}, {"CUEMU_STREAMS": "rand:5"}, {"CUEMU_STREAMS": "lazy"}):
+            _, bits, _ = answers(tp, pp, "cublaslt", company, env)
+            report.check(bits == lt_bits, f"{split}, cuBLASLt in company, {env}: {bits} instead of {lt_bits}")
+        for library, text in LIBRARIES.items():
+            _, bits, said = answers(tp, pp, "cublaslt", company, {"CUBLASLT_EMU": library})
+            lines = [x for x in said.splitlines() if "by the own kernels" in x]
+            report.check(bits == own_bits and len(lines) > 0 and all(text in x for x in lines), f"{split}, cuBLASLt {library}: {bits == own_bits} {said[-600:]}")
+        _, bits, said = answers(tp, pp, None, company, {"CUBLASLT_EMU": "missing"})
+        report.check(bits == own_bits and said.count("no cuBLASLt") == tp * pp, f"{split}, no cuBLASLt: {bits == own_bits} {said[-600:]}")
+        print(f"{split}: first log-probabilities of own kernels and cuBLASLt's stand-in differ by at most {worst:.1e}", flush=True)
+    code, _, err = answer_of(a.trireme, a.model, "--device", "cuda", "--gemm", "cublaslt", env={"CUBLASLT_EMU": "missing"})
+    report.check(code != 0 and "--gemm own" in err, f"--gemm cublaslt without it: exit code {code}: {err[-500:]}")
+    code, _, err = answer_of(a.trireme, a.model, "--gemm", "mkl")
+    report.check(code == 2 and "auto, own or cublaslt" in err, f"--gemm mkl: exit code {code}: {err[-500:]}")
+    for n in (1, 20, 80): # while the first shape is checked, another one, and in a step
+        code, _, err = answer_of(a.trireme, a.model, "--device", "cuda", "--gemm", "cublaslt", env={"CUEMU_FAIL": f"cublasLtMatmul:{n}+"})
+        told = "cublasLtMatmul, [" in err and "--gemm own" in err if code != 0 else "cublasLtMatmul fails" in err
+        report.check(told, f"cublasLtMatmul fails from call {n} on: exit code {code}: {err[-500:]}")
+
+
 def check_bench(a, report):
     for device, ranks in (("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 3)):
         code, out, err = run(a.trireme, ["bench", "comm", "--device", device, "--sizes", "1K,64K", "--hidden", "64", "-r", "2", "--json"], ranks, timeout=LIMIT)
@@ -244,7 +290,7 @@ def check_bench(a, report):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trireme", required=True)
-    p.add_argument("--what", required=True, help="device, faults, same, ways, storm, bench")
+    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, storm, bench")
     p.add_argument("--model", required=True)
     p.add_argument("--plugin", action="store_true", help="backend_cuda.so was built")
     p.add_argument("--emulated", help="the emulated plugin")
@@ -263,7 +309,7 @@ def main():
         report.skip(a.what, f"{a.model} is not there; deploy/check fetches it")
     else:
         for what in a.what.split(","):
-            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "storm": check_storm, "bench": check_bench}[what](a, report)
+            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "storm": check_storm, "bench": check_bench}[what](a, report)
     report.end()
 
 

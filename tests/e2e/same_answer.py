@@ -163,6 +163,7 @@ def main():
     p.add_argument("--compute", default="auto")
     p.add_argument("--kv-types", default="auto")
     p.add_argument("--device", default="cpu", help="what computes: cpu or cuda")
+    p.add_argument("--gemm", help="who multiplies by bf16 weights on a device: own or cublaslt")
     p.add_argument("--isas", default="", help="levels to compare, comma-separated")
     p.add_argument("--splits", default="1x1,1x2")
     p.add_argument("--longest", type=int, default=90)
@@ -197,7 +198,7 @@ def main():
 def one_model(report, a, model, isas):
     requests = [dict(r, logprobs=0) for r in prompts(24, 7, a.vocab, a.longest)]
     for kv in a.kv_types.split(","):
-        base = ["--device", a.device, "--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx)]
+        base = ["--device", a.device, "--compute", a.compute, "--kv-type", kv, "--ctx", str(a.ctx), *(["--gemm", a.gemm] if a.gemm else [])]
         alone = {}
         for split in a.splits.split(","):
             tp, pp = map(int, split.split("x"))
