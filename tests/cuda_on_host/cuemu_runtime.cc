@@ -50,6 +50,7 @@ struct cuemu_stream;
 struct event_state {
     int device;
     bool timed;
+    uint64_t number; /* in order of creation */
     uint64_t issued, done;
     cuemu_stream *stream;
     double at_ms;
@@ -127,6 +128,7 @@ static stream_mode mode;
 static uint64_t stream_random = 88172645463325252u;
 static int n_devices = 1, capability = 80, multiprocessors = 4;
 static bool guard;
+static FILE *trace;
 static size_t device_bytes = (size_t)1 << 30;
 static char *arena;
 static size_t arena_top;
@@ -162,6 +164,12 @@ static void set_one(const std::string &name, const std::string &v)
         guard = v == "1";
         if (arena != NULL && open_count == 0)
             mprotect(arena, arena_top, guard ? PROT_NONE : PROT_READ | PROT_WRITE);
+    } else if (name == "CUEMU_TRACE") {
+        if (trace != NULL)
+            fclose(trace);
+        trace = v.empty() ? NULL : fopen((v + "." + std::to_string(getpid())).c_str(), "we");
+        if (trace == NULL && !v.empty())
+            cuemu_fault("CUEMU_TRACE=%s: %s", v.c_str(), strerror(errno));
     } else if (name == "CUEMU_DEVICES") {
         n_devices = (int)number(v);
         if (n_devices < -1 || n_devices > MAX_DEVICES)
@@ -211,7 +219,7 @@ static void start(void) /* with the lock */
     for (int i = 0; i < MAX_DEVICES; i++)
         devices[i].null_stream.device = i;
     for (const char *name : {"CUEMU_ORDER", "CUEMU_STREAMS", "CUEMU_CPASYNC", "CUEMU_GUARD", "CUEMU_FAIL", "CUEMU_DEVICES", "CUEMU_MEMORY", "CUEMU_CC",
-                             "CUEMU_SMS"}) {
+                             "CUEMU_SMS", "CUEMU_TRACE"}) {
         const char *v = getenv(name);
         if (v != NULL && v[0] != 0)
             set_one(name, v);
@@ -263,6 +271,15 @@ void cuemu_forget_error(void)
     for (device_state &d : devices)
         d.sticky = cudaSuccess;
     last_error = cudaSuccess;
+}
+
+/* In the order of the calls, whatever runs when. */
+static void traced(const cuemu_stream *s, const char *what, const std::string &which)
+{
+    if (trace == NULL)
+        return;
+    fprintf(trace, "%llu %s %s\n", (unsigned long long)s->number, what, which.c_str());
+    fflush(trace);
 }
 
 /* ---- every call begins here ---- */
@@ -720,8 +737,8 @@ static void step(std::unique_lock<std::mutex> &hold, cuemu_stream *s)
 {
     if (s->busy && s->busy_thread == std::this_thread::get_id())
         cuemu_fault("a stream waits for itself");
-    if (s->busy) {
-        changed.wait(hold, [s] { return !s->busy; });
+    if (s->busy) { /* until something has changed: it may be at a wait for the caller's own stream, with what the caller waits for behind it */
+        changed.wait(hold);
         return;
     }
     if (s->queue.empty())
@@ -862,6 +879,7 @@ void cuemu_stream_call(void *stream, void (*fn)(void *), void *arg, void (*free_
     std::unique_lock<std::mutex> hold(lock);
     start();
     std::shared_ptr<void> keep(arg, free_arg != NULL ? free_arg : [](void *) {});
+    traced(stream_of((cudaStream_t)stream), "call", waits ? "waits" : "");
     submit(hold, stream_of((cudaStream_t)stream), {[fn, keep] { fn(keep.get()); }, waits});
 }
 
@@ -980,6 +998,8 @@ static cuemu_event *event_of(cudaEvent_t e)
 static cudaError_t event_make(cudaEvent_t *out, unsigned flags)
 {
     cuemu_event *e = new cuemu_event{std::make_shared<event_state>()};
+    static uint64_t made;
+    e->state->number = ++made;
     e->state->device = this_device;
     e->state->timed = (flags & cudaEventDisableTiming) == 0;
     events.insert(e);
@@ -1014,6 +1034,7 @@ static cudaError_t event_record(std::unique_lock<std::mutex> &hold, cudaEvent_t 
     cuemu_stream *s = stream_of(stream);
     if (e->device != s->device)
         return failed(cudaErrorInvalidResourceHandle);
+    traced(s, "record", std::to_string(e->number));
     if (s->cap != NULL) {
         e->within = s->cap;
         e->nodes = s->tail;
@@ -1043,6 +1064,7 @@ API cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
     BEGIN();
     event_ref e = event_of(event)->state;
     cuemu_stream *s = stream_of(stream);
+    traced(s, "wait", std::to_string(e->number));
     if (e->within != NULL) {
         if (!e->within->open)
             return failed(cudaErrorCapturedEvent);
@@ -1331,6 +1353,7 @@ cudaError_t cuemu_launch_kernel(const cuemu_launch *l, cudaStream_t stream)
         if (it->second.kind == DEVICE && it->second.device != s->device && !devices[s->device].peers[it->second.device])
             cuemu_fault("kernel %s on device %d: argument %d is memory of device %d", l->name, s->device, i, it->second.device);
     }
+    traced(s, "kernel", l->name);
     cuemu_launch copy = *l;
     int device = s->device;
     return submit(hold, s, {[copy, args, device] {
