@@ -277,6 +277,26 @@ status group_device_exchange(comm_group *g, size_t bytes, const float *const **p
     return CALL(g, exchange(g->device->d, bytes, parts, n_parts));
 }
 
+status comm_half_begin(comm_group *g, const comm_half *h, void **slot)
+{
+    TRY(ready(g, "exchange"));
+    return CALL(g, half_slot(g->device->d, h, slot));
+}
+
+status comm_half_start(comm_group *g, const comm_half *h, const float *const **parts, int *n_parts)
+{
+    TRY(ready(g, "exchange"));
+    g->stats.calls++;
+    g->stats.bytes += h->bytes;
+    return CALL(g, half_start(g->device->d, h, parts, n_parts));
+}
+
+status comm_half_wait(comm_group *g, int which)
+{
+    TRY(ready(g, "exchange"));
+    return CALL(g, half_wait(g->device->d, which));
+}
+
 status comm_group_check(comm_group *g)
 {
     comm_device_state s;

@@ -17,7 +17,7 @@
 
 #include "comm/comm.h"
 
-#define COMM_DEVICE_VERSION 2
+#define COMM_DEVICE_VERSION 3
 #define COMM_DEVICE_MAX 64  /* members of a group on devices */
 #define COMM_DEVICE_BLOB 256
 
@@ -32,6 +32,12 @@ status comm_choice_parse(const char *text, comm_choice *out);
 void comm_choice_print(const comm_choice *c, char *out, size_t bytes);
 /* Guesses from what others report of their machines: measured nowhere yet. */
 comm_choice comm_choice_default(int n_members);
+
+/* One half of an exchange that is cut in two: bytes [offset, offset + bytes) of the slots. */
+typedef struct comm_half {
+    int which; /* 0: the first, offset 0; 1: the other */
+    size_t offset, bytes;
+} comm_half;
 
 typedef struct comm_device comm_device; /* the table's own part of a group */
 
@@ -78,6 +84,9 @@ typedef struct comm_device_ops {
     bool (*piece)(const comm_device *d, int i, void **base, size_t *bytes);
     status (*slot)(comm_device *d, size_t bytes, void **slot);
     status (*exchange)(comm_device *d, size_t bytes, const float *const **parts, int *n_parts);
+    status (*half_slot)(comm_device *d, const comm_half *h, void **slot);
+    status (*half_start)(comm_device *d, const comm_half *h, const float *const **parts, int *n_parts);
+    status (*half_wait)(comm_device *d, int which);
     status (*align)(comm_device *d);
     status (*all_reduce)(comm_device *d, float *data, size_t n);
     status (*all_gather)(comm_device *d, const void *mine, const size_t *bytes, void *all);
@@ -112,6 +121,13 @@ bool comm_exchange_piece(const comm_group *g, int i, void **base, size_t *bytes)
 status comm_group_check(comm_group *g);
 /* Brings the two slots back to the first, so that a recording of operations finds at each replay the slots it was made with. */
 status comm_group_align(comm_group *g);
+
+/* An exchange in two halves: comm_exchange_begin and _end for each, with their time on a stream of their own.  comm_half_start queues the half's sum behind what the caller's
+ * stream holds so far, and leaves that stream to operations that fill the other half's slot; what is queued after comm_half_wait follows the sum.  Both halves of a
+ * caller's n-th exchange are begun before either's n + 1st, each half is waited for before it is begun again, and both are before anything else of the group. */
+status comm_half_begin(comm_group *g, const comm_half *h, void **slot);
+status comm_half_start(comm_group *g, const comm_half *h, const float *const **parts, int *n_parts);
+status comm_half_wait(comm_group *g, int which);
 
 /* In device memory, queued on the stream; buffers 16-byte aligned and the stream's until the operation has ended. */
 status comm_device_all_reduce(comm_group *g, float *data, size_t n);

@@ -232,6 +232,7 @@ static status make_worker(coord_replica *r)
         .max_context = r->opt.max_context,
         .timeout_ms = r->opt.timeout_ms,
         .collectives = r->opt.collectives,
+        .overlap_rows = r->opt.overlap_rows == 0 ? COORD_OVERLAP_ROWS : r->opt.overlap_rows < 0 ? 0 : r->opt.overlap_rows,
         .quiet = r->opt.quiet || r->rank != 0,
         .grammars = r->opt.grammars,
     };

@@ -17,7 +17,10 @@
 #include "shard/checkpoint.h"
 #include "shard/plan/plan.h"
 
-enum { COORD_BATCHED_TOKENS = 512 }; /* token budget of a step, where none is given */
+enum {
+    COORD_BATCHED_TOKENS = 512, /* token budget of a step, where none is given */
+    COORD_OVERLAP_ROWS = 512    /* tokens of a step that is cut in two between GPUs, likewise: half of it still keeps a GPU at arithmetic; measured nowhere yet */
+};
 
 typedef struct coord_replica coord_replica;
 
@@ -32,6 +35,7 @@ typedef struct coord_replica_options {
     const char *isa;            /* NULL = best */
     const char *gemm;           /* as ops_ctx_options has it (borrowed) */
     const char *collectives;    /* sums between devices, as comm_choice_parse takes it (borrowed); NULL: by guess */
+    int32_t overlap_rows;       /* as worker_options.overlap_rows, but 0 = COORD_OVERLAP_ROWS, negative: never */
     ops_device_kind device;     /* AUTO: CUDA where every rank has a device, else the CPU */
     int32_t max_seqs;           /* 0 = 16 */
     int32_t max_batched_tokens; /* 0 = COORD_BATCHED_TOKENS */

@@ -1,6 +1,7 @@
 /* worker/exchange.c - what a rank gives to others and gets from them: partial sums inside a stage, the residual stream between stages.
  *
- * On devices that can (comm/device.h) both are queued on the context's stream and the host waits for nothing; else both go through the host's memory. */
+ * On devices that can (comm/device.h) both are queued on the context's stream, the sums of a step in two pieces on one of their own, and the host waits for nothing; else both go
+ * through the host's memory. */
 #include "base/log.h"
 #include "worker/worker_internal.h"
 
@@ -124,34 +125,55 @@ static int32_t rows_on_devices(const worker *w)
 
 /* ---- inside a stage ---- */
 
+/* The piece's bytes in the slots. */
+static comm_half half_of(const worker *w, size_t row_bytes)
+{
+    return (comm_half){(int)(w->now - w->piece), row_bytes * (size_t)w->now->row, row_bytes * (size_t)w->now->n_rows};
+}
+
 status worker_slot(worker *w, int32_t rows, ops_mat *out)
 {
     size_t stride = ops_row_bytes(OPS_F32, w->arch->hidden);
+    comm_half h = half_of(w, stride);
     *out = (ops_mat){.buf = w->exchange, .type = OPS_F32, .cols = w->arch->hidden, .stride = stride};
     if (w->exchange_base == NULL)
         return ST_OK;
     void *memory;
-    TRY(comm_exchange_begin(w->group, stride * (size_t)rows, &memory));
+    TRY(w->n_pieces > 1 ? comm_half_begin(w->group, &h, &memory) : comm_exchange_begin(w->group, stride * (size_t)rows, &memory));
     out->offset = (size_t)((char *)memory - w->exchange_base);
     return ST_OK;
 }
 
 status worker_slot_sum(worker *w)
 {
+    worker_piece *p = w->now;
     if (w->exchange_base == NULL) {
-        w->parts = &w->alone;
-        w->n_parts = 1;
+        p->parts = &w->alone;
+        p->n_parts = 1;
         return ST_OK;
     }
     size_t row = ops_row_bytes(OPS_F32, w->arch->hidden), bytes = row * (size_t)w->n_rows;
+    if (w->n_pieces > 1) {
+        comm_half h = half_of(w, row);
+        p->under_way = true;
+        return comm_half_start(w->group, &h, &p->parts, &p->n_parts);
+    }
     if (comm_group_on_device(w->group))
-        return comm_exchange_end(w->group, row * (size_t)rows_on_devices(w), &w->parts, &w->n_parts);
+        return comm_exchange_end(w->group, row * (size_t)rows_on_devices(w), &p->parts, &p->n_parts);
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
     worker_note(w, WORKER_EXCHANGE);
-    status st = comm_exchange_end(w->group, bytes, &w->parts, &w->n_parts);
+    status st = comm_exchange_end(w->group, bytes, &p->parts, &p->n_parts);
     w->times.exchange_seconds += log_clock() - started;
     return st;
+}
+
+status worker_slot_wait(worker *w)
+{
+    if (!w->now->under_way)
+        return ST_OK;
+    w->now->under_way = false;
+    return comm_half_wait(w->group, (int)(w->now - w->piece));
 }
 
 status worker_exchange_check(worker *w)

@@ -2,7 +2,17 @@
  *
  * shard/plan/arch.h draws the block.  Sums over the stage's ranks are lazy: a rank's output projection writes its partial into an exchange
  * slot, and the next norm adds the ranks' partials to the residual stream while it reads it (ops_parts), so that a block has two
- * synchronisations (one where attention and MLP are parallel) and no pass of its own for the sum. */
+ * synchronisations (one where attention and MLP are parallel) and no pass of its own for the sum.
+ *
+ * A segment is what lies between two such sums: it begins with the norm that takes in the sum before, and ends with the sum it starts.  Where devices sum (comm/device.h), a step of
+ * many rows, whose time is mostly arithmetic, is cut in two pieces (sequence.c), which take turns segment by segment: while one piece's sum travels on a stream of its
+ * own, the other's segment is computed.
+ *
+ *   operations   A seg 1 | B seg 1       | A seg 2       | B seg 2       | A seg 3 ...
+ *   sums                 | A's of seg 1  | B's of seg 1  | A's of seg 2  | ...
+ *
+ * A sequence may lie in both pieces: its first rows' keys and values of a layer are written before the others' attention of that layer is queued.  Every row has the same bits
+ * however a step is cut, so that the threshold may be any. */
 #include <string.h>
 
 #include "base/log.h"
@@ -14,6 +24,12 @@ static ops_mat mat_as(ops_mat m, ops_type type, int32_t cols)
     m.type = type;
     m.cols = cols;
     m.stride = ops_row_bytes(type, cols);
+    return m;
+}
+
+static ops_mat rows_from(ops_mat m, int32_t row)
+{
+    m.offset += (size_t)row * m.stride;
     return m;
 }
 
@@ -80,9 +96,10 @@ typedef struct norm_place { /* which weights a norm uses */
 static status norm(worker *w, ops_mat x, const norm_place *at, const formats *f, ops_mat *h, bool select)
 {
     static const ops_vec none;
+    TRY(worker_slot_wait(w));
     ops_norm_args a = {
         .x = x,
-        .parts = {w->parts, w->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
+        .parts = {w->now->parts, w->now->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
         .select = select,
         .part_bias = at->part_bias != NULL ? *at->part_bias : none,
         .residual_scale = w->arch->residual_multiplier,
@@ -101,8 +118,8 @@ static status norm(worker *w, ops_mat x, const norm_place *at, const formats *f,
     }
     for (int32_t i = 0; i < f->n; i++)
         a.y[i] = h[i] = mat_as(h[i], f->type[i], w->arch->hidden);
-    TRY(w->ops->norm(w->ctx, w->batch, &a));
-    w->n_parts = 0;
+    TRY(w->ops->norm(w->ctx, w->now->batch, &a));
+    w->now->n_parts = 0;
     return ST_OK;
 }
 
@@ -168,7 +185,7 @@ static status qkv_finish(worker *w, int32_t layer)
         .kv_group = sl->kv_group,
         .kv_layer = w->kv_layer[layer - w->rank->layer_begin],
     };
-    return w->ops->qkv(w->ctx, w->batch, &q);
+    return w->ops->qkv(w->ctx, w->now->batch, &q);
 }
 
 /* q, k, v of h; attention; this rank's partial of the output projection into *slot, an exchange slot begun here: after the squares' own sum,
@@ -181,7 +198,7 @@ static status attention(worker *w, int32_t layer, const formats *f, const ops_ma
     const product qkv[3] = {{&ww->matrix[SHARD_Q], &ww->vector[SHARD_Q_B], w->q},
                             {&ww->matrix[SHARD_K], &ww->vector[SHARD_K_B], w->k},
                             {&ww->matrix[SHARD_V], &ww->vector[SHARD_V_B], w->v}};
-    TRY(products(w, f, h, w->n_rows, qkv, 3, false));
+    TRY(products(w, f, h, w->now->n_rows, qkv, 3, false));
     TRY(qkv_finish(w, layer));
     const shard_layer *sl = &a->layers[layer];
     const ops_weight *o = &ww->matrix[SHARD_O];
@@ -206,11 +223,11 @@ static status attention(worker *w, int32_t layer, const formats *f, const ops_ma
         .y = att,
         .y_col = (int32_t)(r->heads.begin * a->head_dim - r->o_cols.begin),
     };
-    TRY(w->ops->attention(w->ctx, w->batch, &at));
-    TRY(worker_slot(w, w->n_rows, slot));
+    TRY(w->ops->attention(w->ctx, w->now->batch, &at));
+    TRY(worker_slot(w, w->now->n_rows, slot));
     static const ops_vec none;
     const product po = {o, &none, *slot};
-    return products(w, &of, &att, w->n_rows, &po, 1, false);
+    return products(w, &of, &att, w->now->n_rows, &po, 1, false);
 }
 
 /* This rank's partial of the MLP into `slot` (added to what is there with `accumulate`). */
@@ -221,14 +238,14 @@ static status mlp(worker *w, int32_t layer, const formats *f, const ops_mat *h, 
     const worker_weights *ww = &w->layers[layer - r->layer_begin];
     const product in[2] = {{&ww->matrix[SHARD_GATE], &ww->vector[SHARD_GATE_B], w->gate},
                            {&ww->matrix[SHARD_UP], &ww->vector[SHARD_UP_B], w->up}};
-    TRY(products(w, f, h, w->n_rows, in, 2, false));
+    TRY(products(w, f, h, w->now->n_rows, in, 2, false));
     static const ops_activation activations[] = {[SHARD_ACT_SILU] = OPS_SILU, [SHARD_ACT_GELU] = OPS_GELU,
         [SHARD_ACT_GELU_TANH] = OPS_GELU_TANH, [SHARD_ACT_RELU] = OPS_RELU, [SHARD_ACT_RELU2] = OPS_RELU2};
     const ops_weight *down = &ww->matrix[SHARD_DOWN];
     formats df = {.n = 0};
     formats_want(w, &df, down);
     ops_mat act = mat_as(w->act, df.type[0], down->shape.cols);
-    ops_gate_args g = {.rows = w->n_rows, .gate = w->up, .activation = activations[a->activation], .y = act,
+    ops_gate_args g = {.rows = w->now->n_rows, .gate = w->up, .activation = activations[a->activation], .y = act,
                        .y_col = (int32_t)(r->channels.begin - r->down_cols.begin)};
     if (a->mlp == SHARD_MLP_GATED) {
         g.gate = w->gate;
@@ -237,7 +254,7 @@ static status mlp(worker *w, int32_t layer, const formats *f, const ops_mat *h, 
     TRY(w->ops->gate(w->ctx, &g));
     static const ops_vec none;
     const product pd = {down, &none, slot};
-    return products(w, &df, &act, w->n_rows, &pd, 1, accumulate);
+    return products(w, &df, &act, w->now->n_rows, &pd, 1, accumulate);
 }
 
 static void phase_end(double *started, double exchange_before, const worker *w, double *phase)
@@ -252,7 +269,7 @@ static norm_place first_norm(const worker *w, int32_t layer)
 {
     const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
     norm_place at = {.present = w->arch->attn_norm, .weight = &ww->vector[SHARD_ATTN_NORM], .bias = &ww->vector[SHARD_ATTN_NORM_B]};
-    if (layer > w->rank->layer_begin && w->n_parts > 0) {
+    if (layer > w->rank->layer_begin && w->now->n_parts > 0) {
         const worker_weights *before = ww - 1;
         at.post_present = w->arch->post_mlp_norm;
         at.post = &before->vector[SHARD_POST_MLP_NORM];
@@ -275,29 +292,39 @@ static norm_place second_norm(const worker *w, int32_t layer, bool takes_sum)
     return at;
 }
 
-static status block_sequential(worker *w, int32_t layer, ops_mat x)
+/* ---- segments ---- */
+
+static status block_attention(worker *w, int32_t layer, ops_mat x)
 {
     const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
     worker_note(w, WORKER_ATTENTION);
     double started = log_clock(), waited = w->times.exchange_seconds;
-    formats fa = {.n = 0}, fm = {.n = 0};
-    formats_want(w, &fa, &ww->matrix[SHARD_Q]);
-    formats_want(w, &fa, &ww->matrix[SHARD_K]);
-    formats_want(w, &fa, &ww->matrix[SHARD_V]);
-    formats_want(w, &fm, &ww->matrix[SHARD_GATE]);
-    formats_want(w, &fm, &ww->matrix[SHARD_UP]);
+    formats f = {.n = 0};
+    formats_want(w, &f, &ww->matrix[SHARD_Q]);
+    formats_want(w, &f, &ww->matrix[SHARD_K]);
+    formats_want(w, &f, &ww->matrix[SHARD_V]);
     norm_place at = first_norm(w, layer);
-    TRY(norm(w, x, &at, &fa, w->h, false));
+    TRY(norm(w, x, &at, &f, w->h, false));
     ops_mat slot;
-    TRY(attention(w, layer, &fa, w->h, &slot));
+    TRY(attention(w, layer, &f, w->h, &slot));
     TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.attention_seconds);
-    waited = w->times.exchange_seconds;
+    return ST_OK;
+}
+
+static status block_mlp(worker *w, int32_t layer, ops_mat x)
+{
+    const worker_weights *ww = &w->layers[layer - w->rank->layer_begin];
     worker_note(w, WORKER_MLP);
-    at = second_norm(w, layer, true);
-    TRY(norm(w, x, &at, &fm, w->h, false));
-    TRY(worker_slot(w, w->n_rows, &slot));
-    TRY(mlp(w, layer, &fm, w->h, slot, false));
+    double started = log_clock(), waited = w->times.exchange_seconds;
+    formats f = {.n = 0};
+    formats_want(w, &f, &ww->matrix[SHARD_GATE]);
+    formats_want(w, &f, &ww->matrix[SHARD_UP]);
+    norm_place at = second_norm(w, layer, true);
+    TRY(norm(w, x, &at, &f, w->h, false));
+    ops_mat slot;
+    TRY(worker_slot(w, w->now->n_rows, &slot));
+    TRY(mlp(w, layer, &f, w->h, slot, false));
     TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.mlp_seconds);
     return ST_OK;
@@ -331,13 +358,15 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
     return ST_OK;
 }
 
-/* Each rank looks up the rows it holds, the ranks' parts are added, and the sum replaces x. */
-static status embed(worker *w, ops_mat x)
+/* Each rank looks up the rows it holds, the ranks' parts are added ... */
+static status embed(worker *w, int32_t layer, ops_mat x)
 {
+    (void)layer;
+    (void)x;
     worker_note(w, WORKER_EMBED);
     double started = log_clock(), waited = w->times.exchange_seconds;
     ops_mat slot;
-    TRY(worker_slot(w, w->n_rows, &slot));
+    TRY(worker_slot(w, w->now->n_rows, &slot));
     ops_embed_args e = {
         .w = w->outside.matrix[SHARD_TOKEN_EMBED],
         .row_begin = (int32_t)w->rank->embed_rows.begin,
@@ -347,11 +376,21 @@ static status embed(worker *w, ops_mat x)
     };
     if (w->rank->tp_index == 0) /* positions join the sum once */
         e.positions = w->outside.matrix[SHARD_POS_EMBED];
-    TRY(w->ops->embed(w->ctx, w->batch, &e));
+    TRY(w->ops->embed(w->ctx, w->now->batch, &e));
     TRY(worker_slot_sum(w));
+    phase_end(&started, waited, w, &w->times.embed_seconds);
+    return ST_OK;
+}
+
+/* ... and the sum replaces x. */
+static status embed_sum(worker *w, int32_t layer, ops_mat x)
+{
+    (void)layer;
+    double started = log_clock();
+    TRY(worker_slot_wait(w));
     ops_norm_args a = {
         .x = x,
-        .parts = {w->parts, w->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
+        .parts = {w->now->parts, w->now->n_parts, ops_row_bytes(OPS_F32, w->arch->hidden) / sizeof(float)},
         .replace = true,
         .residual_scale = 1.0f,
         .post = norm_kind(w, w->arch->embed_norm),
@@ -359,19 +398,20 @@ static status embed(worker *w, ops_mat x)
         .post_bias = w->outside.vector[SHARD_EMBED_NORM_B],
         .eps = w->arch->norm_eps,
     };
-    TRY(w->ops->norm(w->ctx, w->batch, &a));
-    w->n_parts = 0;
-    phase_end(&started, waited, w, &w->times.embed_seconds);
+    TRY(w->ops->norm(w->ctx, w->now->batch, &a));
+    w->now->n_parts = 0;
+    phase_end(&started, w->times.exchange_seconds, w, &w->times.embed_seconds);
     return ST_OK;
 }
 
 /* What follows the last layer of this stage: the pending sum, and on the last stage the final norm of the rows whose logits are wanted. */
-static status finish(worker *w, ops_mat x)
+static status finish(worker *w, int32_t layer, ops_mat x)
 {
+    (void)layer;
     int32_t last = w->rank->layer_end - 1 - w->rank->layer_begin;
     norm_place at = {.present = false};
     formats f = {.n = 0};
-    if (last >= 0 && w->n_parts > 0) {
+    if (last >= 0 && w->now->n_parts > 0) {
         const worker_weights *before = &w->layers[last];
         at.post_present = w->arch->post_mlp_norm;
         at.post = &before->vector[SHARD_POST_MLP_NORM];
@@ -380,20 +420,20 @@ static status finish(worker *w, ops_mat x)
     }
     if (!w->last_stage)
         return norm(w, x, &at, &f, w->h, false);
-    if (w->n_out == 0)
-        return ST_OK;
+    if (w->now->n_out == 0)
+        return worker_slot_wait(w);
     double started = log_clock();
     worker_note(w, WORKER_HEAD);
     at.present = true;
     at.weight = &w->outside.vector[SHARD_FINAL_NORM];
     at.bias = &w->outside.vector[SHARD_FINAL_NORM_B];
     formats_want(w, &f, &w->outside.matrix[SHARD_HEAD]);
-    ops_mat y[2] = {w->y, w->h[0]};
     if (w->n_out > w->n_sampled && f.type[0] != OPS_F32)
         f.type[f.n++] = OPS_F32;
+    w->y = mat_as(w->y, f.type[0], w->arch->hidden);
+    w->pooled = f.n > 1 ? mat_as(w->h[0], f.type[1], w->arch->hidden) : w->y;
+    ops_mat y[2] = {rows_from(w->y, w->now->out), rows_from(w->pooled, w->now->out)};
     TRY(norm(w, x, &at, &f, y, true));
-    w->y = y[0];
-    w->pooled = y[f.n - 1];
     phase_end(&started, w->times.exchange_seconds, w, &w->times.head_seconds);
     return ST_OK;
 }
@@ -403,8 +443,7 @@ status worker_head(worker *w, int32_t begin, int32_t n)
     const ops_weight *head = &w->outside.matrix[SHARD_HEAD];
     formats f = {.n = 0};
     formats_want(w, &f, head);
-    ops_mat y = w->y;
-    y.offset += (size_t)begin * y.stride;
+    ops_mat y = rows_from(w->y, begin);
     const product p = {head, &w->outside.vector[SHARD_HEAD_B], w->logits};
     return products(w, &f, &y, n, &p, 1, false);
 }
@@ -417,19 +456,35 @@ static bool repeats(const worker *w)
     return w->ops->graph_begin != NULL && on_device && w->arch->qk_norm != SHARD_QK_NORM_FULL && w->n_rows == w->n_spans && all_sampled;
 }
 
+typedef status (*segment)(worker *w, int32_t layer, ops_mat x);
+
+/* The segment of each piece of the step, one after the other. */
+static status in_turn(worker *w, segment s, int32_t layer, ops_mat x)
+{
+    for (int32_t i = 0; i < w->n_pieces; i++) {
+        w->now = &w->piece[i];
+        TRY(s(w, layer, rows_from(x, w->now->row)));
+    }
+    return ST_OK;
+}
+
 static status layers(worker *w, ops_mat x)
 {
     for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++) {
         w->layer = l;
-        TRY(w->arch->parallel_block ? block_parallel(w, l, x) : block_sequential(w, l, x));
+        TRY(in_turn(w, w->arch->parallel_block ? block_parallel : block_attention, l, x));
+        if (!w->arch->parallel_block)
+            TRY(in_turn(w, block_mlp, l, x));
     }
-    return finish(w, x);
+    return in_turn(w, finish, w->layer, x);
 }
 
 /* One stage of the step. */
 static status whole(worker *w, ops_mat x, int which)
 {
-    TRY(w->first_stage ? embed(w, x) : worker_receive(w, x));
+    TRY(w->first_stage ? in_turn(w, embed, w->layer, x) : worker_receive(w, x));
+    if (w->first_stage)
+        TRY(in_turn(w, embed_sum, w->layer, x));
     TRY(layers(w, x));
     return w->last_stage ? ST_OK : worker_hand_on(w, x, which);
 }
@@ -440,10 +495,8 @@ static status decode(worker *w, ops_mat x, int which)
     bool played;
     TRY(comm_group_align(w->group)); /* at its end too: each time it is played it finds the exchange slots that it was recorded with */
     TRY(w->ops->graph_begin(w->ctx, w->batch, &played));
-    if (played) {
-        w->n_parts = 0;
+    if (played)
         return ST_OK;
-    }
     TRY(whole(w, x, which));
     TRY(comm_group_align(w->group));
     return w->ops->graph_end(w->ctx);
@@ -454,6 +507,5 @@ status worker_forward(worker *w, uint64_t step_number)
     int which = (int)(step_number & 1); /* two buffers: one may still be on its way to the next stage */
     ops_mat x = w->x[which];
     TRY(worker_handed_on(w, which));
-    w->n_parts = 0;
     return repeats(w) ? decode(w, x, which) : whole(w, x, which);
 }

@@ -16,6 +16,8 @@ status worker_seqs_create(worker *w)
     size_t rows = (size_t)o->max_batched_tokens, seqs = (size_t)o->max_seqs;
     TRY(mem_calloc(seqs, sizeof(*w->seqs), "sequences", &w->seqs));
     TRY(mem_calloc(seqs, sizeof(*w->spans), "sequences", &w->spans));
+    if (w->batch_more != NULL)
+        TRY(mem_calloc(seqs, sizeof(*w->spans), "sequences", &w->spans_more));
     TRY(mem_calloc(rows, sizeof(*w->tokens), "step", &w->tokens));
     TRY(mem_calloc(rows, sizeof(*w->out_rows), "step", &w->out_rows));
     TRY(mem_calloc(rows, sizeof(*w->outs), "step", &w->outs));
@@ -44,6 +46,7 @@ void worker_seqs_destroy(worker *w)
         free(w->tables[g]);
     free(w->seqs);
     free(w->spans);
+    free(w->spans_more);
     free(w->tokens);
     free(w->out_rows);
     free(w->outs);
@@ -213,6 +216,55 @@ static status spans_apply(worker *w, const step *s, bool pooled, int32_t *n, int
     return ST_OK;
 }
 
+/* Whether the step is cut: the same on all ranks of a stage.  Steps in which each sequence has one row are recorded and played instead, and short. */
+static bool cuts(const worker *w)
+{
+    return w->batch_more != NULL && comm_group_on_device(w->group) && w->n_rows != w->n_spans && w->n_rows >= 2 && w->n_rows >= w->opt.overlap_rows;
+}
+
+/* The spans before row `cut` stay in w->spans, what lies behind goes to w->spans_more; how many there are of each. */
+static void spans_cut(worker *w, int32_t cut, int32_t n[2])
+{
+    n[0] = n[1] = 0;
+    for (int32_t i = 0; i < w->n_spans; i++) {
+        ops_span first = w->spans[i], more = first;
+        int32_t before = cut - first.row < 0 ? 0 : cut - first.row < first.n_rows ? cut - first.row : first.n_rows;
+        first.n_rows = before;
+        more.row += before - cut;
+        more.n_rows -= before;
+        more.position += before;
+        if (first.n_rows > 0)
+            w->spans[n[0]++] = first;
+        if (more.n_rows > 0)
+            w->spans_more[n[1]++] = more;
+    }
+}
+
+/* The two pieces of a step, by rows; a span may lie in both. */
+static status pieces_set(worker *w, const ops_batch_desc *whole)
+{
+    int32_t cut = (w->n_rows + 1) / 2, out = 0, n[2];
+    spans_cut(w, cut, n);
+    while (out < w->n_out && w->out_rows[out] < cut)
+        out++;
+    for (int32_t i = out; i < w->n_out; i++)
+        w->out_rows[i] -= cut;
+    w->piece[0] = (worker_piece){.batch = w->batch, .n_rows = cut, .n_out = out};
+    w->piece[1] = (worker_piece){.batch = w->batch_more, .row = cut, .n_rows = w->n_rows - cut, .out = out, .n_out = w->n_out - out};
+    for (w->n_pieces = 0; w->n_pieces < 2; w->n_pieces++) {
+        const worker_piece *p = &w->piece[w->n_pieces];
+        ops_batch_desc d = *whole;
+        d.n_rows = p->n_rows;
+        d.tokens += p->row;
+        d.n_spans = n[w->n_pieces];
+        d.spans = w->n_pieces == 0 ? w->spans : w->spans_more;
+        d.n_out = p->n_out;
+        d.out_rows += p->out;
+        TRY(w->ops->batch_set(w->ctx, p->batch, &d));
+    }
+    return ST_OK;
+}
+
 status worker_seqs_apply(worker *w, const step *s)
 {
     w->n_rows = w->n_out = 0;
@@ -236,5 +288,10 @@ status worker_seqs_apply(worker *w, const step *s)
         d.tables[g] = w->tables[g];
         d.n_table[g] = used[g];
     }
+    if (cuts(w))
+        return pieces_set(w, &d);
+    w->n_pieces = 1;
+    w->now = &w->piece[0];
+    *w->now = (worker_piece){.batch = w->batch, .n_rows = w->n_rows, .n_out = w->n_out};
     return w->ops->batch_set(w->ctx, w->batch, &d);
 }

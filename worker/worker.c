@@ -111,7 +111,13 @@ static status batch_create(worker *w)
         limits.ropes[i] = (ops_rope_spec){p->dims, p->interleaved, p->n_sets, {p->inv_freq[0], p->inv_freq[1]},
                                           {p->attention_factor[0], p->attention_factor[1]}};
     }
-    return w->ops->batch_create(w->ctx, &limits, &w->batch);
+    TRY(w->ops->batch_create(w->ctx, &limits, &w->batch));
+    /* QK_NORM_FULL sums through the host's memory in the middle of a block. */
+    if (w->opt.plan->tp == 1 || w->ops->collectives == NULL || a->qk_norm == SHARD_QK_NORM_FULL || w->opt.overlap_rows < 1 || w->opt.overlap_rows > w->opt.max_batched_tokens)
+        return ST_OK;
+    limits.max_rows = (w->opt.max_batched_tokens + 1) / 2;
+    limits.max_out = limits.max_rows;
+    return w->ops->batch_create(w->ctx, &limits, &w->batch_more);
 }
 
 /* Slopes of ALiBi (arXiv:2108.12409) of this rank's heads. */
@@ -202,8 +208,11 @@ void worker_destroy(worker **worker_)
     worker_seqs_destroy(w);
     worker_grammars_destroy(w);
     if (w->ctx != NULL) {
-        if (w->batch != NULL)
-            w->ops->batch_destroy(w->ctx, &w->batch);
+        ops_batch **const batches[] = {&w->batch, &w->batch_more};
+        for (size_t i = 0; i < ARRAY_LEN(batches); i++) {
+            if (*batches[i] != NULL)
+                w->ops->batch_destroy(w->ctx, batches[i]);
+        }
         for (int g = 0; g < STEP_MAX_KV_GROUPS; g++) {
             if (w->kv[g] != NULL)
                 w->ops->kv_destroy(w->ctx, &w->kv[g]);

@@ -32,6 +32,7 @@ typedef struct worker_options {
     int64_t kv_blocks[OPS_MAX_KV_GROUPS]; /* of each KV group */
     int timeout_ms;
     const char *collectives;      /* how sums between devices go by size, as comm_choice_parse takes it; NULL: comm_choice_default */
+    int32_t overlap_rows;         /* between devices: a step of so many rows or more is computed in two pieces that take turns, one's sums under way meanwhile; 0: never */
     bool quiet;                   /* no progress display while loading */
     bool grammars;                /* be ready for grammars before the first one comes, where the checkpoint's tokenizer allows any */
 } worker_options;

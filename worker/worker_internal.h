@@ -69,6 +69,16 @@ typedef struct worker_lookup {
     int32_t before;     /* tokens of this rank's slice that are likelier */
 } worker_lookup;
 
+/* Rows of a step that operations take together: all of them, or some of a step that is cut in two. */
+typedef struct worker_piece {
+    ops_batch *batch;
+    int32_t row, n_rows;  /* its first row in the step */
+    int32_t out, n_out;   /* and its first row whose logits are wanted among the step's */
+    const float *const *parts; /* partial sums waiting for the next norm */
+    int32_t n_parts;
+    bool under_way;       /* their sum, which is to be waited for */
+} worker_piece;
+
 struct worker {
     worker_options opt;
     const shard_arch *arch;
@@ -95,7 +105,7 @@ struct worker {
     ops_mat x[2], h[2], q, k, v, att, gate, up, act, y, logits, adjusted;
     int32_t logits_rows;
     float *sumsq; /* [2 * max rows] for QK_NORM_FULL */
-    ops_batch *batch;
+    ops_batch *batch, *batch_more; /* of a step or its first piece, and of the other; NULL: none is cut */
     comm_group *group;  /* this stage's ranks */
     ops_buf *exchange;  /* the group's memory, in which exchange slots lie; of a rank alone on a device, device memory for its one slot */
     char *exchange_base; /* where that lies, on the host or (comm_group_on_device) on the device; NULL: a rank alone on a device */
@@ -108,14 +118,14 @@ struct worker {
 
     /* the step being computed */
     worker_seq *seqs; /* [max_seqs] */
-    ops_span *spans;
+    ops_span *spans, *spans_more; /* of the other piece */
     int32_t *tokens, *tables[STEP_MAX_KV_GROUPS], *out_rows;
     worker_out *outs;
     int32_t n_rows, n_out, n_spans;
     int32_t n_sampled; /* outs before this one need logits; the others are pooled */
     ops_mat pooled;    /* [n_out, hidden] f32: the final norm's output, where something is pooled */
-    const float *const *parts; /* partial sums waiting for the next norm */
-    int32_t n_parts;
+    worker_piece piece[2], *now; /* now: the one being computed */
+    int32_t n_pieces;
 
     /* sampling */
     ops_sample_row *sample_rows;
@@ -151,7 +161,7 @@ status worker_weights_load(worker *w);
 /* sequence.c */
 status worker_seqs_create(worker *w);
 void worker_seqs_destroy(worker *w);
-/* Applies retirements, admissions and spans; fills spans, tokens, tables, outs, n_rows, n_out. */
+/* Applies retirements, admissions and spans; fills spans, tokens, tables, outs, n_rows, n_out, and the pieces. */
 status worker_seqs_apply(worker *w, const step *s);
 /* A token of the sequence, in order: of the prompt, sampled, or sampled before and replayed.  Last stage only. */
 status worker_seq_saw(worker *w, worker_seq *q, int32_t token, bool in_prompt);
@@ -194,10 +204,11 @@ status worker_exchange_create(worker *w);
 status worker_stages_create(worker *w);
 /* After everything that works in the context, before the context. */
 void worker_exchange_destroy(worker *w);
-/* The exchange slot of this stage's group as a matrix [rows, hidden] f32. */
+/* The exchange slot of this stage's group, or the piece's share of it, as a matrix [rows, hidden] f32. */
 status worker_slot(worker *w, int32_t rows, ops_mat *out);
-/* The stage's partial sums in its ranks' slots: parts and n_parts, for the next norm. */
+/* The stage's partial sums in its ranks' slots: the piece's parts and n_parts, for the next norm, which waits for them. */
 status worker_slot_sum(worker *w);
+status worker_slot_wait(worker *w);
 /* x of the step from the stage before; to the stage after. */
 status worker_receive(worker *w, ops_mat x);
 status worker_hand_on(worker *w, ops_mat x, int which);

@@ -41,17 +41,46 @@ status nccl_comm_cuda_failed(const comm_device *d, cudaError_t e, const char *fi
 
 /* ---- starting ---- */
 
+/* NCCL's gather writes equal slices: beyond the sums' end by less than this. */
+static size_t result_pad(const comm_device *d)
+{
+    return mem_align((size_t)d->n * 16, 64);
+}
+
+/* The halves' own stream, before other work where the device has to choose: whoever waits for a sum has nothing else to do. */
+static status side_create(comm_device *d)
+{
+    int least, greatest;
+    COMM_CUDA_TRY(d, cudaDeviceGetStreamPriorityRange(&least, &greatest), WORK);
+    COMM_CUDA_TRY(d, cudaStreamCreateWithPriority(&d->side, cudaStreamNonBlocking, greatest), WORK);
+    cudaEvent_t *const events[] = {&d->filled, &d->summed[0], &d->summed[1]};
+    for (size_t i = 0; i < ARRAY_LEN(events); i++)
+        COMM_CUDA_TRY(d, cudaEventCreateWithFlags(events[i], cudaEventDisableTiming), WORK);
+    return ST_OK;
+}
+
+static void side_destroy(comm_device *d)
+{
+    const cudaEvent_t events[] = {d->filled, d->summed[0], d->summed[1]};
+    for (size_t i = 0; i < ARRAY_LEN(events); i++)
+        if (events[i] != NULL)
+            (void)cudaEventDestroy(events[i]);
+    if (d->side != NULL)
+        (void)cudaStreamDestroy(d->side);
+}
+
 static status memory_create(comm_device *d)
 {
     void *p;
     if (d->slot_bytes > 0) {
-        d->result_bytes = mem_align(d->slot_bytes + (size_t)d->n * 16, 256);
+        d->result_bytes = mem_align(d->slot_bytes + 2 * result_pad(d), 256);
         if (!mem_mul(d->slot_bytes, 2, &d->shared_bytes) || !mem_add(d->shared_bytes, d->result_bytes + FLAG_BYTES, &d->shared_bytes))
             return FAIL(ST_LIMIT, "%zu bytes of exchange", d->slot_bytes);
         COMM_CUDA_TRY(d, cudaMalloc(&p, d->shared_bytes), "slots of the exchange");
         d->shared = p;
         d->map[d->me] = p;
         COMM_CUDA_TRY(d, cudaMemsetAsync(p, 0, d->shared_bytes, d->stream), "slots of the exchange");
+        TRY(side_create(d));
     }
     COMM_CUDA_TRY(d, cudaMalloc(&p, GPU_COMM_OWN * sizeof(uint32_t)), WORK);
     d->gpu.own = p;
@@ -97,6 +126,9 @@ static void comm_destroy(comm_device **out, bool clean)
     (void)cudaSetDevice(d->device);
     nccl_stop(d, clean);
     (void)cudaStreamSynchronize(d->stream); /* an abort has freed it */
+    if (d->side != NULL)
+        (void)cudaStreamSynchronize(d->side);
+    side_destroy(d);
     for (int i = 0; i < d->n; i++)
         if (i != d->me && d->map[i] != NULL)
             (void)cudaIpcCloseMemHandle(d->map[i]);
@@ -120,7 +152,7 @@ static status comm_create(const comm_device_members *m, void *blob, comm_device 
     d->me = m->me;
     d->device = m->device;
     d->timeout_ms = m->timeout_ms;
-    d->stream = m->stream;
+    d->stream = d->on = m->stream;
     d->choice = m->choice;
     d->aborted = m->aborted;
     d->aborted_arg = m->aborted_arg;
@@ -247,9 +279,17 @@ static comm_path path_of(const comm_device *d, size_t bytes)
     return d->ipc && (bytes <= d->choice.two_shot || d->comm == NULL) ? COMM_TWO_SHOT : COMM_EXCHANGE;
 }
 
-static char *slot_of(const comm_device *d, int member, unsigned half)
+/* Which slot a whole operation uses. */
+static unsigned op_next(comm_device *d)
 {
-    return d->map[member] + (size_t)half * d->slot_bytes;
+    unsigned which = d->op[0]++ & 1;
+    d->op[1] = d->op[0];
+    return which;
+}
+
+static char *slot_of(const comm_device *d, int member, unsigned which)
+{
+    return d->map[member] + (size_t)which * d->slot_bytes;
 }
 
 static float *result_of(const comm_device *d, int member)
@@ -257,13 +297,29 @@ static float *result_of(const comm_device *d, int member)
     return (float *)(void *)(d->map[member] + 2 * d->slot_bytes);
 }
 
-static gpu_comm_slots slots_of(const comm_device *d, unsigned half)
+/* Where a sum lies in each member's memory, in bytes from its slot's and its result's begin. */
+typedef struct place {
+    unsigned slot;
+    size_t slot_offset, result_offset;
+} place;
+
+static const float *slot_at(const comm_device *d, int member, const place *p)
+{
+    return (const float *)(const void *)(slot_of(d, member, p->slot) + p->slot_offset);
+}
+
+static float *result_at(const comm_device *d, int member, const place *p)
+{
+    return result_of(d, member) + p->result_offset / sizeof(float);
+}
+
+static gpu_comm_slots slots_of(const comm_device *d, const place *p)
 {
     gpu_comm_slots s;
     memset(&s, 0, sizeof(s));
     for (int i = 0; i < d->n; i++) {
-        s.slot[i] = (const float *)(const void *)slot_of(d, i, half);
-        s.result[i] = result_of(d, i);
+        s.slot[i] = slot_at(d, i, p);
+        s.result[i] = result_at(d, i, p);
     }
     return s;
 }
@@ -282,11 +338,11 @@ static status exchange_nccl(comm_device *d, comm_device_op op, const char *what,
     size_t per = ((n + 3) / 4 + (size_t)d->n - 1) / (size_t)d->n * 4, own = slice_of(n, per, d->me);
     for (int i = 0; i < d->n; i++)
         piece[i] = (nccl_piece){mine + per * (size_t)i, d->staging + per * (size_t)i, slice_of(n, per, i) * sizeof(float), own * sizeof(float)};
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, true, d->stream), what);
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, true, d->on), what);
     TRY(nccl_swap(d, what, piece));
-    COMM_CUDA_TRY(d, k_comm_sum(d->staging, (int64_t)per, d->n, d->me, mine + per * (size_t)d->me, d->host_starts, (int64_t)own, result + per * (size_t)d->me, d->stream), what);
+    COMM_CUDA_TRY(d, k_comm_sum(d->staging, (int64_t)per, d->n, d->me, mine + per * (size_t)d->me, d->host_starts, (int64_t)own, result + per * (size_t)d->me, d->on), what);
     TRY(nccl_gather(d, what, result + per * (size_t)d->me, result, per * sizeof(float)));
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, false, d->stream), what);
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, false, d->on), what);
     return ST_OK;
 }
 
@@ -302,43 +358,87 @@ static status check(const comm_device *d, const char *what, size_t bytes)
 static status comm_slot(comm_device *d, size_t bytes, void **slot)
 {
     TRY(check(d, "exchange", bytes));
-    *slot = slot_of(d, d->me, d->op & 1);
+    *slot = slot_of(d, d->me, d->op[0] & 1);
     return ST_OK;
+}
+
+/* The sum into the result, or left in parts. */
+static status sum(comm_device *d, const place *p, size_t bytes, const float **parts, int *n_parts)
+{
+    size_t n = bytes / sizeof(float);
+    gpu_comm_slots s;
+    *n_parts = 1;
+    parts[0] = result_at(d, d->me, p);
+    switch (path_of(d, bytes)) {
+    case COMM_ONE_SHOT:
+        for (int i = 0; i < d->n; i++)
+            parts[i] = slot_at(d, i, p);
+        *n_parts = d->n;
+        COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, COMM_DEVICE_EXCHANGE, d->on), "exchange");
+        return ST_OK;
+    case COMM_TWO_SHOT:
+        s = slots_of(d, p);
+        COMM_CUDA_TRY(d, k_comm_two_shot(&d->gpu, COMM_DEVICE_EXCHANGE, &s, (int64_t)n, d->on), "exchange");
+        return ST_OK;
+    default:
+        return exchange_nccl(d, COMM_DEVICE_EXCHANGE, "exchange", slot_at(d, d->me, p), n, result_at(d, d->me, p));
+    }
 }
 
 static status comm_exchange(comm_device *d, size_t bytes, const float *const **parts, int *n_parts)
 {
     TRY(check(d, "exchange", bytes));
-    unsigned half = d->op++ & 1;
-    size_t n = bytes / sizeof(float);
-    gpu_comm_slots s;
-    *parts = d->parts;
-    *n_parts = 1;
-    d->parts[0] = result_of(d, d->me);
-    switch (path_of(d, bytes)) {
-    case COMM_ONE_SHOT:
-        for (int i = 0; i < d->n; i++)
-            d->parts[i] = (const float *)(const void *)slot_of(d, i, half);
-        *n_parts = d->n;
-        COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, COMM_DEVICE_EXCHANGE, d->stream), "exchange");
-        return ST_OK;
-    case COMM_TWO_SHOT:
-        s = slots_of(d, half);
-        COMM_CUDA_TRY(d, k_comm_two_shot(&d->gpu, COMM_DEVICE_EXCHANGE, &s, (int64_t)n, d->stream), "exchange");
-        return ST_OK;
-    default:
-        return exchange_nccl(d, COMM_DEVICE_EXCHANGE, "exchange", (const float *)(const void *)slot_of(d, d->me, half), n, result_of(d, d->me));
-    }
+    place p = {.slot = op_next(d)};
+    *parts = d->parts[0];
+    return sum(d, &p, bytes, d->parts[0], n_parts);
+}
+
+/* ---- halves ---- */
+
+static status half_check(const comm_device *d, const comm_half *h)
+{
+    if ((h->which != 0 && h->which != 1) || h->offset % 64 != 0 || h->offset > d->slot_bytes || (h->which == 0 && h->offset != 0))
+        return FAIL(ST_INVALID, "half %d of an exchange, at byte %zu of %zu", h->which, h->offset, d->slot_bytes);
+    return check(d, "exchange", h->bytes > SIZE_MAX - h->offset ? SIZE_MAX : h->offset + h->bytes);
+}
+
+static status comm_half_slot(comm_device *d, const comm_half *h, void **slot)
+{
+    TRY(half_check(d, h));
+    *slot = slot_of(d, d->me, d->op[h->which] & 1) + h->offset;
+    return ST_OK;
+}
+
+static status comm_half_sum(comm_device *d, const comm_half *h, const float *const **parts, int *n_parts)
+{
+    TRY(half_check(d, h));
+    place p = {d->op[h->which]++ & 1, h->offset, h->which == 0 ? 0 : h->offset + result_pad(d)};
+    *parts = d->parts[h->which];
+    COMM_CUDA_TRY(d, cudaEventRecord(d->filled, d->stream), "exchange");
+    COMM_CUDA_TRY(d, cudaStreamWaitEvent(d->side, d->filled, 0), "exchange");
+    d->on = d->side;
+    status st = sum(d, &p, h->bytes, d->parts[h->which], n_parts);
+    d->on = d->stream;
+    TRY(st);
+    COMM_CUDA_TRY(d, cudaEventRecord(d->summed[h->which], d->side), "exchange");
+    return ST_OK;
+}
+
+static status comm_half_join(comm_device *d, int which)
+{
+    TRY(check(d, "exchange", 0));
+    COMM_CUDA_TRY(d, cudaStreamWaitEvent(d->stream, d->summed[which], 0), "exchange");
+    return ST_OK;
 }
 
 static status comm_align(comm_device *d)
 {
-    if ((d->op & 1) == 0 || d->slot_bytes == 0)
+    if ((d->op[0] & 1) == 0 || d->slot_bytes == 0)
         return ST_OK;
     TRY(check(d, "alignment", 0));
-    d->op++;
+    (void)op_next(d);
     if (d->ipc) {
-        COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, COMM_DEVICE_MEET, d->stream), "alignment");
+        COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, COMM_DEVICE_MEET, d->on), "alignment");
         return ST_OK;
     }
     return nccl_gather(d, "alignment", result_of(d, d->me) + 4 * d->me, result_of(d, d->me), 16);
@@ -346,24 +446,24 @@ static status comm_align(comm_device *d)
 
 static status reduce_piece(comm_device *d, float *data, size_t n)
 {
-    unsigned half = d->op++ & 1;
-    void *mine = slot_of(d, d->me, half);
+    place p = {.slot = op_next(d)};
+    void *mine = slot_of(d, d->me, p.slot);
     size_t bytes = n * sizeof(float);
-    COMM_CUDA_TRY(d, cudaMemcpyAsync(mine, data, bytes, cudaMemcpyDeviceToDevice, d->stream), "all-reduce");
+    COMM_CUDA_TRY(d, cudaMemcpyAsync(mine, data, bytes, cudaMemcpyDeviceToDevice, d->on), "all-reduce");
     gpu_comm_slots s;
     switch (path_of(d, bytes)) {
     case COMM_ONE_SHOT:
-        s = slots_of(d, half);
-        COMM_CUDA_TRY(d, k_comm_one_shot(&d->gpu, COMM_DEVICE_ALL_REDUCE, &s, (int64_t)n, data, d->stream), "all-reduce");
+        s = slots_of(d, &p);
+        COMM_CUDA_TRY(d, k_comm_one_shot(&d->gpu, COMM_DEVICE_ALL_REDUCE, &s, (int64_t)n, data, d->on), "all-reduce");
         return ST_OK;
     case COMM_TWO_SHOT:
-        s = slots_of(d, half);
-        COMM_CUDA_TRY(d, k_comm_two_shot(&d->gpu, COMM_DEVICE_ALL_REDUCE, &s, (int64_t)n, d->stream), "all-reduce");
+        s = slots_of(d, &p);
+        COMM_CUDA_TRY(d, k_comm_two_shot(&d->gpu, COMM_DEVICE_ALL_REDUCE, &s, (int64_t)n, d->on), "all-reduce");
         break;
     default:
         TRY(exchange_nccl(d, COMM_DEVICE_ALL_REDUCE, "all-reduce", mine, n, result_of(d, d->me)));
     }
-    COMM_CUDA_TRY(d, cudaMemcpyAsync(data, result_of(d, d->me), bytes, cudaMemcpyDeviceToDevice, d->stream), "all-reduce");
+    COMM_CUDA_TRY(d, cudaMemcpyAsync(data, result_of(d, d->me), bytes, cudaMemcpyDeviceToDevice, d->on), "all-reduce");
     return ST_OK;
 }
 
@@ -385,17 +485,17 @@ static status gather_mapped(comm_device *d, comm_device_op op, const char *what,
     for (int i = 0; i < d->n; i++)
         longest = bytes[i] > longest ? bytes[i] : longest;
     for (size_t at = 0; at < longest; at += d->slot_bytes) {
-        unsigned half = d->op++ & 1;
+        unsigned half = op_next(d);
         size_t offset = 0;
         for (int i = d->me; i == d->me && bytes[i] > at; i++) {
             size_t n = bytes[i] - at < d->slot_bytes ? bytes[i] - at : d->slot_bytes;
-            COMM_CUDA_TRY(d, cudaMemcpyAsync(slot_of(d, i, half), mine + at, n, cudaMemcpyDeviceToDevice, d->stream), what);
+            COMM_CUDA_TRY(d, cudaMemcpyAsync(slot_of(d, i, half), mine + at, n, cudaMemcpyDeviceToDevice, d->on), what);
         }
-        COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, (uint32_t)op, d->stream), what);
+        COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, (uint32_t)op, d->on), what);
         for (int i = 0; i < d->n; offset += bytes[i], i++) {
             size_t n = bytes[i] <= at ? 0 : bytes[i] - at < d->slot_bytes ? bytes[i] - at : d->slot_bytes;
             if (n > 0 && all + offset + at != mine + at)
-                COMM_CUDA_TRY(d, cudaMemcpyAsync(all + offset + at, slot_of(d, i, half), n, cudaMemcpyDeviceToDevice, d->stream), what);
+                COMM_CUDA_TRY(d, cudaMemcpyAsync(all + offset + at, slot_of(d, i, half), n, cudaMemcpyDeviceToDevice, d->on), what);
         }
     }
     return ST_OK;
@@ -408,14 +508,14 @@ static status comm_gather(comm_device *d, const void *mine, const size_t *bytes,
     TRY(check(d, "all-gather", 0));
     if (d->comm == NULL)
         return gather_mapped(d, COMM_DEVICE_ALL_GATHER, "all-gather", mine, bytes, all);
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_ALL_GATHER, true, d->stream), "all-gather");
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_ALL_GATHER, true, d->on), "all-gather");
     for (int i = 0; i < d->n; offset += bytes[i], i++) {
         piece[i] = (nccl_piece){mine, (char *)all + offset, bytes[d->me], bytes[i]};
         if (i == d->me && bytes[i] > 0 && (const char *)mine != (char *)all + offset)
-            COMM_CUDA_TRY(d, cudaMemcpyAsync((char *)all + offset, mine, bytes[i], cudaMemcpyDeviceToDevice, d->stream), "all-gather");
+            COMM_CUDA_TRY(d, cudaMemcpyAsync((char *)all + offset, mine, bytes[i], cudaMemcpyDeviceToDevice, d->on), "all-gather");
     }
     TRY(nccl_swap(d, "all-gather", piece));
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_ALL_GATHER, false, d->stream), "all-gather");
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_ALL_GATHER, false, d->on), "all-gather");
     return ST_OK;
 }
 
@@ -429,9 +529,9 @@ static status comm_cast(comm_device *d, int root, void *data, size_t bytes)
         sizes[root] = bytes;
         return gather_mapped(d, COMM_DEVICE_BROADCAST, "broadcast", data, sizes, data);
     }
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_BROADCAST, true, d->stream), "broadcast");
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_BROADCAST, true, d->on), "broadcast");
     TRY(nccl_broadcast(d, "broadcast", root, data, bytes));
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_BROADCAST, false, d->stream), "broadcast");
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, COMM_DEVICE_BROADCAST, false, d->on), "broadcast");
     return ST_OK;
 }
 
@@ -444,9 +544,9 @@ static status point(comm_device *d, comm_device_op op, const char *what, int pee
     if (d->comm == NULL)
         return FAIL(ST_UNSUPPORTED, "%s between devices needs NCCL", what);
     piece[peer] = (nccl_piece){send, recv, send != NULL ? bytes : 0, recv != NULL ? bytes : 0};
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, true, d->stream), what);
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, true, d->on), what);
     TRY(nccl_swap(d, what, piece));
-    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, false, d->stream), what);
+    COMM_CUDA_TRY(d, k_comm_mark(&d->gpu, (uint32_t)op, false, d->on), what);
     return ST_OK;
 }
 
@@ -508,6 +608,8 @@ static status comm_quiet(comm_device *d)
 {
     COMM_CUDA_TRY(d, cudaSetDevice(d->device), WORK);
     COMM_CUDA_TRY(d, cudaStreamSynchronize(d->stream), "end of the group");
+    if (d->side != NULL)
+        COMM_CUDA_TRY(d, cudaStreamSynchronize(d->side), "end of the group");
     return ST_OK;
 }
 
@@ -524,6 +626,9 @@ const comm_device_ops comm_cuda = {
     .piece = comm_piece,
     .slot = comm_slot,
     .exchange = comm_exchange,
+    .half_slot = comm_half_slot,
+    .half_start = comm_half_sum,
+    .half_wait = comm_half_join,
     .align = comm_align,
     .all_reduce = comm_reduce,
     .all_gather = comm_gather,

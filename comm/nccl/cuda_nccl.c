@@ -211,12 +211,12 @@ status nccl_swap(comm_device *d, const char *what, const nccl_piece *piece)
         int to = (d->me + k) % d->n, from = (d->me + d->n - k) % d->n;
         call = "ncclSend";
         if (piece[to].send_bytes > 0)
-            r = d->api->Send(piece[to].send, piece[to].send_bytes, ncclInt8, to, d->comm, d->stream);
+            r = d->api->Send(piece[to].send, piece[to].send_bytes, ncclInt8, to, d->comm, d->on);
         if (!NCCL_OK(r))
             break;
         call = "ncclRecv";
         if (piece[from].recv_bytes > 0)
-            r = d->api->Recv(piece[from].recv, piece[from].recv_bytes, ncclInt8, from, d->comm, d->stream);
+            r = d->api->Recv(piece[from].recv, piece[from].recv_bytes, ncclInt8, from, d->comm, d->on);
     }
     if (open) {
         ncclResult_t e = d->api->GroupEnd();
@@ -233,7 +233,7 @@ status nccl_gather(comm_device *d, const char *what, const void *mine, void *all
 {
     if (!call_begin(d))
         return ST_ABORTED; /* the cause has been told */
-    ncclResult_t r = d->api->AllGather(mine, all, bytes, ncclInt8, d->comm, d->stream);
+    ncclResult_t r = d->api->AllGather(mine, all, bytes, ncclInt8, d->comm, d->on);
     call_end(d);
     return NCCL_OK(r) ? settle(d, r, "ncclAllGather", what) : failed(d, r, "ncclAllGather", what, false);
 }
@@ -242,7 +242,7 @@ status nccl_broadcast(comm_device *d, const char *what, int root, void *data, si
 {
     if (!call_begin(d))
         return ST_ABORTED; /* the cause has been told */
-    ncclResult_t r = d->api->Broadcast(data, data, bytes, ncclInt8, root, d->comm, d->stream);
+    ncclResult_t r = d->api->Broadcast(data, data, bytes, ncclInt8, root, d->comm, d->on);
     call_end(d);
     return NCCL_OK(r) ? settle(d, r, "ncclBroadcast", what) : failed(d, r, "ncclBroadcast", what, false);
 }

@@ -5,7 +5,11 @@
  *
  *   shared memory of a rank, one allocation, which the ranks of its host map:   [slot 0][slot 1][result][flags]
  *
- * Operation k uses slot k % 2.  A rank that writes slot p again has met all others in the operation in between, and whoever comes there has queued it behind its reads of p. */
+ * Operation k uses slot k % 2.  A rank that writes slot p again has met all others in the operation in between, and whoever comes there has queued it behind its reads of p.
+ *
+ * Operations run on the caller's stream, `stream`.  The halves of an exchange run on `side`, where the same holds for each half by itself: the first half's k-th operation and
+ * the other half's k-th use disjoint bytes of the same slot and of the result, and a half is begun again only behind the wait for its last one, in which all have
+ * met that half's others.  An event keeps side behind what filled the slot, another the caller's stream behind the sum; when neither half is under way, both streams are in one order. */
 #ifndef COMM_NCCL_NCCL_INTERNAL_H
 #define COMM_NCCL_NCCL_INTERNAL_H
 
@@ -39,7 +43,9 @@ struct comm_device {
     uint64_t host_starts;        /* bit i: member i is the first of another host than the one before */
     bool one_host, ipc;           /* ipc: all see all others' memory */
     size_t slot_bytes, result_bytes;
-    cudaStream_t stream;
+    cudaStream_t stream, side;
+    cudaStream_t on;             /* of the two: where the operation at hand is queued */
+    cudaEvent_t filled, summed[2]; /* a half's slot; its sum */
     comm_choice choice;
     bool (*aborted)(void *);
     void *aborted_arg;
@@ -51,8 +57,8 @@ struct comm_device {
     float *staging;              /* slices of the others on their way through NCCL */
     gpu_comm_words *words;       /* pinned */
     gpu_comm gpu;
-    unsigned op;                 /* exchanges so far: which slot */
-    const float *parts[COMM_DEVICE_MAX];
+    unsigned op[2];              /* exchanges so far, of each half: which slot; of whole ones both count */
+    const float *parts[2][COMM_DEVICE_MAX];
 
     const nccl_api *api;         /* NULL: no NCCL */
     int nccl_version;

@@ -9,7 +9,7 @@
 #include "coordinator/cli/cli_util.h"
 
 enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
-       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES, OPT_GEMM };
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES, OPT_GEMM, OPT_OVERLAP };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
@@ -22,6 +22,7 @@ static const struct argp_option options[] = {
     {"device", OPT_DEVICE, "auto|cpu|cuda", 0, "What computes (default auto: CUDA devices where every rank has one, else the CPU)", 0},
     {"gemm", OPT_GEMM, "auto|own|cublaslt", 0, "Who multiplies by bf16 weights on GPUs: auto gives the large ones to cuBLASLt where it is installed and gives a row the same bits in every batch, cublaslt gives it all", 0},
     {"collectives", OPT_COLLECTIVES, "SIZES", 0, "How sums between GPUs go by their size, as in one-shot=256K,two-shot=8M, and beyond that NCCL (`trireme bench comm` measures)", 0},
+    {"overlap-rows", OPT_OVERLAP, "N", 0, "Steps of at least N tokens are computed in two pieces, one's sums between GPUs under way while the other is computed (default 512; 0: never)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
     {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 fp8 q8 (auto: f32 with --compute f32, else f16)", 0},
     {"ctx", OPT_CTX, "TOKENS", 0, "Longest prompt + answer (default: the checkpoint's, as far as memory goes)", 0},
@@ -101,6 +102,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (comm_choice_parse(arg, &(comm_choice){0}) != ST_OK)
             argp_error(state, "--collectives %s", status_message());
         o->collectives = arg;
+        return 0;
+    case OPT_OVERLAP:
+        o->overlap_rows = (int32_t)whole(state, "overlap-rows", arg, 0, 1 << 20);
+        o->overlap_rows = o->overlap_rows == 0 ? -1 : o->overlap_rows;
         return 0;
     case 't':
         o->n_threads = (int32_t)whole(state, "threads", arg, 1, 4096);

@@ -223,6 +223,70 @@ static int case_in_a_row(comm_world *w)
     return 0;
 }
 
+/* Two halves take turns, and whole exchanges come in between, as steps that are cut and others do; nothing waits for the device. */
+static int case_halves(comm_world *w)
+{
+    enum { ROUNDS = 48, N = 608 };
+    comm_group *g;
+    void *slot, *kept, *input;
+    int n = comm_world_size(w);
+    static float y[ROUNDS][N], x[ROUNDS][N];
+    static const size_t cuts[] = {16, 304, 592, 160}; /* floats, of 64 bytes */
+    const comm_choice *const paths[] = {&one_shot, &two_shot, &exchange, &one_shot, &exchange, &two_shot};
+    if (make(w, &g))
+        return 1;
+    CHECK_CUDA(cudaMalloc(&kept, sizeof(y)));
+    CHECK_CUDA(cudaMalloc(&input, sizeof(x)));
+    for (int r = 0; r < ROUNDS; r++)
+        for (size_t i = 0; i < N; i++)
+            x[r][i] = value(comm_world_rank(w), i, (unsigned)r);
+    if (up(input, x, sizeof(x)))
+        return 1;
+    for (int r = 0; r < ROUNDS;) { /* steps of 1 to 5 exchanges, each third one whole */
+        int step = r / 3 % 5 + 1, end = r + step < ROUNDS ? r + step : ROUNDS;
+        size_t cut = cuts[(size_t)r % ARRAY_LEN(cuts)];
+        const float *const *parts[2];
+        int n_parts[2], n_halves = step % 3 == 0 ? 1 : 2;
+        for (int first = r; r <= end; r++) /* a half's sum is taken when its next exchange is due, as a norm does */
+            for (int k = 0; k < n_halves; k++) {
+                comm_half h = {k, k == 0 ? 0 : cut * sizeof(float), (n_halves == 1 ? N : k == 0 ? cut : N - cut) * sizeof(float)};
+                size_t count = h.bytes / sizeof(float);
+                float *at = (float *)kept + (r - 1) * N + h.offset / sizeof(float);
+                if (r > first) {
+                    if (n_halves == 2)
+                        CHECK_OK(comm_half_wait(g, k));
+                    CHECK_CUDA(k_comm_sum(parts[k][0], 0, 1, -1, parts[k][0], 0, (int64_t)count, at, stream));
+                    for (int p = 1; p < n_parts[k]; p++)
+                        CHECK_CUDA(k_comm_sum(at, 0, 2, 1, parts[k][p], 0, (int64_t)count, at, stream));
+                }
+                if (r == end)
+                    continue;
+                comm_device_choose(g, paths[(size_t)(r + k) % ARRAY_LEN(paths)]);
+                CHECK_OK(n_halves == 2 ? comm_half_begin(g, &h, &slot) : comm_exchange_begin(g, h.bytes, &slot));
+                CHECK_CUDA(cudaMemcpyAsync(slot, (float *)input + r * N + h.offset / sizeof(float), h.bytes, cudaMemcpyDeviceToDevice, stream));
+                CHECK_OK(n_halves == 2 ? comm_half_start(g, &h, &parts[k], &n_parts[k]) : comm_exchange_end(g, h.bytes, &parts[k], &n_parts[k]));
+            }
+        r--; /* the round in which nothing was begun */
+        if (r % 4 == 1)
+            CHECK_OK(comm_group_align(g));
+    }
+    if (down(y, kept, sizeof(y)))
+        return 1;
+    for (int r = 0; r < ROUNDS; r++)
+        for (size_t i = 0; i < N; i++)
+            CHECK(same(y[r][i], expected(w, n, i, (unsigned)r)));
+    CHECK_CUDA(cudaFree(kept));
+    CHECK_CUDA(cudaFree(input));
+    CHECK_OK(comm_group_check(g));
+    static const comm_half wrong[] = {{2, 0, 64}, {0, 64, 64}, {1, 32, 64}, {1, SLOT_FLOATS * 4, 6400}, {1, SIZE_MAX / 64 * 64, 64}};
+    status_mute();
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        CHECK(comm_half_begin(g, &wrong[i], &slot) == ST_INVALID);
+    status_unmute();
+    comm_group_destroy(&g);
+    return 0;
+}
+
 static int case_gather_broadcast(comm_world *w)
 {
     comm_group *g;
@@ -438,7 +502,7 @@ static const struct {
     const char *name;
     rank_case run;
 } cases[] = {
-    {"table of sizes", case_choice}, {"exchange", case_exchange}, {"all-reduce", case_all_reduce}, {"in a row", case_in_a_row}, {"gather and broadcast", case_gather_broadcast},
+    {"table of sizes", case_choice}, {"exchange", case_exchange}, {"all-reduce", case_all_reduce}, {"in a row", case_in_a_row}, {"halves", case_halves}, {"gather and broadcast", case_gather_broadcast},
     {"stages", case_stages}, {"graph", case_graph}, {"less", case_less}, {"refusals", case_refusals},
 };
 

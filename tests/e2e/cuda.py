@@ -6,6 +6,7 @@
     ways     sums and hand-overs between devices by each way (one shot, two, NCCL, the host's memory): the same bits, and each way says that it was taken
     gemm     bf16 products by the own kernels and by cuBLASLt's stand-in: close to each other, each the same in any company; a library that does not serve is found out
     storm    many runs, each with a failing call or a killed rank: all end, with a reason
+    overlap  steps in two pieces: what is queued between a sum's start and the wait for it, and that no bit differs, of any checkpoint given
     bench    `trireme bench comm`
 """
 import argparse
@@ -200,6 +201,12 @@ WAYS = [("one shot", ("--collectives", "one-shot=max"), {}, "one-shot=max"),
         ("two shots", ("--collectives", "one-shot=0,two-shot=max"), {}, "one-shot=0,two-shot=max"),
         ("NCCL", ("--collectives", "one-shot=0,two-shot=0"), {}, "one-shot=0,two-shot=0, NCCL"),
         ("by size", ("--collectives", "one-shot=2K,two-shot=16K"), {"CUEMU_STREAMS": "rand:7"}, "one-shot=2K,two-shot=16K, NCCL"),
+        ("one shot in pieces", ("--collectives", "one-shot=max", "--overlap-rows", "2"), {"CUEMU_STREAMS": "lazy"}, "one-shot=max"),
+        ("two shots in pieces", ("--collectives", "one-shot=0,two-shot=max", "--overlap-rows", "2"), {"CUEMU_STREAMS": "rand:5"}, "one-shot=0,two-shot=max"),
+        ("NCCL in pieces", ("--collectives", "one-shot=0,two-shot=0", "--overlap-rows", "2"), {"CUEMU_STREAMS": "rand:6"}, "one-shot=0,two-shot=0, NCCL"),
+        ("by size in pieces", ("--collectives", "one-shot=2K,two-shot=16K", "--overlap-rows", "2"), {"CUEMU_STREAMS": "lazy"}, "one-shot=2K,two-shot=16K, NCCL"),
+        ("no CUDA IPC, in pieces", ("--overlap-rows", "3"), {**NO_IPC, "CUEMU_STREAMS": "rand:8"}, "devices: NCCL"),
+        ("the host, nothing in pieces", ("--overlap-rows", "2"), NO_WAY, "through the host's memory"),
         ("no CUDA IPC", (), NO_IPC, "devices: NCCL"),
         ("no NCCL", (), NO_NCCL, "no NCCL"),
         ("the host", (), NO_WAY, "through the host's memory")]
@@ -222,7 +229,7 @@ def check_ways(a, report):
             if tp > 1:
                 report.check(f"sums between its {tp} devices" in said[0] and told in said[0], f"{split}, {name}: nothing told of {told!r}: {said[0][-600:]}")
             if pp > 1:
-                by_host = env in (NO_WAY, NO_NCCL)
+                by_host = "ncclGetVersion" in env.get("CUEMU_FAIL", "")
                 report.check(("the residual stream goes through the host's memory" in said[0]) == by_host, f"{split}, {name}: hand-over: {said[0][-600:]}")
             got = [(x["token_ids"], x["logits_hash"]) for x in got]
             report.check(got == first, f"{split}, {name}: {got} instead of {first}")
@@ -273,6 +280,47 @@ def check_gemm(a, report):
         report.check(told, f"cublasLtMatmul fails from call {n} on: exit code {code}: {err[-500:]}")
 
 
+def between(trace):
+    """For each sum on a stream of its own: the kernels queued on the stream of the operations between its start and the wait for it."""
+    lines = [line.split(" ", 2) for line in trace.read_text().splitlines()]
+    side = {s for s, what, which in lines if what == "kernel" and which.startswith("comm_")}
+    main = next(s for s, what, which in lines if what == "kernel" and "embed" in which)
+    started, sums, n = {}, [], 0
+    for stream, what, which in lines:
+        n += stream == main and what == "kernel"
+        if what == "record" and stream in side - {main}:
+            started[which] = n
+        elif what == "wait" and stream == main and which in started:
+            sums.append(n - started.pop(which))
+    return sums
+
+
+def check_overlap(a, report):
+    shapes = [(90, 3), (1, 4), (37, 2), (2, 5), (19, 1)]
+    requests = [{"id": i, "prompt_ids": [(7 * k + 3 * n) % a.vocab for k in range(n)], "max_tokens": m, "temperature": 0, "ignore_eos": True, "logprobs": 3, "prompt_logprobs": 3}
+                for i, (n, m) in enumerate(shapes)]
+    for folder in sorted(pathlib.Path(a.model).iterdir()) if a.only else [pathlib.Path(a.model)]:
+        if a.only and folder.name not in a.only.split(","):
+            continue
+        args = ("--device", "cuda", "--max-seqs", "3", "--max-batched-tokens", "48", "--compute", a.compute)
+        for split in a.splits.split(","):
+            tp, pp = map(int, split.split("x"))
+            what = f"{folder.name} {split}"
+            want = generate(a.trireme, folder, requests, tp, pp, (*args, "--overlap-rows", "0"), {}, 300)
+            for env in ({"CUEMU_STREAMS": "rand:1"}, {"CUEMU_STREAMS": "lazy"}):
+                with tempfile.TemporaryDirectory() as d:
+                    got = generate(a.trireme, folder, requests, tp, pp, (*args, "--overlap-rows", "2"), {**env, "CUEMU_TRACE": f"{d}/trace"}, 300)
+                    sums = [between(t) for t in pathlib.Path(d).iterdir()] if pp == 1 else []
+                report.check(got == want, f"{what}: {got} instead of {want}")
+                # All but the sums of the embedding and the last one have the other piece's attention or MLP, three kernels or more, to travel under.
+                for s in sums:
+                    report.check(len(s) >= 20 and sum(n >= 3 for n in s) > 0.45 * len(s), f"{what}: kernels under each sum: {s}")
+            if pp == 1: # off: no sum has a stream of its own
+                with tempfile.TemporaryDirectory() as d:
+                    generate(a.trireme, folder, requests, tp, pp, (*args, "--overlap-rows", "0"), {"CUEMU_TRACE": f"{d}/trace"}, 300)
+                    report.check(all(between(t) == [] for t in pathlib.Path(d).iterdir()), f"{what}: --overlap-rows 0 overlaps")
+
+
 def check_bench(a, report):
     for device, ranks in (("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 3)):
         code, out, err = run(a.trireme, ["bench", "comm", "--device", device, "--sizes", "1K,64K", "--hidden", "64", "-r", "2", "--json"], ranks, timeout=LIMIT)
@@ -290,8 +338,9 @@ def check_bench(a, report):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trireme", required=True)
-    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, storm, bench")
+    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, overlap, storm, bench")
     p.add_argument("--model", required=True)
+    p.add_argument("--only", help="of the folders in --model")
     p.add_argument("--plugin", action="store_true", help="backend_cuda.so was built")
     p.add_argument("--emulated", help="the emulated plugin")
     p.add_argument("--runs", type=int, default=60)
@@ -309,7 +358,7 @@ def main():
         report.skip(a.what, f"{a.model} is not there; deploy/check fetches it")
     else:
         for what in a.what.split(","):
-            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "storm": check_storm, "bench": check_bench}[what](a, report)
+            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "overlap": check_overlap, "storm": check_storm, "bench": check_bench}[what](a, report)
     report.end()
 
 
