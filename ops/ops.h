@@ -440,6 +440,11 @@ typedef struct ops_backend {
     status (*graph_begin)(ops_ctx *ctx, ops_batch *batch, bool *played);
     status (*graph_end)(ops_ctx *ctx);
 
+    /* May be NULL.  Bracket operations that take the memory which they would need, for as many rows as they are told or their batch may have, and compute nothing: whoever calls each
+     * kind so at its largest finds out at start-up whether all has room, and nothing is allocated, nor waited for, later.  Only sampling's lists may grow beyond. */
+    void (*reserve_begin)(ops_ctx *ctx);
+    void (*reserve_end)(ops_ctx *ctx);
+
     /* Bracket a step: threads stay awake in between. */
     void (*step_begin)(ops_ctx *ctx);
     void (*step_end)(ops_ctx *ctx);

@@ -59,6 +59,19 @@ static void formats_want(worker *w, formats *f, const ops_weight *weight)
         f->type[f->n++] = t;
 }
 
+static void formats_want_attention(worker *w, formats *f, const worker_weights *ww)
+{
+    formats_want(w, f, &ww->matrix[SHARD_Q]);
+    formats_want(w, f, &ww->matrix[SHARD_K]);
+    formats_want(w, f, &ww->matrix[SHARD_V]);
+}
+
+static void formats_want_mlp(worker *w, formats *f, const worker_weights *ww)
+{
+    formats_want(w, f, &ww->matrix[SHARD_GATE]);
+    formats_want(w, f, &ww->matrix[SHARD_UP]);
+}
+
 /* Products that share one input, which `h` holds in formats f: one call for each format. */
 static status products(worker *w, const formats *f, const ops_mat *h, int32_t rows, const product *p, int n, bool accumulate)
 {
@@ -135,6 +148,8 @@ static status full_qk_squares(worker *w)
     k.col_end = (int32_t)(k_end - r->kv_heads.begin) * hd;
     TRY(w->ops->sumsq(w->ctx, &q));
     TRY(w->ops->sumsq(w->ctx, &k));
+    if (w->reserving)
+        return ST_OK;
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
     worker_note(w, WORKER_EXCHANGE);
@@ -300,9 +315,7 @@ static status block_attention(worker *w, int32_t layer, ops_mat x)
     worker_note(w, WORKER_ATTENTION);
     double started = log_clock(), waited = w->times.exchange_seconds;
     formats f = {.n = 0};
-    formats_want(w, &f, &ww->matrix[SHARD_Q]);
-    formats_want(w, &f, &ww->matrix[SHARD_K]);
-    formats_want(w, &f, &ww->matrix[SHARD_V]);
+    formats_want_attention(w, &f, ww);
     norm_place at = first_norm(w, layer);
     TRY(norm(w, x, &at, &f, w->h, false));
     ops_mat slot;
@@ -318,8 +331,7 @@ static status block_mlp(worker *w, int32_t layer, ops_mat x)
     worker_note(w, WORKER_MLP);
     double started = log_clock(), waited = w->times.exchange_seconds;
     formats f = {.n = 0};
-    formats_want(w, &f, &ww->matrix[SHARD_GATE]);
-    formats_want(w, &f, &ww->matrix[SHARD_UP]);
+    formats_want_mlp(w, &f, ww);
     norm_place at = second_norm(w, layer, true);
     TRY(norm(w, x, &at, &f, w->h, false));
     ops_mat slot;
@@ -336,12 +348,9 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
     worker_note(w, WORKER_ATTENTION);
     double started = log_clock(), waited = w->times.exchange_seconds;
     formats f = {.n = 0}, fm = {.n = 0};
-    formats_want(w, &f, &ww->matrix[SHARD_Q]);
-    formats_want(w, &f, &ww->matrix[SHARD_K]);
-    formats_want(w, &f, &ww->matrix[SHARD_V]);
+    formats_want_attention(w, &f, ww);
     formats *mlp_formats = w->arch->mlp_norm ? &fm : &f;
-    formats_want(w, mlp_formats, &ww->matrix[SHARD_GATE]);
-    formats_want(w, mlp_formats, &ww->matrix[SHARD_UP]);
+    formats_want_mlp(w, mlp_formats, ww);
     norm_place at = first_norm(w, layer);
     TRY(norm(w, x, &at, &f, w->h, false));
     ops_mat slot;
@@ -500,6 +509,55 @@ static status decode(worker *w, ops_mat x, int which)
     TRY(whole(w, x, which));
     TRY(comm_group_align(w->group));
     return w->ops->graph_end(w->ctx);
+}
+
+/* Every block's operations that need scratch, with as many rows as the batch may have. */
+static status reserve_layers(worker *w, ops_batch *batch, int32_t rows)
+{
+    w->n_rows = rows;
+    w->n_pieces = 1;
+    w->now = &w->piece[0];
+    *w->now = (worker_piece){.batch = batch, .n_rows = rows};
+    for (int32_t l = w->rank->layer_begin; l < w->rank->layer_end; l++) {
+        const worker_weights *ww = &w->layers[l - w->rank->layer_begin];
+        ops_mat slot, h[2];
+        formats fa = {.n = 0}, fm = {.n = 0};
+        formats_want_attention(w, &fa, ww);
+        formats_want_mlp(w, &fm, ww);
+        for (int32_t i = 0; i < fa.n; i++)
+            h[i] = mat_as(w->h[i], fa.type[i], w->arch->hidden);
+        TRY(attention(w, l, &fa, h, &slot));
+        for (int32_t i = 0; i < fm.n; i++)
+            h[i] = mat_as(w->h[i], fm.type[i], w->arch->hidden);
+        TRY(mlp(w, l, &fm, h, slot, false));
+    }
+    return ST_OK;
+}
+
+static status reserve_head(worker *w)
+{
+    formats f = {.n = 0};
+    formats_want(w, &f, &w->outside.matrix[SHARD_HEAD]);
+    w->y = mat_as(w->y, f.type[0], w->arch->hidden);
+    return worker_head(w, 0, w->logits_rows < w->opt.max_batched_tokens ? w->logits_rows : w->opt.max_batched_tokens);
+}
+
+status worker_reserve(worker *w)
+{
+    if (w->ops->reserve_begin == NULL)
+        return ST_OK;
+    w->reserving = true;
+    w->ops->reserve_begin(w->ctx);
+    status st = reserve_layers(w, w->batch, w->opt.max_batched_tokens);
+    if (st == ST_OK && w->batch_more != NULL)
+        st = reserve_layers(w, w->batch_more, w->opt.max_batched_tokens / 2);
+    if (st == ST_OK && w->last_stage)
+        st = reserve_head(w);
+    if (st == ST_OK && w->last_stage)
+        st = worker_sample_reserve(w);
+    w->ops->reserve_end(w->ctx);
+    w->reserving = false;
+    return st;
 }
 
 status worker_forward(worker *w, uint64_t step_number)

@@ -542,6 +542,17 @@ static status gather(worker *w, int32_t n, const char **all, size_t *stride)
     return st;
 }
 
+status worker_sample_reserve(worker *w)
+{
+    static const uint32_t some;
+    int32_t n = w->logits_rows < w->opt.max_batched_tokens ? w->logits_rows : w->opt.max_batched_tokens;
+    int32_t counts = w->opt.max_context < w->arch->vocab ? w->opt.max_context : w->arch->vocab;
+    for (int32_t i = 0; i < n; i++)
+        w->sample_rows[i] = (ops_sample_row){.row = i, .n_counts = counts, .allow = &some, .target = -1, .want_sample = true};
+    ops_sample_args a = {.logits = w->logits, .adjusted = w->adjusted, .vocab_begin = (int32_t)w->rank->head_rows.begin, .n = n, .rows = w->sample_rows, .out = w->sample_outs};
+    return w->ops->sample(w->ctx, &a);
+}
+
 static status sample_rows(worker *w, int32_t begin, int32_t n, int32_t *n_tops)
 {
     worker_note(w, WORKER_HEAD);

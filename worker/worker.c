@@ -192,7 +192,8 @@ status worker_join(worker *w)
     free(ranks);
     TRY(st);
     TRY(worker_exchange_create(w));
-    return worker_stages_create(w);
+    TRY(worker_stages_create(w));
+    return worker_reserve(w);
 }
 
 void worker_destroy(worker **worker_)

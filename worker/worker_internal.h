@@ -125,6 +125,7 @@ struct worker {
     int32_t n_sampled; /* outs before this one need logits; the others are pooled */
     ops_mat pooled;    /* [n_out, hidden] f32: the final norm's output, where something is pooled */
     worker_piece piece[2], *now; /* now: the one being computed */
+    bool reserving;              /* operations take memory and compute nothing */
     int32_t n_pieces;
 
     /* sampling */
@@ -185,12 +186,15 @@ void worker_grammar_retire(worker_seq *q);
 
 /* forward.c */
 status worker_forward(worker *w, uint64_t step_number);
+/* All scratch that any step may need, taken from the device now; after worker_exchange_create. */
+status worker_reserve(worker *w);
 /* Rows [begin, begin + n) of y to logits. */
 status worker_head(worker *w, int32_t begin, int32_t n);
 
 /* sample.c */
 status worker_sample_create(worker *w);
 void worker_sample_destroy(worker *w);
+status worker_sample_reserve(worker *w); /* for worker_reserve */
 /* All n_out rows: logits, candidates, the choice, the result. */
 status worker_sample(worker *w, uint64_t step_number);
 

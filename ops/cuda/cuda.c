@@ -17,7 +17,7 @@ typedef struct meaning {
 } meaning;
 
 static const meaning meanings[] = {
-    {cudaErrorMemoryAllocation, ST_NO_MEMORY, "the device's memory is full: give a smaller --memory, --ctx or --max-seqs, a smaller --kv-type, or use more ranks"},
+    {cudaErrorMemoryAllocation, ST_NO_MEMORY, "give a smaller --memory, --ctx, --max-seqs or --max-batched-tokens, a smaller --kv-type, or use more ranks"},
     {cudaErrorNoDevice, ST_UNSUPPORTED, "there is no device: is CUDA_VISIBLE_DEVICES right? --device cpu computes without one"},
     {cudaErrorInvalidDevice, ST_UNSUPPORTED, "there is no such device: is CUDA_VISIBLE_DEVICES the same for every rank?"},
     {cudaErrorInsufficientDriver, ST_UNSUPPORTED, "the driver is older than the CUDA this program was built with: update it, or use --device cpu"},
@@ -46,8 +46,12 @@ status cuda_failed(cudaError_t e, const char *file, int line, const char *call, 
         if (meanings[i].error == e)
             m = meanings[i];
     }
+    char room[80] = "";
+    size_t free_bytes, total;
+    if (e == cudaErrorMemoryAllocation && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess)
+        snprintf(room, sizeof(room), "of the device's %zu MiB %zu are free; ", total >> 20, free_bytes >> 20);
     int name = (int)strcspn(call, "(");
-    return status_fail(m.st, file, line, "%.*s, %s: %s (%s); %s", name, call, subject, cudaGetErrorString(e), cudaGetErrorName(e), m.remedy);
+    return status_fail(m.st, file, line, "%.*s, %s: %s (%s); %s%s", name, call, subject, cudaGetErrorString(e), cudaGetErrorName(e), room, m.remedy);
 }
 
 /* ---- contexts ---- */
@@ -234,6 +238,19 @@ static void step_end(ops_ctx *ctx)
     (void)ctx;
 }
 
+/* ---- memory ahead of need ---- */
+
+static void reserve_begin(ops_ctx *ctx)
+{
+    (void)cuda_enter(ctx); /* what allocates tells */
+    ctx->reserving = true;
+}
+
+static void reserve_end(ops_ctx *ctx)
+{
+    ctx->reserving = false;
+}
+
 #ifdef CUDA_COLLECTIVES
 extern const struct comm_device_ops comm_cuda; /* comm/nccl/ */
 #endif
@@ -286,6 +303,8 @@ const ops_backend *cuda_backend(void)
         .sample = cuda_sample,
         .graph_begin = cuda_graph_begin,
         .graph_end = cuda_graph_end,
+        .reserve_begin = reserve_begin,
+        .reserve_end = reserve_end,
         .step_begin = step_begin,
         .step_end = step_end,
         .sync = cuda_sync,

@@ -265,6 +265,11 @@ static status results_grow(ops_ctx *ctx, size_t bytes)
     return ST_OK;
 }
 
+status cuda_results_reserve(ops_ctx *ctx, size_t bytes)
+{
+    return bytes > ctx->results_bytes ? results_grow(ctx, bytes) : ST_OK;
+}
+
 status cuda_download(ops_ctx *ctx, const void *device, void *to, size_t bytes, const char *what)
 {
     size_t room = mem_align(bytes, 64);

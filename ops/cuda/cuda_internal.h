@@ -111,6 +111,7 @@ struct ops_ctx {
     cuda_graph *graph;                      /* what the bracket is for */
     bool recording;
     struct cuda_blaslt *blaslt;             /* NULL: the own kernels multiply */
+    bool reserving;                         /* operations take memory and compute nothing */
     char description[256], numerics_name[80];
 };
 
@@ -179,6 +180,8 @@ status cuda_upload(ops_ctx *ctx, void *device, const void *src, size_t bytes, co
 /* The turned weight that some of these bytes belong to, NULL if none. */
 const cuda_turned *cuda_buf_turned(const ops_buf *buf, size_t offset, size_t bytes);
 status cuda_buf_turn(ops_buf *buf, const cuda_turned *t);
+/* Room for so many bytes on their way to the host. */
+status cuda_results_reserve(ops_ctx *ctx, size_t bytes);
 /* Device memory to `to`, which is written at the next sync. */
 status cuda_download(ops_ctx *ctx, const void *device, void *to, size_t bytes, const char *what);
 status cuda_sync(ops_ctx *ctx);

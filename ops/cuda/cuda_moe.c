@@ -77,7 +77,8 @@ status cuda_route(ops_ctx *ctx, const ops_route_args *args)
     r->bound = args->rows > 0 ? cuda_rows(ctx, args->rows) : 0;
     if (r->bound > r->spec.max_rows) /* the bucket of a recorded step; it has no more rows than that */
         r->bound = r->spec.max_rows;
-    CUDA_TRY(k_route(r->bound, cuda_n(ctx), &a, ctx->stream), "%d rows to %d of %d experts", args->rows, r->spec.top_k, r->spec.n_experts);
+    if (!ctx->reserving)
+        CUDA_TRY(k_route(r->bound, cuda_n(ctx), &a, ctx->stream), "%d rows to %d of %d experts", args->rows, r->spec.top_k, r->spec.n_experts);
     return ST_OK;
 }
 
@@ -91,7 +92,8 @@ status cuda_dispatch(ops_ctx *ctx, const ops_dispatch_args *args)
     TRY(cuda_mat_check("dispatch", "y", &args->y, r->rows * r->spec.top_k, cols));
     if (args->x.type != OPS_F32 || args->y.cols != cols)
         return FAIL(ST_INVALID, "dispatch: f32 of %d columns into %d", cols, args->y.cols);
-    CUDA_TRY(k_dispatch(r->bound, &r->device, cuda_mat(&args->x), cuda_mat(&args->y), ctx->stream), "%d rows of %d", r->rows, cols);
+    if (!ctx->reserving)
+        CUDA_TRY(k_dispatch(r->bound, &r->device, cuda_mat(&args->x), cuda_mat(&args->y), ctx->stream), "%d rows of %d", r->rows, cols);
     return ST_OK;
 }
 
@@ -103,7 +105,8 @@ status cuda_combine(ops_ctx *ctx, const ops_combine_args *args)
     if (args->x.type != OPS_F32 || args->y.type != OPS_F32)
         return FAIL(ST_INVALID, "combine: x and y must be f32");
     gpu_combine a = {.from = r->device, .x = cuda_mat(&args->x), .y = cuda_mat(&args->y), .weighed = args->weighed, .accumulate = args->accumulate};
-    CUDA_TRY(k_combine(r->bound, cuda_n(ctx), &a, ctx->stream), "%d rows of %d", r->rows, args->x.cols);
+    if (!ctx->reserving)
+        CUDA_TRY(k_combine(r->bound, cuda_n(ctx), &a, ctx->stream), "%d rows of %d", r->rows, args->x.cols);
     return ST_OK;
 }
 
@@ -127,11 +130,14 @@ status cuda_experts(ops_ctx *ctx, const ops_experts_args *args)
         TRY(cuda_vec_at("experts", &w->bias, 0, &a.bias[i]));
         if (gpu_linear_input(w->first.shape.type) != args->x.type)
             return FAIL(ST_INVALID, "experts: %s weights cannot take this format of x", l.format->name);
+        if (cuda_buf_turned(w->first.buf, w->first.offset, w->stride * (size_t)(r->spec.n_local - 1) + l.bytes) != NULL)
+            return FAIL(ST_INVALID, "experts: a weight [%d, %d] was declared ready, which is for linear", w->first.shape.rows, w->first.shape.cols);
         a.w[i] = cuda_weight(&w->first, &l);
         a.stride[i] = (int64_t)w->stride;
         a.y[i] = cuda_mat(&args->y[i]);
         out += w->first.shape.rows;
     }
-    CUDA_TRY(k_experts(r->bound, &a, ctx->stream), "%d rows to %d of %d experts, [%lld, %d]", r->rows, r->spec.top_k, r->spec.n_experts, (long long)out, args->x.cols);
+    if (!ctx->reserving)
+        CUDA_TRY(k_experts(r->bound, &a, ctx->stream), "%d rows to %d of %d experts, [%lld, %d]", r->rows, r->spec.top_k, r->spec.n_experts, (long long)out, args->x.cols);
     return ST_OK;
 }

@@ -213,6 +213,8 @@ static status linear_x(ops_ctx *ctx, const ops_linear_args *args, ops_type want,
     if (!mem_mul(stride, (size_t)(rows > padded ? rows : padded), &bytes))
         return FAIL(ST_INVALID, "linear: x [%d, %d]: impossible size", args->rows, args->x.cols);
     TRY(cuda_block_grow(ctx, &ctx->quantise, bytes, "quantised activations"));
+    if (ctx->reserving)
+        return ST_OK;
     *out = (gpu_mat){ctx->quantise.p, (int32_t)want, x->cols, (int64_t)stride};
     if (x->type == want)
         CUDA_TRY(cudaMemcpyAsync(out->p, x->buf->p + x->offset, ((there < (size_t)rows ? there : (size_t)rows) - 1) * stride + row, cudaMemcpyDeviceToDevice, ctx->stream), "%d rows of %d",
@@ -238,6 +240,8 @@ static status linear_own(ops_ctx *ctx, const ops_linear_args *args, linear_parts
         return FAIL(ST_INVALID, "linear: %lld outputs in one call", (long long)p->out);
     int64_t floats = gpu_linear_scratch(cuda_rows(ctx, args->rows), (int32_t)p->out, args->x.cols);
     TRY(cuda_block_grow(ctx, &ctx->linear, (size_t)floats * sizeof(float), "partial products"));
+    if (ctx->reserving)
+        return ST_OK;
     p->own.partial = ctx->linear.p;
     CUDA_TRY(k_linear(cuda_rows(ctx, args->rows), cuda_n(ctx), &p->own, ctx->stream), "[%d, %d] x [%d, %d]^T", args->rows, args->x.cols, (int32_t)p->out, args->x.cols);
     return ST_OK;
@@ -283,7 +287,7 @@ static status linear_format(ops_ctx *ctx, const ops_linear_args *args, ops_type 
         return ST_OK;
     TRY(linear_x(ctx, args, want, p.padded, &p.own.x));
 #ifdef CUDA_BLASLT
-    for (int32_t i = 0; i < p.n_by; i++)
+    for (int32_t i = 0; i < p.n_by && !ctx->reserving; i++)
         TRY(cuda_blaslt_linear(ctx, &p.by[i], &p.own.x, cuda_rows(ctx, args->rows), cuda_n(ctx), args->accumulate));
 #endif
     return linear_own(ctx, args, &p);
@@ -310,6 +314,8 @@ status cuda_sumsq(ops_ctx *ctx, const ops_sumsq_args *args)
         return FAIL(ST_INVALID, "sumsq: columns %d to %d of %d rows", args->col_begin, args->col_end, args->rows);
     if (args->rows <= 0)
         return ST_OK;
+    if (ctx->reserving)
+        return cuda_results_reserve(ctx, CUDA_PENDING * mem_align((size_t)args->rows * sizeof(float), 64));
     if (ctx->n_pending == CUDA_PENDING)
         TRY(cuda_sync(ctx));
     float *out = ctx->sums + (size_t)ctx->n_pending * (size_t)ctx->max_rows;
@@ -346,6 +352,8 @@ static status qkv_sums(ops_ctx *ctx, const ops_qkv_args *args, int32_t rows, gpu
 status cuda_qkv(ops_ctx *ctx, const ops_batch *batch, const ops_qkv_args *args)
 {
     int32_t rows = batch->n_rows;
+    if (ctx->reserving)
+        return ST_OK;
     TRY(qkv_check(batch, args));
     gpu_qkv a = {.q = cuda_mat(&args->q), .k = cuda_mat(&args->k), .v = cuda_mat(&args->v), .n_heads = args->n_heads, .n_kv_heads = args->n_kv_heads,
                  .head_dim = args->head_dim, .clip = args->clip, .norm = (int32_t)args->norm, .eps = args->eps, .q_total = args->q_total, .k_total = args->k_total,
@@ -389,18 +397,20 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
     cuda_window *w;
     ops_batch *b = (ops_batch *)(uintptr_t)batch; /* its work lists */
     TRY(attention_check(batch, args));
-    if (batch->n_rows == 0)
+    if (batch->n_rows == 0 && !ctx->reserving)
         return ST_OK;
+    int64_t floats = gpu_attention_scratch(batch->max_slots, args->n_heads, args->head_dim);
+    TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
     TRY(cuda_batch_window(ctx, b, args->window, &w));
     b->kv_blocks[args->kv_group] = args->kv->spec.n_blocks;
+    if (ctx->reserving)
+        return ST_OK;
     TRY(cuda_batch_check_read(b, w, args->kv_group, args->kv->spec.n_blocks));
     gpu_attention a = {.q = cuda_mat(&args->q), .n_heads = args->n_heads, .head_dim = args->head_dim, .head_begin = args->head_begin, .heads_per_kv = args->heads_per_kv,
                        .kv_head_begin = args->kv_head_begin, .scale = args->scale, .softcap = args->softcap, .window = args->window, .kv = args->kv->layout,
                        .kv_group = args->kv_group, .kv_layer = args->kv_layer, .y = cuda_mat(&args->y), .y_col = args->y_col};
     TRY(cuda_vec_at("attention", &args->sinks, args->n_heads, &a.sinks));
     TRY(cuda_vec_at("attention", &args->slopes, args->n_heads, &a.slopes));
-    int64_t floats = gpu_attention_scratch(batch->max_slots, args->n_heads, args->head_dim);
-    TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
     a.list = w->list;
     a.max_work = ctx->graph_batch != NULL ? ctx->graph->work : w->pinned[batch->which]->n_work;
     a.max_rows = ctx->graph_batch != NULL ? ctx->graph->piece_rows : w->pinned[batch->which]->most_rows;
@@ -427,7 +437,7 @@ status cuda_gate(ops_ctx *ctx, const ops_gate_args *args)
     gpu_gate a = {.gate = cuda_mat(&args->gate), .activation = (int32_t)args->activation, .y = cuda_mat(&args->y), .y_col = args->y_col};
     if (args->up.buf != NULL)
         a.up = cuda_mat(&args->up);
-    if (rows > 0)
+    if (rows > 0 && !ctx->reserving)
         CUDA_TRY(k_gate(bound, n, &a, ctx->stream), "%d rows of %d", rows, args->gate.cols);
     return ST_OK;
 }

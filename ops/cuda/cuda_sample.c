@@ -70,6 +70,8 @@ static status upload(ops_ctx *ctx, const ops_sample_args *a)
     for (int32_t i = 0; i < a->n; i++)
         bytes += counts_bytes(&a->rows[i]) + bias_bytes(&a->rows[i]) + (a->rows[i].allow != NULL ? mem_align(allow_bytes(a), 16) : 0);
     TRY(cuda_block_grow(ctx, &ctx->sample_in, mem_align(bytes, 65536), "sampling parameters"));
+    if (ctx->reserving)
+        return ST_OK;
     char *block; /* put together here, since a stage may be too small for it */
     TRY(mem_calloc(1, bytes, "sampling parameters", &block));
     size_t at = rows;
@@ -89,6 +91,8 @@ status cuda_sample(ops_ctx *ctx, const ops_sample_args *args)
     size_t out = (size_t)args->n * sizeof(ops_sample_out);
     TRY(cuda_block_grow(ctx, &ctx->sample_out, out, "sampling results"));
     TRY(cuda_block_grow(ctx, &ctx->sample, (size_t)gpu_sample_scratch(args->n, args->logits.cols), "sampling"));
+    if (ctx->reserving)
+        return cuda_results_reserve(ctx, mem_align(out, 64));
     gpu_sample a = {.logits = cuda_mat(&args->logits), .vocab_begin = args->vocab_begin, .multiplier = args->multiplier, .softcap = args->softcap,
                     .rows = ctx->sample_in.p, .out = ctx->sample_out.p, .scratch = ctx->sample.p};
     if (args->adjusted.buf != NULL)

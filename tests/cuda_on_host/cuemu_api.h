@@ -13,7 +13,7 @@
  *   CUEMU_CC       80 | 90 | 100        the compute capability it claims, with that one's shared memory (80)
  *   CUEMU_SMS      N                    multiprocessors it claims (4)
  *   CUEMU_TRACE    FILE                 what is queued, in the order of the calls, to FILE.PID: a line each, "STREAM kernel NAME", "STREAM record EVENT",
- *                  "STREAM wait EVENT", "STREAM call waits"; streams and events by number, in order of creation */
+ *                  "STREAM wait EVENT", "STREAM call waits", "0 malloc BYTES" and "0 pin BYTES"; streams and events by number, in order of creation */
 #ifndef CUEMU_API_H
 #define CUEMU_API_H
 

@@ -278,7 +278,7 @@ static void traced(const cuemu_stream *s, const char *what, const std::string &w
 {
     if (trace == NULL)
         return;
-    fprintf(trace, "%llu %s %s\n", (unsigned long long)s->number, what, which.c_str());
+    fprintf(trace, "%llu %s %s\n", (unsigned long long)(s != NULL ? s->number : 0), what, which.c_str());
     fflush(trace);
 }
 
@@ -507,6 +507,7 @@ API cudaMalloc(void **out, size_t n)
         return failed(cudaErrorMemoryAllocation);
     devices[this_device].used += n;
     memory[(uintptr_t)p] = a;
+    traced(NULL, "malloc", std::to_string(n));
     catch_faults();
     *out = p;
     return cudaSuccess;
@@ -547,6 +548,7 @@ static cudaError_t host_alloc(void **out, size_t n)
         return failed(cudaErrorMemoryAllocation);
     memset(p, 0xff, n);
     memory[(uintptr_t)p] = {n, PINNED, this_device, NULL, 0};
+    traced(NULL, "pin", std::to_string(n));
     *out = p;
     return cudaSuccess;
 }

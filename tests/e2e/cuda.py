@@ -7,6 +7,7 @@
     gemm     bf16 products by the own kernels and by cuBLASLt's stand-in: close to each other, each the same in any company; a library that does not serve is found out
     storm    many runs, each with a failing call or a killed rank: all end, with a reason
     overlap  steps in two pieces: what is queued between a sum's start and the wait for it, and that no bit differs, of any checkpoint given
+    memory   all of it is taken at start-up; what does not fit says how much there is and what to lower
     bench    `trireme bench comm`
 """
 import argparse
@@ -321,6 +322,35 @@ def check_overlap(a, report):
                     report.check(all(between(t) == [] for t in pathlib.Path(d).iterdir()), f"{what}: --overlap-rows 0 overlaps")
 
 
+def check_memory(a, report):
+    shapes = [(90, 30), (1, 40), (137, 20), (2, 25), (19, 60), (64, 9), (3, 8), (5, 7), (7, 6), (11, 5)]
+    kinds = [{"temperature": 0}, {"temperature": 1, "top_p": 0.9, "seed": 3}, {"temperature": 0.7, "top_k": 20, "seed": 4, "presence_penalty": 0.5}, {"temperature": 0, "prompt_logprobs": 5}]
+    requests = [{"id": i, "prompt_ids": [(7 * k + 3 * n) % a.vocab for k in range(n)], "max_tokens": m, "ignore_eos": True, "logprobs": 5, **kinds[i % len(kinds)]}
+                for i, (n, m) in enumerate(shapes)]
+    args = ("--device", "cuda", "--max-seqs", "8", "--max-batched-tokens", "100", "--compute", a.compute)
+    for split in a.splits.split(","):
+        tp, pp = map(int, split.split("x"))
+        for more in ((), ("--overlap-rows", "20")) if tp > 1 else ((),):
+            with tempfile.TemporaryDirectory() as d:
+                generate(a.trireme, a.model, requests, tp, pp, (*args, *more), {"CUEMU_TRACE": f"{d}/trace"}, 300)
+                traces = [t.read_text().splitlines() for t in pathlib.Path(d).iterdir()]
+            report.check(len(traces) == tp * pp, f"{split}: {len(traces)} traces")
+            for lines in traces:
+                first = next(i for i, line in enumerate(lines) if line.split()[1] == "kernel" and "copy" not in line)
+                late = [line for line in lines[first:] if line.split()[1] in ("malloc", "pin")]
+                taken = [line for line in lines[:first] if line.split()[1] == "malloc"]
+                report.check(late == [] and len(taken) > 5, f"{split} {more}: allocated after the first kernel: {late}")
+    told = 0
+    for mib in range(1, 16): # the plan refuses the smallest; then something at start-up has no room; then all has
+        code, _, err = answer_of(a.trireme, a.model, "--device", "cuda", "--max-seqs", "2", env={"CUEMU_MEMORY": str(mib)})
+        if code == 0:
+            break
+        short = re.search(rf"cudaMalloc, \d+ bytes for .* \(cudaErrorMemoryAllocation\); of the device's {mib} MiB \d+ are free; give a smaller --memory", err)
+        told += short is not None
+        report.check(short is not None or "needs" in err, f"a device of {mib} MiB: exit code {code}: {err[-600:]}")
+    report.check(told > 0 and code == 0, f"devices of {mib} MiB and less: {told} say what is free; the last exit code is {code}: {err[-600:]}")
+
+
 def check_bench(a, report):
     for device, ranks in (("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 3)):
         code, out, err = run(a.trireme, ["bench", "comm", "--device", device, "--sizes", "1K,64K", "--hidden", "64", "-r", "2", "--json"], ranks, timeout=LIMIT)
@@ -338,7 +368,7 @@ def check_bench(a, report):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trireme", required=True)
-    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, overlap, storm, bench")
+    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, overlap, memory, storm, bench")
     p.add_argument("--model", required=True)
     p.add_argument("--only", help="of the folders in --model")
     p.add_argument("--plugin", action="store_true", help="backend_cuda.so was built")
@@ -358,7 +388,7 @@ def main():
         report.skip(a.what, f"{a.model} is not there; deploy/check fetches it")
     else:
         for what in a.what.split(","):
-            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "overlap": check_overlap, "storm": check_storm, "bench": check_bench}[what](a, report)
+            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "overlap": check_overlap, "memory": check_memory, "storm": check_storm, "bench": check_bench}[what](a, report)
     report.end()
 
 
