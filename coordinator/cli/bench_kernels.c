@@ -381,7 +381,7 @@ static void attention_destroy(kernels_bench *b, attention_bench *t)
 /* The last `rows` tokens of each of `seqs` contexts. */
 static status attention(kernels_bench *b, ops_kv_type type, int32_t seqs, int32_t rows)
 {
-    static const char *const names[] = {[OPS_KV_F32] = "f32", [OPS_KV_F16] = "f16", [OPS_KV_BF16] = "bf16", [OPS_KV_Q8] = "q8"};
+    static const char *const names[] = {[OPS_KV_F32] = "f32", [OPS_KV_F16] = "f16", [OPS_KV_BF16] = "bf16", [OPS_KV_Q8] = "q8", [OPS_KV_F8] = "fp8"};
     const kernels_args *a = b->a;
     attention_bench t = {.seqs = seqs, .rows = rows < a->context ? rows : a->context};
     char what[64];
@@ -467,7 +467,7 @@ static status rows_create(kernels_bench *b, rows_bench *r, int32_t n)
     TRY(mem_calloc((size_t)n, sizeof(*r->out), "measuring", &r->out));
     r->parts[0] = b->ops->mat_part(b->ctx, &r->part);
     r->norm = (ops_norm_args){.x = r->x, .parts = {r->parts, 1, r->part.stride / sizeof(float)}, .residual_scale = 1, .norm = OPS_NORM_RMS, .eps = 1e-5f, .n_y = 1, .y = {r->y}};
-    r->gated = (ops_gate_args){n, r->gate, r->up, OPS_SILU, r->act, 0};
+    r->gated = (ops_gate_args){n, r->gate, r->up, OPS_SILU, r->act, 0, NULL};
     r->sample = (ops_sample_args){r->logits, r->adjusted, 0, 1, 0, n, r->rows, r->out};
     return ST_OK;
 }
@@ -566,7 +566,7 @@ static status run(kernels_bench *b)
     b->ops->buf_destroy(b->ctx, &b->weights);
     if (a->type != NULL)
         return ST_OK;
-    for (int t = OPS_KV_F32; t <= OPS_KV_Q8; t++) {
+    for (int t = 0; t < OPS_KV_TYPES; t++) {
         TRY(attention(b, (ops_kv_type)t, 1, 1));
         TRY(attention(b, (ops_kv_type)t, 16, 1));
         TRY(attention(b, (ops_kv_type)t, 1, 512));

@@ -130,7 +130,7 @@ status cuda_experts(ops_ctx *ctx, const ops_experts_args *args)
         TRY(cuda_vec_at("experts", &w->bias, 0, &a.bias[i]));
         if (gpu_linear_input(w->first.shape.type) != args->x.type)
             return FAIL(ST_INVALID, "experts: %s weights cannot take this format of x", l.format->name);
-        if (cuda_buf_turned(w->first.buf, w->first.offset, w->stride * (size_t)(r->spec.n_local - 1) + l.bytes) != NULL)
+        if (r->spec.n_local > 0 && cuda_buf_turned(w->first.buf, w->first.offset, w->stride * (size_t)(r->spec.n_local - 1) + l.bytes) != NULL)
             return FAIL(ST_INVALID, "experts: a weight [%d, %d] was declared ready, which is for linear", w->first.shape.rows, w->first.shape.cols);
         a.w[i] = cuda_weight(&w->first, &l);
         a.stride[i] = (int64_t)w->stride;

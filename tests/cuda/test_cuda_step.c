@@ -166,7 +166,7 @@ static void layer(model *m, int l, int32_t rows, bool last)
     between.parts.n = 1;
     did(m, o->norm(m->ctx, m->batch, &between));
     did(m, o->linear(m->ctx, &(ops_linear_args){.rows = rows, .x = m->h, .n = 2, .w = {m->up[l][0], m->up[l][1]}, .y = {m->gate, m->upper}}));
-    did(m, o->gate(m->ctx, &(ops_gate_args){rows, m->gate, m->upper, OPS_SILU, m->act, 0}));
+    did(m, o->gate(m->ctx, &(ops_gate_args){rows, m->gate, m->upper, OPS_SILU, m->act, 0, NULL}));
     did(m, o->linear(m->ctx, &(ops_linear_args){.rows = rows, .x = m->act, .n = 1, .w = {m->down[l]}, .y = {m->y}}));
     if (last) {
         ops_norm_args end = before;
