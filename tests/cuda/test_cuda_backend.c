@@ -220,6 +220,117 @@ static void what_contradicts_itself_is_refused(void **state)
     be->buf_destroy(ctx, &buf);
 }
 
+/* One past what is there, and the last that is; first and last entries of a list each by itself. */
+static void limits_are_where_they_are_said_to_be(void **state)
+{
+    (void)state;
+    enum { COLS = 64, BLOCKS = 3 };
+    size_t stride = ops_row_bytes(OPS_F32, COLS);
+    ops_buf *buf;
+    ops_kv *kv;
+    ops_batch *b;
+    OK(be->buf_create(ctx, stride * 40, "test", &buf));
+    OK(be->kv_create(ctx, &(ops_kv_spec){OPS_KV_F32, 1, 1, COLS, BLOCKS}, &kv));
+    refused(be->kv_copy_block(ctx, kv, BLOCKS, 0), "has 3 blocks");
+    refused(be->kv_copy_block(ctx, kv, -1, 0), "has 3 blocks");
+    refused(be->kv_copy_block(ctx, kv, 0, -1), "has 3 blocks");
+    OK(be->kv_copy_block(ctx, kv, 0, BLOCKS - 1));
+    OK(be->kv_copy_block(ctx, kv, BLOCKS - 1, 0));
+
+    /* Block tables: two sequences, the second with 3 blocks behind the first's one; what lies before a window is not looked at, the edges of what is read are. */
+    ops_batch_limits l = {.max_rows = 16, .max_spans = 2, .max_out = 1, .max_blocks = 8, .n_kv_groups = 1};
+    OK(be->batch_create(ctx, &l, &b));
+    ops_mat m = {buf, 0, OPS_F32, COLS, stride}, y = {buf, stride * 20, OPS_F32, COLS, stride};
+    int32_t tokens[16] = {0}, table[4] = {0};
+    ops_span spans[2] = {{.row = 0, .n_rows = 2, .position = 14}, {.row = 2, .n_rows = 2, .position = 31, .table = {1}}};
+    ops_batch_desc d = {.n_rows = 4, .tokens = tokens, .n_spans = 2, .spans = spans, .tables = {table}, .n_table = {4}};
+    ops_attention_args at = {.q = m, .n_heads = 1, .head_dim = COLS, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = y};
+    for (int window = 0; window <= 17; window += 17) {
+        at.window = window;
+        for (int entry = 0; entry < 4; entry++) {
+            for (int wrong = 0; wrong < 3; wrong++) {
+                static const int32_t values[] = {-1, BLOCKS, BLOCKS - 1};
+                memset(table, 0, sizeof(table));
+                table[entry] = values[wrong];
+                OK(be->batch_set(ctx, b, &d));
+                if (wrong < 2) /* with a window of 17 position 31 sees 15 and on: the first block of the second sequence too ... */
+                    refused(be->attention(ctx, b, &at), "beyond the cache's 3");
+                else
+                    OK(be->attention(ctx, b, &at));
+            }
+        }
+    }
+    at.window = 16; /* ... and with one of 16 it does not */
+    memset(table, 0, sizeof(table));
+    table[1] = 77;
+    OK(be->batch_set(ctx, b, &d));
+    OK(be->attention(ctx, b, &at));
+    OK(be->sync(ctx));
+    be->batch_destroy(ctx, &b);
+    be->kv_destroy(ctx, &kv);
+
+    /* Vectors and parts up to the last byte. */
+    b = batch_of(4);
+    OK(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .weight = {buf, stride * 40 - COLS * 4, COLS}, .eps = 1, .n_y = 1, .y = {y}}));
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .weight = {buf, stride * 40 - COLS * 4 + 4, COLS}, .eps = 1, .n_y = 1, .y = {y}}), "a vector of 64");
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .weight = {buf, stride * 41, COLS}, .eps = 1, .n_y = 1, .y = {y}}), "a vector of 64");
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .weight = {buf, 0, COLS - 1}, .eps = 1, .n_y = 1, .y = {y}}), "a vector of 63");
+    ops_mat narrow = y; /* the second of two outputs */
+    narrow.offset = stride * 39;
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .eps = 1, .n_y = 2, .y = {y, narrow}}), "do not fit");
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = m, .norm = OPS_NORM_RMS, .eps = 1, .n_y = 2, .y = {narrow, y}}), "do not fit");
+    be->batch_destroy(ctx, &b);
+    be->buf_destroy(ctx, &buf);
+}
+
+static void sampling_looks_at_every_row(void **state)
+{
+    (void)state;
+    enum { COLS = 64, N = 3 };
+    size_t stride = ops_row_bytes(OPS_F32, COLS);
+    ops_buf *buf;
+    OK(be->buf_create(ctx, stride * 6, "test", &buf));
+    ops_mat logits = {buf, 0, OPS_F32, COLS, stride}, adjusted = {buf, stride * 3, OPS_F32, COLS, stride};
+    ops_sample_out *out = calloc(N, sizeof(*out));
+    const ops_sample_row good = {.temperature = 1, .repetition_penalty = 1, .n_candidates = 1, .target = -1, .want_sample = true};
+    for (int wrong = -1; wrong < N * 7; wrong++) {
+        ops_sample_row rows[N + 1];
+        for (int i = 0; i <= N; i++) {
+            rows[i] = good;
+            rows[i].row = i % N;
+        }
+        ops_sample_row *r = &rows[wrong < 0 ? 0 : wrong / 7];
+        switch (wrong < 0 ? -1 : wrong % 7) {
+        case 0: r->row = -1; break;
+        case 1: r->row = 6; break;
+        case 2: r->n_candidates = OPS_MAX_CANDIDATES + 1; break;
+        case 3: r->n_raw = OPS_MAX_CANDIDATES + 1; break;
+        case 4: r->temperature = -0.5f; break;
+        case 5: r->n_counts = -1; break;
+        case 6: r->n_bias = -1; break;
+        default: break;
+        }
+        ops_sample_args a = {logits, adjusted, 0, 1, 0, N, rows, out};
+        if (wrong < 0)
+            OK(be->sample(ctx, &a));
+        else
+            assert_int_equal(be->sample(ctx, &a), ST_INVALID);
+    }
+    ops_sample_row one = good;
+    ops_sample_args a = {logits, adjusted, INT32_MAX - COLS, 1, 0, 1, &one, out};
+    OK(be->sample(ctx, &a));
+    a.vocab_begin++;
+    refused(be->sample(ctx, &a), "columns of logits from token");
+    a.vocab_begin = -1;
+    refused(be->sample(ctx, &a), "columns of logits from token");
+    a.vocab_begin = 0;
+    a.n = 0;
+    OK(be->sample(ctx, &a));
+    OK(be->sync(ctx));
+    be->buf_destroy(ctx, &buf);
+    free(out);
+}
+
 /* What qkv stores attention reads, scales of several groups included: against sums in double over keys and values as they were before rounding. */
 static void check_kept(ops_kv_type type, int32_t dim, double tolerance)
 {
@@ -494,7 +605,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_context_says_what_it_is),      cmocka_unit_test(buffers_hold_what_was_written), cmocka_unit_test(parts_come_from_host_and_device),
         cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
-        cmocka_unit_test(keys_and_values_come_back),
+        cmocka_unit_test(limits_are_where_they_are_said_to_be), cmocka_unit_test(sampling_looks_at_every_row), cmocka_unit_test(keys_and_values_come_back),
         cmocka_unit_test(experts_give_the_cpus_bits), cmocka_unit_test(recorded_experts_go_where_the_step_says),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
