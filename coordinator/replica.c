@@ -234,6 +234,7 @@ static status make_worker(coord_replica *r)
         .collectives = r->opt.collectives,
         .overlap_rows = r->opt.overlap_rows == 0 ? COORD_OVERLAP_ROWS : r->opt.overlap_rows < 0 ? 0 : r->opt.overlap_rows,
         .quiet = r->opt.quiet || r->rank != 0,
+        .phase_times = r->opt.phase_times,
         .grammars = r->opt.grammars,
     };
     threads_resolve(r, &o.ctx);

@@ -47,6 +47,7 @@ typedef struct coord_replica_options {
     size_t memory;              /* bytes this rank may use; 0 = what the host or the device has left, divided among its ranks */
     int timeout_ms;             /* of a collective; 0 = 60 s */
     bool quiet;                 /* no progress display */
+    bool phase_times;           /* as worker_options.phase_times */
     bool grammars;              /* ready for requests with grammars from the start */
     bool loads;                 /* ranks tell rank 0 their figures about once a second (coord_replica_loads) */
 } coord_replica_options;

@@ -28,6 +28,7 @@
 #define OPS_MAX_CANDIDATES 256
 #define OPS_MAX_EXPERTS 4096 /* of one layer */
 #define OPS_MAX_CHOSEN 32    /* experts of one row */
+#define OPS_TIMES 16 /* what a device's time may be told apart by */
 
 typedef struct ops_ctx ops_ctx;     /* opaque: device, stream, threads, scratch */
 typedef struct ops_buf ops_buf;     /* opaque: memory a backend owns */
@@ -444,6 +445,12 @@ typedef struct ops_backend {
      * kind so at its largest finds out at start-up whether all has room, and nothing is allocated, nor waited for, later.  Only sampling's lists may grow beyond. */
     void (*reserve_begin)(ops_ctx *ctx);
     void (*reserve_end)(ops_ctx *ctx);
+
+    /* May be NULL: operations run while they are called.  From a mark to the next the device's time is that of `what`, below OPS_TIMES, a number that the caller chooses; -1 ends a step,
+     * or what is recorded of one.  Marks are queued as operations are, also into recordings, and count at each play.  read: seconds since the context was made; waits for what
+     * was marked; a mark that could not be made is told here. */
+    void (*time_mark)(ops_ctx *ctx, int32_t what);
+    status (*time_read)(ops_ctx *ctx, double seconds[OPS_TIMES]);
 
     /* Bracket a step: threads stay awake in between. */
     void (*step_begin)(ops_ctx *ctx);

@@ -158,8 +158,10 @@ status worker_slot_sum(worker *w)
         p->under_way = true;
         return comm_half_start(w->group, &h, &p->parts, &p->n_parts);
     }
-    if (comm_group_on_device(w->group))
+    if (comm_group_on_device(w->group)) {
+        worker_mark(w, WORKER_EXCHANGE);
         return comm_exchange_end(w->group, row * (size_t)rows_on_devices(w), &p->parts, &p->n_parts);
+    }
     TRY(w->ops->sync(w->ctx));
     double started = log_clock();
     worker_note(w, WORKER_EXCHANGE);
@@ -173,7 +175,10 @@ status worker_slot_wait(worker *w)
     if (!w->now->under_way)
         return ST_OK;
     w->now->under_way = false;
-    return comm_half_wait(w->group, (int)(w->now - w->piece));
+    worker_mark(w, WORKER_EXCHANGE);
+    TRY(comm_half_wait(w->group, (int)(w->now - w->piece)));
+    worker_mark(w, w->operation);
+    return ST_OK;
 }
 
 status worker_exchange_check(worker *w)
@@ -205,6 +210,7 @@ static char *x_on_host(worker *w, ops_mat x)
 status worker_receive(worker *w, ops_mat x)
 {
     size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
+    worker_mark(w, WORKER_STAGE);
     if (w->before != NULL)
         return comm_device_recv(w->before, 0, x_on_device(w, &x), x.stride * (size_t)rows_on_devices(w));
     char *memory = x_on_host(w, x);
@@ -222,6 +228,7 @@ status worker_receive(worker *w, ops_mat x)
 status worker_hand_on(worker *w, ops_mat x, int which)
 {
     size_t bytes = x.stride * (size_t)w->n_rows;
+    worker_mark(w, WORKER_STAGE);
     if (w->after != NULL)
         return comm_device_send(w->after, 1, x_on_device(w, &x), x.stride * (size_t)rows_on_devices(w));
     char *memory = x_on_host(w, x);

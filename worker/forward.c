@@ -396,6 +396,7 @@ static status embed_sum(worker *w, int32_t layer, ops_mat x)
 {
     (void)layer;
     double started = log_clock();
+    worker_mark(w, WORKER_EMBED);
     TRY(worker_slot_wait(w));
     ops_norm_args a = {
         .x = x,
@@ -418,6 +419,7 @@ static status finish(worker *w, int32_t layer, ops_mat x)
 {
     (void)layer;
     int32_t last = w->rank->layer_end - 1 - w->rank->layer_begin;
+    worker_mark(w, WORKER_HEAD);
     norm_place at = {.present = false};
     formats f = {.n = 0};
     if (last >= 0 && w->now->n_parts > 0) {
@@ -508,6 +510,7 @@ static status decode(worker *w, ops_mat x, int which)
         return ST_OK;
     TRY(whole(w, x, which));
     TRY(comm_group_align(w->group));
+    worker_mark(w, WORKER_IDLE);
     return w->ops->graph_end(w->ctx);
 }
 

@@ -575,6 +575,7 @@ static status sample_rows(worker *w, int32_t begin, int32_t n, int32_t *n_tops)
     const char *all;
     size_t stride, offset = 0;
     TRY(gather(w, n, &all, &stride));
+    worker_mark(w, WORKER_SAMPLE);
     ops_candidate candidates[OPS_MAX_CANDIDATES], raw[OPS_MAX_CANDIDATES];
     for (int32_t i = 0; i < n; i++) {
         merged m = {.candidates = candidates, .raw = raw};

@@ -241,8 +241,16 @@ void worker_destroy(worker **worker_)
 
 /* ---- a step ---- */
 
+void worker_mark(worker *w, worker_operation o)
+{
+    if (w->opt.phase_times && w->ops->time_mark != NULL)
+        w->ops->time_mark(w->ctx, o == WORKER_IDLE ? -1 : (int32_t)o);
+}
+
 void worker_note(worker *w, worker_operation o)
 {
+    w->operation = o;
+    worker_mark(w, o);
     comm_note(w->opt.world, w->step_number << 24 | (uint64_t)o << 16 | (uint64_t)(w->layer & 0xffff));
 }
 
@@ -318,9 +326,24 @@ const char *worker_backend(const worker *w)
     return w->ops->ctx_describe(w->ctx);
 }
 
+/* The phases as the device's own times. */
+static void device_times(const worker *w, worker_times *out)
+{
+    double t[OPS_TIMES];
+    if (!w->opt.phase_times || w->ops->time_read == NULL || w->ops->time_read(w->ctx, t) != ST_OK)
+        return;
+    out->embed_seconds = t[WORKER_EMBED];
+    out->attention_seconds = t[WORKER_ATTENTION];
+    out->mlp_seconds = t[WORKER_MLP];
+    out->head_seconds = t[WORKER_HEAD] + t[WORKER_SAMPLE];
+    out->exchange_seconds = t[WORKER_EXCHANGE];
+    out->stage_wait_seconds = t[WORKER_STAGE];
+}
+
 void worker_times_get(const worker *w, worker_times *out)
 {
     *out = w->times;
+    device_times(w, out);
     if (w->group != NULL) {
         comm_stats g;
         comm_group_stats(w->group, &g);

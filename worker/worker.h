@@ -34,6 +34,7 @@ typedef struct worker_options {
     const char *collectives;      /* how sums between devices go by size, as comm_choice_parse takes it; NULL: comm_choice_default */
     int32_t overlap_rows;         /* between devices: a step of so many rows or more is computed in two pieces that take turns, one's sums under way meanwhile; 0: never */
     bool quiet;                   /* no progress display while loading */
+    bool phase_times;             /* measure the phases on the device, where there is one, which slows it down a little; else they are those of the host's calls */
     bool grammars;                /* be ready for grammars before the first one comes, where the checkpoint's tokenizer allows any */
 } worker_options;
 
@@ -86,6 +87,6 @@ typedef struct worker_times {
     double skew_seconds;                       /* of that: waiting for the last rank to come */
     double embed_seconds, attention_seconds, mlp_seconds, head_seconds; /* the plan's phases, exchanges left out */
 } worker_times;
-void worker_times_get(const worker *w, worker_times *out);
+void worker_times_get(const worker *w, worker_times *out); /* with phase_times on a device: waits for it */
 
 #endif

@@ -149,12 +149,15 @@ struct worker {
 
     uint64_t step_number;
     int32_t layer; /* being computed */
+    worker_operation operation;
     worker_memory memory;
     worker_times times;
 };
 
-/* Notes what this rank is at. */
+/* Notes what this rank is at, and marks it. */
 void worker_note(worker *w, worker_operation o);
+/* What the device is at from here on, with phase_times. */
+void worker_mark(worker *w, worker_operation o);
 
 /* weights.c */
 status worker_weights_load(worker *w);

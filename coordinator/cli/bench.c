@@ -40,7 +40,7 @@ typedef struct bench_args {
     bool json;
 } bench_args;
 
-enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON, OPT_SHARED, OPT_AMONG };
+enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON, OPT_SHARED, OPT_AMONG, OPT_NO_PHASES };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to measure (lists with commas; -p 0 or -n 0 leaves that part out):", 1},
@@ -51,6 +51,7 @@ static const struct argp_option options[] = {
     {"shared", OPT_SHARED, "TOKENS,...", 0, "Time to first token of a prompt whose first so many tokens were computed before (default 0)", 0},
     {"among", OPT_AMONG, "TOKENS,...", 0, "A prompt of so many tokens comes while the sequences decode (default 0)", 0},
     {"repeat", 'r', "N", 0, "Measured runs of each row (default 3)", 0},
+    {"no-phases", OPT_NO_PHASES, NULL, 0, "Do not time the phases on GPUs, which costs each step some microseconds a layer", 0},
     {"json", OPT_JSON, NULL, 0, "A line of JSON for each row instead of a table", 0},
     {0},
 };
@@ -66,7 +67,8 @@ static const char doc[] =
     "  trireme bench kernels                   each operation against the limits of this machine; `trireme bench kernels --help`\n"
     "\n"
     "Columns: tokens/s over all sequences with its standard deviation; the time of a step; and where rank 0's time of a step goes, in ms: the "
-    "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.";
+    "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.  On a GPU they are its own times, by events between the kernels; with --no-phases they are those in which "
+    "the host queues the work.";
 
 static bool parse_list(const char *text, int32_t min, int_list *out)
 {
@@ -113,6 +115,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'r':
         ok = cli_parse_int(arg, 1, 1000, &v);
         a->repeat = ok ? (int32_t)v : 0;
+        break;
+    case OPT_NO_PHASES:
+        a->replica.options.phase_times = false;
         break;
     case OPT_JSON:
         a->json = true;
@@ -438,6 +443,7 @@ int cli_bench(int argc, char **argv)
         return (comm ? cli_bench_comm : cli_bench_kernels)(argc - 1, argv + 1);
     }
     bench_args a = {.prompt = {1, {512}}, .gen = {1, {128}}, .batch = {1, {1}}, .depth = {1, {16}}, .repeat = 3};
+    a.replica.options.phase_times = true;
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
     struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
     cli_parse(&argp, argc, argv, &a);

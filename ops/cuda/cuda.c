@@ -90,6 +90,8 @@ static void ctx_destroy(ops_ctx **out)
     if (ctx->stream != NULL)
         (void)cudaStreamSynchronize(ctx->stream);
     cuda_graphs_destroy(ctx);
+    for (int i = 0; i < CUDA_TIME_SETS; i++)
+        cuda_times_destroy(&ctx->times[i]);
     if (ctx->copies != NULL)
         (void)cudaStreamSynchronize(ctx->copies);
 #ifdef CUDA_BLASLT
@@ -303,6 +305,8 @@ const ops_backend *cuda_backend(void)
         .sample = cuda_sample,
         .graph_begin = cuda_graph_begin,
         .graph_end = cuda_graph_end,
+        .time_mark = cuda_time_mark,
+        .time_read = cuda_time_read,
         .reserve_begin = reserve_begin,
         .reserve_end = reserve_end,
         .step_begin = step_begin,

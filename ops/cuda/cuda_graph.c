@@ -14,8 +14,10 @@ static void graph_drop(cuda_graph *g)
 
 void cuda_graphs_destroy(ops_ctx *ctx)
 {
-    for (int i = 0; i < ctx->n_graphs; i++)
+    for (int i = 0; i < ctx->n_graphs; i++) {
         graph_drop(&ctx->graphs[i]);
+        cuda_times_destroy(&ctx->graphs[i].times);
+    }
     ctx->n_graphs = 0;
 }
 
@@ -58,6 +60,13 @@ static status check_blocks(ops_batch *b)
     return ST_OK;
 }
 
+static status play(ops_ctx *ctx, cuda_graph *g)
+{
+    TRY(cuda_times_before_play(ctx, g));
+    CUDA_TRY(cudaGraphLaunch(g->exec, ctx->stream), "a step of %d rows", g->rows);
+    return cuda_times_after_play(ctx, g);
+}
+
 status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
 {
     bool seen;
@@ -73,10 +82,11 @@ status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
         return ST_OK;
     if (g->exec != NULL && g->memory == ctx->memory) {
         TRY(check_blocks(b));
-        CUDA_TRY(cudaGraphLaunch(g->exec, ctx->stream), "a step of %d rows", b->n_rows);
+        TRY(play(ctx, g));
         *played = true;
         return ST_OK;
     }
+    TRY(cuda_times_before_play(ctx, g));
     graph_drop(g);
     ctx->graph_batch = b;
     ctx->graph = g;
@@ -84,6 +94,7 @@ status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
         return ST_OK;
     CUDA_TRY(cudaStreamBeginCapture(ctx->stream, cudaStreamCaptureModeThreadLocal), "a step of %d rows", b->n_rows);
     ctx->recording = true;
+    g->times.n = 0;
     return ST_OK;
 }
 
@@ -111,6 +122,5 @@ status cuda_graph_end(ops_ctx *ctx)
     status st = instantiate(g, graph);
     (void)cudaGraphDestroy(graph);
     TRY(st);
-    CUDA_TRY(cudaGraphLaunch(g->exec, ctx->stream), "a step of %d rows", g->rows);
-    return ST_OK;
+    return play(ctx, g);
 }

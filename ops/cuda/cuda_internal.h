@@ -4,6 +4,7 @@
  *   cuda_buffer.c  buffers, wrapped host memory, what goes up and down
  *   cuda_batch.c   a step's description
  *   cuda_graph.c   decode steps recorded and played
+ *   cuda_time.c    how long the device was at what
  *   cuda_ops.c     the operations: check, translate to device addresses, launch
  *   cuda_blaslt.c  products of large bf16 weights by cuBLASLt, where it gives the same bits in every batch
  *   cuda_moe.c     those of layers of experts
@@ -81,10 +82,24 @@ typedef struct cuda_pending { /* a result on its way to the host */
     size_t bytes;
 } cuda_pending;
 
+typedef struct cuda_mark { /* from here to the next mark is time of `what`; -1: of nothing */
+    cudaEvent_t event;
+    int32_t what;
+} cuda_mark;
+
+typedef struct cuda_times { /* of a step, or of a recording */
+    cuda_mark *marks;
+    int32_t n, cap;
+    cudaEvent_t over;
+    bool pending;         /* to be read when `over` has come */
+} cuda_times;
+enum { CUDA_TIME_SETS = 4 };
+
 /* A decode step recorded for up to so many rows and pieces of attention (graphs of other sizes are other graphs). */
 typedef struct cuda_graph {
     int32_t rows, work, piece_rows;
     uint64_t memory;      /* ctx->memory when it was recorded: scratch has moved if it differs */
+    cuda_times times;     /* marks among what was recorded */
     cudaGraphExec_t exec; /* NULL: such a step was seen once, and runs as ever */
 } cuda_graph;
 enum { CUDA_GRAPHS = 64 };
@@ -112,6 +127,10 @@ struct ops_ctx {
     bool recording;
     struct cuda_blaslt *blaslt;             /* NULL: the own kernels multiply */
     bool reserving;                         /* operations take memory and compute nothing */
+    cuda_times times[CUDA_TIME_SETS];       /* of the steps, in turn; unrecorded operations */
+    int which_times;
+    double seconds[OPS_TIMES];              /* read so far */
+    status times_failed;                    /* what kept a mark from being made */
     char description[256], numerics_name[80];
 };
 
@@ -200,6 +219,14 @@ status cuda_batch_check_read(const ops_batch *b, cuda_window *w, int32_t kv_grou
 status cuda_graph_begin(ops_ctx *ctx, ops_batch *batch, bool *played);
 status cuda_graph_end(ops_ctx *ctx);
 void cuda_graphs_destroy(ops_ctx *ctx);
+
+/* ---- cuda_time.c ---- */
+void cuda_time_mark(ops_ctx *ctx, int32_t what);
+status cuda_time_read(ops_ctx *ctx, double seconds[OPS_TIMES]);
+/* A recording's marks are read before it is played again, and wait to be read from then on. */
+status cuda_times_before_play(ops_ctx *ctx, cuda_graph *g);
+status cuda_times_after_play(ops_ctx *ctx, cuda_graph *g);
+void cuda_times_destroy(cuda_times *t);
 
 /* ---- cuda_ops.c ---- */
 status cuda_mat_check(const char *op, const char *name, const ops_mat *m, int32_t rows, int32_t cols);

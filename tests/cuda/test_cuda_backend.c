@@ -63,6 +63,38 @@ static void a_context_says_what_it_is(void **state)
     refused(be->ctx_create(&(ops_ctx_options){.max_rows = 0, .max_cols = 1}, &other), "steps of 0 rows");
 }
 
+static void marks_tell_the_devices_time(void **state)
+{
+    (void)state;
+    enum { BYTES = 8 << 20, STEPS = 9 }; /* more steps than sets */
+    double before[OPS_TIMES], after[OPS_TIMES];
+    ops_buf *b;
+    ops_batch *batch;
+    ops_batch_limits l = {.max_rows = 64, .max_spans = 8, .max_out = 64, .max_blocks = 64, .n_kv_groups = 1};
+    OK(be->buf_create(ctx, BYTES, "test", &b));
+    OK(be->batch_create(ctx, &l, &batch));
+    OK(be->time_read(ctx, before));
+    for (int step = 0; step < STEPS; step++) {
+        be->time_mark(ctx, 3);
+        ops_gate_args g = {.rows = 64, .gate = {b, 0, OPS_F32, 256, 1024}, .activation = OPS_GELU, .y = {b, 1 << 20, OPS_F32, 256, 1024}};
+        for (int i = 0; i < 4; i++)
+            OK(be->gate(ctx, &g));
+        be->time_mark(ctx, 5);
+        be->time_mark(ctx, OPS_TIMES); /* no such thing: nothing happens */
+        g.rows = 1;
+        OK(be->gate(ctx, &g));
+        be->time_mark(ctx, -1);
+    }
+    OK(be->time_read(ctx, after));
+    for (int i = 0; i < OPS_TIMES; i++)
+        assert_true(i == 3 || i == 5 ? after[i] > before[i] : after[i] == before[i]);
+    assert_true(after[3] - before[3] > after[5] - before[5]);
+    OK(be->time_read(ctx, before)); /* nothing is counted twice */
+    assert_memory_equal(before, after, sizeof(before));
+    be->batch_destroy(ctx, &batch);
+    be->buf_destroy(ctx, &b);
+}
+
 static void buffers_hold_what_was_written(void **state)
 {
     (void)state;
@@ -604,7 +636,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_context_says_what_it_is),      cmocka_unit_test(buffers_hold_what_was_written), cmocka_unit_test(parts_come_from_host_and_device),
-        cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
+        cmocka_unit_test(marks_tell_the_devices_time), cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
         cmocka_unit_test(limits_are_where_they_are_said_to_be), cmocka_unit_test(sampling_looks_at_every_row), cmocka_unit_test(keys_and_values_come_back),
         cmocka_unit_test(experts_give_the_cpus_bits), cmocka_unit_test(recorded_experts_go_where_the_step_says),
     };

@@ -1030,13 +1030,22 @@ API cudaEventDestroy(cudaEvent_t event)
     return cudaSuccess;
 }
 
-static cudaError_t event_record(std::unique_lock<std::mutex> &hold, cudaEvent_t event, cudaStream_t stream)
+static cudaError_t event_record(std::unique_lock<std::mutex> &hold, cudaEvent_t event, cudaStream_t stream, unsigned flags = 0)
 {
     event_ref e = event_of(event)->state;
     cuemu_stream *s = stream_of(stream);
     if (e->device != s->device)
         return failed(cudaErrorInvalidResourceHandle);
     traced(s, "record", std::to_string(e->number));
+    if (s->cap != NULL && (flags & cudaEventRecordExternal) != 0) { /* a node that records whenever it is played */
+        e->within = NULL;
+        capture_node(s, {[e] {
+                             e->done = ++e->issued;
+                             e->at_ms = now_ms();
+                         },
+                         false});
+        return cudaSuccess;
+    }
     if (s->cap != NULL) {
         e->within = s->cap;
         e->nodes = s->tail;
@@ -1055,10 +1064,10 @@ API cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     return event_record(hold, event, stream);
 }
 
-API cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned)
+API cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags)
 {
     BEGIN();
-    return event_record(hold, event, stream);
+    return event_record(hold, event, stream, flags);
 }
 
 API cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)

@@ -8,6 +8,7 @@
     storm    many runs, each with a failing call or a killed rank: all end, with a reason
     overlap  steps in two pieces: what is queued between a sum's start and the wait for it, and that no bit differs, of any checkpoint given
     memory   all of it is taken at start-up; what does not fit says how much there is and what to lower
+    phases   `trireme bench` tells the device's times, where the host only queues
     bench    `trireme bench comm`
 """
 import argparse
@@ -351,6 +352,25 @@ def check_memory(a, report):
     report.check(told > 0 and code == 0, f"devices of {mib} MiB and less: {told} say what is free; the last exit code is {code}: {err[-600:]}")
 
 
+def check_phases(a, report):
+    """The emulation puts all work off until the host waits: what the host's calls take is next to nothing of the step then, and what the device's take nearly all."""
+    for split in a.splits.split(","):
+        tp, pp = map(int, split.split("x"))
+        argv = ["bench", "-m", a.model, "-p", "96", "-n", "12", "-b", "1,3", "-r", "2", "--json", "--device", "cuda", "--tp", tp, "--pp", pp, "--compute", a.compute]
+        shares = {}
+        for more in ((), ("--overlap-rows", "8"), ("--no-phases",)):
+            code, out, err = run(a.trireme, [*argv, *more], tp * pp, env={"CUEMU_STREAMS": "lazy"}, timeout=LIMIT)
+            rows = [json.loads(x) for x in out.splitlines()] if code == 0 else []
+            report.check(len(rows) == 4 and all("EMULATED" in json.dumps(r) for r in rows), f"bench {split} {more}: exit code {code}: {err[-600:]}")
+            for r in rows:
+                t, what = r["rank0_step_ms"], f"bench {split} {more}, {r['test']} of {r['batch']}: {r['rank0_step_ms']} of {r['step_ms']} ms"
+                shares[(more, r["test"], r["batch"])] = (t["attention"] + t["mlp"]) / r["step_ms"]
+                if more != ("--no-phases",):
+                    report.check(all(t[k] > 0 for k in ("attention", "mlp", "embed", "head")) and (t["exchange"] > 0) == (tp > 1) and sum(t.values()) < 1.3 * r["step_ms"], what)
+        for (more, test, batch), share in shares.items(): # a recorded step's are no part of the host's at all
+            report.check(more == ("--no-phases",) or share > 3 * shares[(("--no-phases",), test, batch)], f"bench {split} {more}, {test} of {batch}: {share} of the step in layers: {shares}")
+
+
 def check_bench(a, report):
     for device, ranks in (("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 3)):
         code, out, err = run(a.trireme, ["bench", "comm", "--device", device, "--sizes", "1K,64K", "--hidden", "64", "-r", "2", "--json"], ranks, timeout=LIMIT)
@@ -368,7 +388,7 @@ def check_bench(a, report):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trireme", required=True)
-    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, overlap, memory, storm, bench")
+    p.add_argument("--what", required=True, help="device, faults, same, ways, gemm, overlap, memory, phases, storm, bench")
     p.add_argument("--model", required=True)
     p.add_argument("--only", help="of the folders in --model")
     p.add_argument("--plugin", action="store_true", help="backend_cuda.so was built")
@@ -388,7 +408,7 @@ def main():
         report.skip(a.what, f"{a.model} is not there; deploy/check fetches it")
     else:
         for what in a.what.split(","):
-            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "overlap": check_overlap, "memory": check_memory, "storm": check_storm, "bench": check_bench}[what](a, report)
+            {"device": check_device, "faults": check_faults, "same": check_same, "ways": check_ways, "gemm": check_gemm, "overlap": check_overlap, "memory": check_memory, "phases": check_phases, "storm": check_storm, "bench": check_bench}[what](a, report)
     report.end()
 
 
