@@ -150,9 +150,10 @@ def storm_run(a, seed):
     way = rng.choice(("one-shot=max", "one-shot=0,two-shot=max", "one-shot=0,two-shot=0", "one-shot=2K,two-shot=16K"))
     name, n = rng.choice((*CALLS, *TP_CALLS, *NCCL_CALLS, "cudaIpcGetMemHandle", "cudaIpcOpenMemHandle", "cudaGraphLaunch", "cudaStreamBeginCapture")), int(rng.expovariate(1 / 12)) + 1
     kill = tp * pp > 1 and rng.random() < 0.2
-    what = f"run {seed}, tp {tp} pp {pp}, {way}, " + ("a rank killed" if kill else f"{name} fails at call {n}")
+    overlap = rng.choice(("0", "2"))
+    what = f"run {seed}, tp {tp} pp {pp}, {way}, --overlap-rows {overlap}, " + ("a rank killed" if kill else f"{name} fails at call {n}")
     env = {**os.environ, **ENV, **({} if kill else {"CUEMU_FAIL": f"{name}:{n}"}), "CUEMU_STREAMS": rng.choice(("eager", f"rand:{seed}"))}
-    argv = command(a.trireme, ["generate", "-m", a.model, "--prompts", "-", "--json", "--device", "cuda", "--tp", tp, "--pp", pp, "--collectives", way, "--timeout", "10"], tp * pp)
+    argv = command(a.trireme, ["generate", "-m", a.model, "--prompts", "-", "--json", "--device", "cuda", "--tp", tp, "--pp", pp, "--collectives", way, "--overlap-rows", overlap, "--timeout", "10"], tp * pp)
     p = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
     if kill:
         threading.Thread(target=kill_a_rank, args=(p, a.emulated, rng.uniform(0, 1))).start()
