@@ -58,11 +58,12 @@ template <int T> __global__ void __launch_bounds__(LINEAR_WARPS * 32, 2) k_exper
     linear_few_block<T, 1>(job, part, rows, static_cast<int32_t>(blockIdx.x) - part.first_block, shared);
 }
 
-/* Grid: x 128 outputs, y tiles of 32 positions. */
-/* Blocks on a multiprocessor: with the rows' places these formats need more registers than three leave. */
-template <int T> constexpr int many_blocks_of = T == PACKED_Q3_K || T == PACKED_Q5_K || T == PACKED_Q6_K ? 2 : 3;
+/* Blocks an SM: what finds an expert's rows and weights takes registers, and in three of a kind these formats would have none left. */
+template <int T> static constexpr int many_blocks = T == PACKED_Q3_K || T == PACKED_Q5_K || T == PACKED_Q6_K ? 2 : 3;
 
-template <int T> __global__ void __launch_bounds__(MANY_WARPS * 32, many_blocks_of<T>) k_experts_many(const __grid_constant__ linear_job job, const __grid_constant__ experts_tiles t)
+/* Grid: x 128 outputs, y tiles of 32 positions. */
+template <int T>
+__global__ void __launch_bounds__(MANY_WARPS * 32, many_blocks<T>) k_experts_many(const __grid_constant__ linear_job job, const __grid_constant__ experts_tiles t)
 {
     GPU_SHARED(x_stage<T>, stage, [MANY_STAGES]);
     GPU_SHARED(float, total, [MANY_TILES * 8][MANY_WARPS * 32]);
