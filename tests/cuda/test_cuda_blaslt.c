@@ -328,7 +328,8 @@ static void weights_of_one_call_go_their_ways(void **state)
 {
     (void)state;
     enum { ROWS = 37, COLS = 2056, OUTS = 2048 };
-    ops_ctx *ctx = ctx_of("cublaslt", ""), *mixed = ctx_of(NULL, "");
+    ops_ctx *ctx = ctx_of("cublaslt", ""), *mixed;
+    OK(be->ctx_create(&(ops_ctx_options){.max_rows = ROWS, .max_cols = COLS}, &mixed)); /* the check goes over few rows */
     weight odd = weight_ready(ctx, 40, 60, 1);
     rows few = rows_make(ctx, ROWS, 60, 2);
     float *y = product(ctx, &odd, &few.bf16, 0, ROWS, true, false, 0);
