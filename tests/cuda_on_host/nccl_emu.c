@@ -495,7 +495,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *out)
     else if (!all_joined(c) || (c->finalized && atomic_load(&c->running) != 0))
         *out = ncclInProgress;
     else if (busy > 0) {
-        atomic_compare_exchange_strong(&c->busy, &busy, busy - 1);
+        int seen = busy; /* another thread that polls may be faster */
+        atomic_compare_exchange_strong(&c->busy, &seen, busy - 1);
         *out = busy > 1 ? ncclInProgress : ncclSuccess;
     }
     return ncclSuccess;
