@@ -51,7 +51,7 @@ GPU_FN bool meet(const gpu_comm &c, int round, uint32_t epoch)
 GPU_FN uint32_t op_begin(const gpu_comm &c, uint32_t op)
 {
     if (blockIdx.x == 0 && threadIdx.x == 0) {
-        c.words->op = op;
+        gpu_store_release_sys(&c.words->op, op); /* the host may be looking */
         gpu_store_release_sys(&c.words->begun, c.own[0] + 1);
     }
     return c.own[2 + blockIdx.x] + 1;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(32) comm_mark_kernel(const __grid_constant__ g
     if (threadIdx.x != 0)
         return;
     if (begin != 0) {
-        c.words->op = op;
+        gpu_store_release_sys(&c.words->op, op); /* the host may be looking */
         gpu_store_release_sys(&c.words->begun, c.own[0] + 1);
     } else {
         c.own[0]++;

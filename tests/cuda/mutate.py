@@ -45,8 +45,9 @@ COVERS = [
     (r"k_(rows|kv)\.cu|rows\.cuh", ["test_cuda_rows", "test_cuda_step"]),
     (r"k_attention.*|attention_list\.c", ["test_cuda_attention", "test_cuda_step"]),
     (r"k_linear.*", ["test_cuda_linear", "test_cuda_moe", "test_cuda_step"]),
-    (r"k_(moe|experts)\.cu", ["test_cuda_moe", "test_cuda_backend"]),
-    (r"k_reduce\.cu|cuda_comm\.c|cuda_nccl\.c", ["test_cuda_comm_2", "test_cuda_comm_3_hosts_001"]),
+    (r"k_(moe|experts)\.cu|cuda_moe\.c", ["test_cuda_moe", "test_cuda_backend"]),
+    (r"(k|cuda)_blaslt\.(cu|c)", ["test_cuda_blaslt"]),
+    (r"k_reduce\.cu|cuda_comm\.c|cuda_nccl\.c", ["test_cuda_comm_2", "test_cuda_comm_3_hosts_001", "test_cuda_comm_death"]),
 ]
 TESTS_OF_THE_REST = ["test_cuda_backend", "test_cuda_step"]
 
@@ -234,7 +235,8 @@ class Tree:
                                      f"-DSANITIZE={SANITIZE[kind]}", "-DWITH_CUDA=on", f"-DCUDA_HOME={self.options.cuda_home}"], 600)
             if status != 0:
                 sys.exit(f"cmake in {build}: {text}")
-        targets = sorted({"tests/" + re.sub(r"_\d.*", "", t) for t in tests}) # files: programs for a device have the same names; one may have several runs
+        # Files: programs for a device have the same names.  One may have several runs, or be run by another.
+        targets = sorted({"tests/" + re.sub(r"_(\d.*|death$)", end, t) for t in tests for end in ("", "_death" if t.endswith("_death") else "")})
         return self.run(self.folder, ["ninja", "-C", build, "-j1", *targets], 3600)
 
     def test(self, kind, env, name):
