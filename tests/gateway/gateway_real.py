@@ -10,7 +10,6 @@ import pathlib
 import random
 import signal
 import tempfile
-import threading
 import time
 
 import serving
@@ -106,27 +105,31 @@ async def supervise(s, name, start):
     start(name)
 
 
-async def kill_under_streams(s, bodies, names, rng, took):
-    """Something dies at a moment of the time that the undisturbed streams took."""
+async def kill_under_streams(s, bodies, names, rng, after):
+    """Something dies when so many events have come, of all streams together."""
     kind, name = rng.choice([kill_rank, kill_mpirun, kill_all]), rng.choice(names)
-    timer = threading.Timer(rng.uniform(0.01, 0.8) * took, kind, (rng, s.replicas[name]))
-    timer.start()
-    got = await streams(s.port, bodies)
-    await asyncio.to_thread(timer.join)
+    seen = 0
+
+    def count(_):
+        nonlocal seen
+        seen += 1
+        if seen == after:
+            kind(rng, s.replicas[name])
+    got = await streams(s.port, bodies, count)
     return kind.__name__, name, got
 
 
-async def disturbed(s, bodies, names, start, rng, took):
+async def disturbed(s, bodies, names, start, rng, after):
     guards = {name: asyncio.create_task(supervise(s, name, start)) for name in names}
-    kind, name, got = await kill_under_streams(s, bodies, names, rng, took)
+    kind, name, got = await kill_under_streams(s, bodies, names, rng, after)
     await asyncio.wait_for(guards[name], 60)
     for g in guards.values():
         g.cancel()
     return kind, got
 
 
-async def streams(port, bodies):
-    return await asyncio.gather(*(stream(port, "/v1/chat/completions" if "messages" in b else "/v1/completions", b, timeout=100) for b in bodies))
+async def streams(port, bodies, on_event=None):
+    return await asyncio.gather(*(stream(port, "/v1/chat/completions" if "messages" in b else "/v1/completions", b, on_event, timeout=100) for b in bodies))
 
 
 def other_bodies():
@@ -173,14 +176,15 @@ def test_kills(a, report):
                 for name in names:
                     start(name)
                 s.wait_ready(n_replicas)
-                began = time.monotonic()
                 first = asyncio.run(streams(s.port, bodies))
-                took = time.monotonic() - began
+                events = sum(len(x.events) for x in first)
                 others = [said(x) for x in first[len(want):]]
                 report.check(all(o[0] == 200 and o[1] for o in others), f"undisturbed: {[str(o)[:300] for o in others]}")
                 check_streams(report, "undisturbed", first, want, others)
                 for seed in range(a.seed, a.seed + a.seeds):
-                    kind, got = asyncio.run(disturbed(s, bodies, names, start, random.Random(seed), took))
+                    rng = random.Random(seed)
+                    after = 1 if seed == a.seed else 1 + int(rng.uniform(0, 0.8) * events)  # replicas are ahead of who reads: the first kill meets all streams for sure
+                    kind, got = asyncio.run(disturbed(s, bodies, names, start, rng, after))
                     if not check_streams(report, f"{kind} with {n_replicas} replicas, seed {seed}", got, want, others):
                         print(s.gateway.said()[-1500:], flush=True)
                     s.wait_ready(n_replicas)
