@@ -7,6 +7,8 @@
 #include "base/mem.h"
 #include "ops/cuda/cuda_internal.h"
 
+#define MOST_TOKENS (INT32_MAX - 65536) /* kernels count to the end of a piece, past the last token */
+
 /* Bits of the whole vocabulary that this slice needs: its last token's word. */
 static size_t allow_bytes(const ops_sample_args *a)
 {
@@ -38,7 +40,7 @@ static status check(const ops_sample_args *a)
     TRY(cuda_mat_check("sample", "logits", &a->logits, rows, a->logits.cols));
     if (any_sample)
         TRY(cuda_mat_check("sample", "adjusted", &a->adjusted, a->n, a->logits.cols));
-    if (a->logits.type != OPS_F32 || (any_sample && a->adjusted.type != OPS_F32) || a->vocab_begin < 0 || a->vocab_begin > INT32_MAX - a->logits.cols)
+    if (a->logits.type != OPS_F32 || (any_sample && a->adjusted.type != OPS_F32) || a->vocab_begin < 0 || a->vocab_begin > MOST_TOKENS - a->logits.cols)
         return FAIL(ST_INVALID, "sample: %d columns of logits from token %d", a->logits.cols, a->vocab_begin);
     return ST_OK;
 }
