@@ -324,18 +324,6 @@ static void print_row(const row *w)
     fflush(stdout);
 }
 
-static status print_object(json_t *o)
-{
-    char *line = o == NULL ? NULL : json_line(o);
-    json_decref(o);
-    if (line == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
-    puts(line);
-    fflush(stdout);
-    free(line);
-    return ST_OK;
-}
-
 static status print_json(const cli_replica *cr, const bench_args *a, const row *w)
 {
     const coord_replica_times *t = &w->spent;
@@ -357,7 +345,7 @@ static status print_json(const cli_replica *cr, const bench_args *a, const row *
     json_object_set_new(o, "rank0_step_ms", phases);
     json_object_update(o, replica);
     json_decref(replica);
-    return print_object(o);
+    return cli_print_json(o);
 }
 
 static void print_head(const cli_replica *cr, const bench_args *a)
@@ -394,7 +382,7 @@ static status shared_row(const cli_replica *cr, const bench_args *a, int32_t tok
         return ST_OK;
     TRY(bench_shared_measure(cr->replica, &b));
     if (a->json)
-        return print_object(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds));
+        return cli_print_json(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds));
     printf("shared %d: first token after %.3f s cold, %.3f s with the prefix there (%.3f of it)\n", tokens, b.cold_seconds, b.shared_seconds,
            b.shared_seconds / b.cold_seconds);
     return ST_OK;
@@ -407,7 +395,7 @@ static status among_row(const cli_replica *cr, const bench_args *a, int32_t toke
         return ST_OK;
     TRY(bench_among_measure(cr->replica, &b));
     if (a->json)
-        return print_object(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
+        return cli_print_json(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
                                       "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
                                       b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair));
     printf("among %d: %d sequences' tokens come %.3f s apart (p99 %.3f), %.3f s (p99 %.3f) while the prompt is computed in steps of %d tokens "

@@ -355,13 +355,7 @@ static status tell(const comm_bench *b, const char *what, const char *path, size
     }
     json_t *o = json_pack("{ss ss sI sf si ss}", "test", what, "path", path, "bytes", (json_int_t)bytes, "seconds", seconds, "ranks", b->n, "backend",
                           b->device.ops->ctx_describe(b->ctx));
-    char *line = o == NULL ? NULL : json_line(o);
-    json_decref(o);
-    if (line == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
-    puts(line);
-    free(line);
-    return ST_OK;
+    return cli_print_json(o);
 }
 
 /* The largest size up to which the paths before `path` were at least as fast as it and all after it, at every size measured. */

@@ -35,7 +35,6 @@ typedef struct kernels_bench {
     const kernels_args *a;
     const ops_backend *ops;
     ops_ctx *ctx;
-    const char *isa;
     ops_peaks peaks;
     ops_buf *weights; /* a->memory bytes, each a harmless code, scale and float */
 } kernels_bench;
@@ -94,7 +93,7 @@ static bool parse_rows(kernels_args *a, const char *text)
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     kernels_args *a = state->input;
-    int32_t three[3];
+    int32_t three[3] = {0};
     switch (key) {
     case OPT_DEVICE:
         if (!ops_device_parse(arg, &a->device) || a->device == OPS_DEVICE_AUTO)
@@ -178,18 +177,16 @@ static status tell(const kernels_bench *b, const char *what, int32_t rows, const
     }
     json_t *o = json_pack("{ss ss si sf sf sf sf ss}", "backend", b->ops->ctx_describe(b->ctx), "test", what, "rows", rows, "seconds", seconds, "bytes", w->bytes, "operations",
                           w->operations, "floor_seconds", floor, "limit", limit);
-    char *line = o == NULL ? NULL : json_line(o);
-    json_decref(o);
-    if (line == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
-    puts(line);
-    free(line);
-    return ST_OK;
+    return cli_print_json(o);
 }
 
 static status tell_peaks(const kernels_bench *b)
 {
     const ops_peaks *p = &b->peaks;
+    if (!b->a->json && p->read <= 0) {
+        printf("%s; its limits are not known\n", b->ops->ctx_describe(b->ctx));
+        return ST_OK;
+    }
     if (!b->a->json) {
         printf("%s; limits: memory %.1f GB/s, codes of 4 bits %.0f Gop/s, of 8 bits %.0f, f32 %.0f, bf16 %.0f\n", b->ops->ctx_describe(b->ctx), 1e-9 * p->read, 1e-9 * p->codes4,
                1e-9 * p->codes8, 1e-9 * p->f32, 1e-9 * p->bf16);
@@ -197,13 +194,7 @@ static status tell_peaks(const kernels_bench *b)
     }
     json_t *o = json_pack("{ss ss sf sf sf sf sf}", "backend", b->ops->ctx_describe(b->ctx), "test", "peaks", "read", p->read, "codes4", p->codes4, "codes8", p->codes8, "f32",
                           p->f32, "bf16", p->bf16);
-    char *line = o == NULL ? NULL : json_line(o);
-    json_decref(o);
-    if (line == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
-    puts(line);
-    free(line);
-    return ST_OK;
+    return cli_print_json(o);
 }
 
 /* ---- timing ---- */
@@ -577,7 +568,7 @@ static status run(kernels_bench *b)
 
 static status run_on(const kernels_args *a, const ops_backend *ops, const char *isa)
 {
-    kernels_bench b = {.a = a, .ops = ops, .isa = isa};
+    kernels_bench b = {.a = a, .ops = ops};
     int32_t rows = 512, cols = a->heads * a->head_dim;
     for (int32_t i = 0; i < a->n_rows; i++)
         rows = a->rows[i] > rows ? a->rows[i] : rows;

@@ -173,3 +173,15 @@ int cli_finish_output(int exit_code)
     }
     return exit_code;
 }
+
+status cli_print_json(json_t *o)
+{
+    char *line = o == NULL ? NULL : json_line(o);
+    json_decref(o);
+    if (line == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
+    puts(line);
+    fflush(stdout); /* whoever reads need not wait for the next */
+    free(line);
+    return ST_OK;
+}

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/json.h"
 #include "base/status.h"
 
 /* argp_parse, with exit code 2 for wrong use.  Exits on --help and on errors in the command line, which rank 0 alone shows. */
@@ -38,6 +39,9 @@ size_t cli_arg_bytes(struct argp_state *state, const char *name, const char *tex
 #define CLI_AMOUNT 24
 const char *cli_show_bytes(size_t bytes, char text[CLI_AMOUNT]);
 const char *cli_show_seconds(double seconds, char text[CLI_AMOUNT]);
+
+/* A line of JSON on standard output. o is taken; NULL, as jansson gives when there is no memory, fails. */
+status cli_print_json(json_t *o);
 
 /* The exit code of a failure that FAIL has already logged or, where it was muted or came from another rank, is logged here. */
 int cli_report(status st);

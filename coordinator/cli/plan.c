@@ -272,13 +272,7 @@ static status show_json(const plan_args *a, const shard_arch *arch, const shard_
                           shard_kv_type_name(a->o.kv_type), "device", a->device.name, "ranks", ranks);
     if (v != NULL && !p->fits)
         json_object_set_new(v, "short", json_pack("{s:i,s:I}", "rank", p->short_rank, "bytes", (json_int_t)p->short_bytes));
-    char *line = v == NULL ? NULL : json_line(v);
-    json_decref(v);
-    if (line == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for the plan's JSON");
-    puts(line);
-    free(line);
-    return ST_OK;
+    return cli_print_json(v);
 }
 
 /* ---- the table ---- */

@@ -1,4 +1,5 @@
 /* ops/cpu/cpu_peaks.c - what this machine can do at best, measured: reading memory, and the instructions of the products on registers alone. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -15,7 +16,7 @@ typedef struct probe {
     bool fill;
     cpu_peak what;
     int64_t rounds;
-    int64_t done[256]; /* by thread */
+    int64_t *done; /* by thread */
 } probe;
 
 /* Eight streams a thread, each with its own pages ahead: what the products do with panels, without the arithmetic. */
@@ -47,7 +48,7 @@ static void run(void *arg, int thread, int n_threads)
     if (p->fill)
         memset(p->memory + b, 1, e - b);
     else
-        p->done[thread % 256] = p->memory != NULL ? read_share(p->memory + b, e - b) : p->ctx->linear->peak(p->what, p->rounds);
+        p->done[thread] = p->memory != NULL ? read_share(p->memory + b, e - b) : p->ctx->linear->peak(p->what, p->rounds);
 }
 
 /* Bytes or operations a second of the fastest pass. */
@@ -58,7 +59,7 @@ static double fastest(probe *p)
         double begin = log_clock(), done = 0;
         threads_run(p->ctx->pool, run, p);
         double seconds = log_clock() - begin;
-        for (int t = 0; t < p->ctx->n_threads && t < 256; t++)
+        for (int t = 0; t < p->ctx->n_threads; t++)
             done += (double)p->done[t];
         if (p->memory == NULL && seconds < PROBE_SECONDS) { /* too short to be timed: more rounds */
             p->rounds *= 4;
@@ -78,7 +79,12 @@ status cpu_peaks(ops_ctx *ctx, size_t memory, ops_peaks *out)
     *out = (ops_peaks){0};
     if (memory < (size_t)ctx->n_threads << 20)
         return FAIL(ST_INVALID, "at least 1 MiB a thread is needed to measure how fast memory is read");
-    TRY(mem_huge_alloc(memory, "memory to be read", &block));
+    TRY(mem_calloc((size_t)ctx->n_threads, sizeof(*p.done), "measuring", &p.done));
+    status st = mem_huge_alloc(memory, "memory to be read", &block);
+    if (st != ST_OK) {
+        free(p.done);
+        return st;
+    }
     p.memory = block;
     threads_step_begin(ctx->pool);
     threads_run(ctx->pool, run, &p);
@@ -92,5 +98,6 @@ status cpu_peaks(ops_ctx *ctx, size_t memory, ops_peaks *out)
     }
     threads_step_end(ctx->pool);
     mem_huge_free(block, memory);
+    free(p.done);
     return ST_OK;
 }

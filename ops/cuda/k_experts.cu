@@ -110,19 +110,8 @@ static cudaError_t launch(linear_job *j, const experts_tiles *t, int32_t tiles, 
         return GPU_LAUNCH((k_experts_float<PACKED_F16>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t);
 #define CASE(T) \
     case T:     \
-        return few ? GPU_LAUNCH((k_experts_few<T>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t) : GPU_LAUNCH((k_experts_many<T>), grid, dim3(MANY_WARPS * 32), 0, s, *j, *t)
-        CASE(PACKED_BF16);
-        CASE(PACKED_Q8_0);
-        CASE(PACKED_Q4_0);
-        CASE(PACKED_Q4_1);
-        CASE(PACKED_Q5_0);
-        CASE(PACKED_Q5_1);
-        CASE(PACKED_Q2_K);
-        CASE(PACKED_Q3_K);
-        CASE(PACKED_Q4_K);
-        CASE(PACKED_Q5_K);
-        CASE(PACKED_Q6_K);
-        CASE(PACKED_IQ4_NL);
+        return few ? GPU_LAUNCH((k_experts_few<T>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t) : GPU_LAUNCH((k_experts_many<T>), grid, dim3(MANY_WARPS * 32), 0, s, *j, *t);
+        LINEAR_TENSOR_TYPES(CASE)
 #undef CASE
     default:
         return cudaErrorInvalidValue;

@@ -23,6 +23,11 @@
 #include "ops/cuda/gpu.cuh"
 #include "ops/cuda/kernels.h"
 
+/* X for each type whose products are the tensor cores'. */
+#define LINEAR_TENSOR_TYPES(X) \
+    X(PACKED_BF16) X(PACKED_Q8_0) X(PACKED_Q4_0) X(PACKED_Q4_1) X(PACKED_Q5_0) X(PACKED_Q5_1) \
+    X(PACKED_Q2_K) X(PACKED_Q3_K) X(PACKED_Q4_K) X(PACKED_Q5_K) X(PACKED_Q6_K) X(PACKED_IQ4_NL)
+
 #define LINEAR_WARPS 8        /* of a block of the few-rows and float kernels */
 #define LINEAR_FEW_ROWS 16    /* up to so many rows of x: k_linear_few */
 #define LINEAR_TILE_OUT 128   /* of k_linear_many */

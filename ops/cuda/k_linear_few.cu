@@ -25,19 +25,8 @@ cudaError_t linear_few(const linear_job *j, int32_t blocks, cudaStream_t s)
     switch (j->part[0].w.type) {
 #define CASE(T) \
     case T:     \
-        return few<T>(j, blocks, s)
-        CASE(PACKED_BF16);
-        CASE(PACKED_Q8_0);
-        CASE(PACKED_Q4_0);
-        CASE(PACKED_Q4_1);
-        CASE(PACKED_Q5_0);
-        CASE(PACKED_Q5_1);
-        CASE(PACKED_Q2_K);
-        CASE(PACKED_Q3_K);
-        CASE(PACKED_Q4_K);
-        CASE(PACKED_Q5_K);
-        CASE(PACKED_Q6_K);
-        CASE(PACKED_IQ4_NL);
+        return few<T>(j, blocks, s);
+        LINEAR_TENSOR_TYPES(CASE)
 #undef CASE
     default:
         return cudaErrorInvalidValue;
