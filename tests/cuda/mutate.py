@@ -2,8 +2,9 @@
 """Breaks the CUDA backend in one place at a time, by rule, and counts how many of the breaks its tests notice.
 
     mutate.py --list [--files RE] [--rules RE] [--sample N] [--seed S]       what would be broken
-    mutate.py --work DIR --cuda-home DIR [--jobs N] [the same] [--report FILE]
-              copies the source tree into DIR once for each job, breaks, builds and tests there; DIR is locked while it runs
+    mutate.py --work DIR --cuda-home DIR [--jobs N] [the same] [--report FILE [--again]]
+              copies the source tree into DIR once for each job, breaks, builds and tests there; DIR is locked while it runs;
+              --again: FILE is of an earlier run, what it has as caught is not tried again
 
 Rules, over every .cu, .cuh and .c of ops/cuda and comm/nccl (comments and strings left alone):
     barrier   a __syncthreads, __syncwarp or named barrier is dropped
@@ -308,6 +309,7 @@ def main():
     p.add_argument("--cuda-home", default=os.environ.get("CUDA_HOME", ""))
     p.add_argument("--jobs", type=int, default=1)
     p.add_argument("--report", type=pathlib.Path)
+    p.add_argument("--again", action="store_true")
     options = p.parse_args()
 
     known = equivalents()
@@ -315,9 +317,10 @@ def main():
     unknown = set(known) - {key_of(m) for f in sources() for m in mutants_of(f)}
     for k in sorted(unknown):
         print(f"{EQUIVALENT.name}: no such mutant: {' @@ '.join(map(str, k))}")
-    total, mutants = len(mutants), [m for m in mutants if key_of(m) not in known]
+    total = len(mutants)
     if options.sample:
         mutants = pick(mutants, options.sample, options.seed)
+    mutants = [m for m in mutants if key_of(m) not in known]
     if options.list:
         for m in mutants:
             print(show(m))
@@ -325,6 +328,8 @@ def main():
         sys.exit(1 if unknown else 0)
     if not options.work or not options.cuda_home:
         p.error("--work and --cuda-home are needed")
+    if options.again and not options.report:
+        p.error("--again wants --report")
 
     options.work.mkdir(parents=True, exist_ok=True)
     lock = open(options.work / "lock", "w")
@@ -337,7 +342,11 @@ def main():
         tree = Tree(options.work / f"tree{j}", options)
         tree.baseline(mutants)
         trees.put(tree)
-    results = []
+    results, wanted = [], {key_of(m): m for m in mutants}
+    for r in json.loads(options.report.read_text()) if options.again else []:
+        m = Mutant(*(tuple(r[f]) if f == "was" else r[f] for f in Mutant._fields))
+        if key_of(m) in wanted and r["verdict"] != "missed":
+            results.append((wanted.pop(key_of(m)), r["verdict"], r["how"]))
 
     def one(m):
         tree = trees.get()
@@ -351,7 +360,7 @@ def main():
             options.report.write_text(json.dumps([{**r[0]._asdict(), "verdict": r[1], "how": r[2]} for r in results], indent=1))
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(one, mutants))
+        list(pool.map(one, wanted.values()))
     count = collections.Counter(v for _, v, _ in results)
     print("\nmissed:")
     for m, verdict, _ in results:
