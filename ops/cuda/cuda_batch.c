@@ -144,6 +144,7 @@ void cuda_batch_destroy(ops_ctx *ctx, ops_batch **batch)
         return;
     (void)cudaSetDevice(ctx->device);
     (void)cudaStreamSynchronize(ctx->stream);
+    ctx->memory++; /* recordings name it */
     (void)cudaFree(b->device);
     (void)cudaFree(b->rope_memory);
     for (int i = 0; i < b->n_windows; i++) {

@@ -1,6 +1,6 @@
 /* ops/cuda/cuda_graph.c - decode steps recorded as CUDA graphs and played: a step is some ten launches a layer, which take the host longer than the device.
  *
- * A recording is made for a bucket: rows, and pieces of attention work, each rounded up to a power of two, and the rows of a piece; its launches ask the device how many there
+ * A recording is made for a batch and a bucket: rows, and pieces of attention work, each rounded up to a power of two, and the rows of a piece; its launches ask the device how many there
  * are of either.  The first step of a bucket runs as ever, but with the bucket's sizes, so that all scratch is there; the second is recorded and then
  * played; later ones are played.  Scratch that has grown since makes a recording void.  A played step runs the same kernels on the same data: no bit differs. */
 #include "ops/cuda/cuda_internal.h"
@@ -22,18 +22,19 @@ void cuda_graphs_destroy(ops_ctx *ctx)
 }
 
 /* NULL: there is no room for another. */
-static cuda_graph *graph_of(ops_ctx *ctx, int32_t rows, int32_t work, int32_t piece_rows, bool *seen)
+static cuda_graph *graph_of(ops_ctx *ctx, const ops_batch *b, int32_t rows, int32_t work, int32_t piece_rows, bool *seen)
 {
     for (int i = 0; i < ctx->n_graphs; i++) {
-        *seen = ctx->graphs[i].rows == rows && ctx->graphs[i].work == work && ctx->graphs[i].piece_rows == piece_rows;
+        cuda_graph *g = &ctx->graphs[i];
+        *seen = g->batch == b && g->rows == rows && g->work == work && g->piece_rows == piece_rows;
         if (*seen)
-            return &ctx->graphs[i];
+            return g;
     }
     *seen = false;
     if (ctx->n_graphs == CUDA_GRAPHS)
         return NULL;
     cuda_graph *g = &ctx->graphs[ctx->n_graphs++];
-    *g = (cuda_graph){.rows = rows, .work = work, .piece_rows = piece_rows};
+    *g = (cuda_graph){.batch = b, .rows = rows, .work = work, .piece_rows = piece_rows};
     return g;
 }
 
@@ -53,8 +54,9 @@ static status check_blocks(ops_batch *b)
 {
     for (int i = 0; i < b->n_windows; i++) {
         for (int32_t g = 0; g < b->limits.n_kv_groups; g++) {
-            if (b->kv_blocks[g] > 0)
-                TRY(cuda_batch_check_read(b, &b->windows[i], g, b->kv_blocks[g]));
+            cuda_window *w = &b->windows[i];
+            if (w->kv_blocks[g] > 0)
+                TRY(cuda_batch_check_read(b, w, g, w->kv_blocks[g]));
         }
     }
     return ST_OK;
@@ -77,7 +79,7 @@ status cuda_graph_begin(ops_ctx *ctx, ops_batch *b, bool *played)
     int32_t rows = ops_graph_rows(b->n_rows);
     if (b->n_rows == 0 || b->n_windows == 0 || rows > b->limits.max_rows || rows > ctx->max_rows) /* before the first attention the lists are not known */
         return ST_OK;
-    cuda_graph *g = graph_of(ctx, rows, work, piece_rows, &seen);
+    cuda_graph *g = graph_of(ctx, b, rows, work, piece_rows, &seen);
     if (g == NULL)
         return ST_OK;
     if (g->exec != NULL && g->memory == ctx->memory) {

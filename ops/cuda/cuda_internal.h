@@ -97,6 +97,7 @@ enum { CUDA_TIME_SETS = 4 };
 
 /* A decode step recorded for up to so many rows and pieces of attention (graphs of other sizes are other graphs). */
 typedef struct cuda_graph {
+    const ops_batch *batch;
     int32_t rows, work, piece_rows;
     uint64_t memory;      /* ctx->memory when it was recorded: scratch has moved if it differs */
     cuda_times times;     /* marks among what was recorded */
@@ -138,7 +139,8 @@ typedef struct cuda_window { /* the attention work list of one window */
     int32_t window;
     gpu_attention_list *list;      /* device */
     gpu_attention_list *pinned[2]; /* filled in turn */
-    bool checked[OPS_MAX_KV_GROUPS]; /* in this step: the blocks it reads exist */
+    int64_t kv_blocks[OPS_MAX_KV_GROUPS]; /* of the cache that it reads of this group; 0: it reads none */
+    bool checked[OPS_MAX_KV_GROUPS];      /* in this step: the blocks it reads exist */
 } cuda_window;
 enum { CUDA_WINDOWS = 8 };
 
@@ -160,7 +162,6 @@ struct ops_batch {
     ops_span *spans;
     const int32_t *tables[OPS_MAX_KV_GROUPS]; /* in pinned memory */
     int32_t n_table[OPS_MAX_KV_GROUPS];
-    int64_t kv_blocks[OPS_MAX_KV_GROUPS];     /* of the cache that attention read last for this group */
 };
 
 /* The rows a launch is made for, and where the device finds how many there are (NULL: as many). */

@@ -402,7 +402,7 @@ status cuda_attention(ops_ctx *ctx, const ops_batch *batch, const ops_attention_
     int64_t floats = gpu_attention_scratch(batch->max_slots, args->n_heads, args->head_dim);
     TRY(cuda_block_grow(ctx, &ctx->attention, (size_t)floats * sizeof(float), "partial attention"));
     TRY(cuda_batch_window(ctx, b, args->window, &w));
-    b->kv_blocks[args->kv_group] = args->kv->spec.n_blocks;
+    w->kv_blocks[args->kv_group] = args->kv->spec.n_blocks;
     if (ctx->reserving)
         return ST_OK;
     TRY(cuda_batch_check_read(b, w, args->kv_group, args->kv->spec.n_blocks));

@@ -50,7 +50,7 @@ COVERS = [
     (r"(k|cuda)_blaslt\.(cu|c)", ["test_cuda_blaslt"]),
     (r"k_reduce\.cu|cuda_comm\.c|cuda_nccl\.c", ["test_cuda_comm_2", "test_cuda_comm_3_hosts_001", "test_cuda_comm_death"]),
 ]
-TESTS_OF_THE_REST = ["test_cuda_backend", "test_cuda_step"]
+TESTS_OF_THE_REST = ["test_cuda_backend", "test_cuda_graph", "test_cuda_step"]
 
 # How a mutant of a rule is tried, in this order, until a test fails: (build, environment).
 PLAIN, EARLY, LAZY = ("plain", {}), ("plain", {"CUEMU_CPASYNC": "early"}), ("plain", {"CUEMU_STREAMS": "lazy", "CUEMU_GUARD": "1"})
@@ -338,10 +338,13 @@ def main():
     except OSError:
         sys.exit(f"{options.work} is in use")
     trees = queue.Queue()
-    for j in range(options.jobs):
+    def tree_number(j):
         tree = Tree(options.work / f"tree{j}", options)
         tree.baseline(mutants)
         trees.put(tree)
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(tree_number, range(options.jobs)))
     results, wanted = [], {key_of(m): m for m in mutants}
     for r in json.loads(options.report.read_text()) if options.again else []:
         m = Mutant(*(tuple(r[f]) if f == "was" else r[f] for f in Mutant._fields))

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -27,10 +29,42 @@ static void refused(status st, const char *why)
     assert_non_null(strstr(status_message(), why));
 }
 
+/* What is said where no device can be used: in a process of its own, which meets the emulation first with this many devices. */
+static void reason_without(const char *devices, char *out, size_t bytes)
+{
+    int fd[2], ended = -1;
+    const ops_backend *none;
+    assert_int_equal(pipe(fd), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        setenv("CUEMU_DEVICES", devices, 1);
+        bool opened = ops_device_open(OPS_DEVICE_CUDA, &none, NULL, 0) == ST_OK;
+        const char *text = opened ? "opened" : status_message();
+        _exit(write(fd[1], text, strlen(text)) != (ssize_t)strlen(text));
+    }
+    close(fd[1]);
+    ssize_t n = read(fd[0], out, bytes - 1);
+    close(fd[0]);
+    assert_int_equal(waitpid(child, &ended, 0), child);
+    assert_int_equal(ended, 0);
+    assert_true(n > 0);
+    out[n] = '\0';
+}
+
 static int open_backend(void **state)
 {
     (void)state;
+    char why[2048];
     status_mute();
+    if (getenv("TRIREME_CUDA_EMULATED") != NULL) { /* before this process meets the emulation itself */
+        reason_without("0", why, sizeof(why));
+        assert_non_null(strstr(why, "CUDA_VISIBLE_DEVICES"));
+        reason_without("-1", why, sizeof(why));
+        assert_non_null(strstr(why, "there is no NVIDIA driver"));
+        reason_without("-2", why, sizeof(why));
+        assert_non_null(strstr(why, "the driver is for CUDA 11.4 and this program for 12.6: update"));
+    }
     ops_ctx_options o = {.max_rows = 64, .max_cols = 256};
     if (ops_device_open(OPS_DEVICE_CUDA, &be, NULL, 0) != ST_OK) {
         print_message("skipped: %s\n", status_message());
@@ -79,6 +113,8 @@ static void marks_tell_the_devices_time(void **state)
         ops_gate_args g = {.rows = 64, .gate = {b, 0, OPS_F32, 256, 1024}, .activation = OPS_GELU, .y = {b, 1 << 20, OPS_F32, 256, 1024}};
         for (int i = 0; i < 4; i++)
             OK(be->gate(ctx, &g));
+        be->time_mark(ctx, 0);
+        OK(be->gate(ctx, &g));
         be->time_mark(ctx, 5);
         be->time_mark(ctx, OPS_TIMES); /* no such thing: nothing happens */
         g.rows = 1;
@@ -87,7 +123,7 @@ static void marks_tell_the_devices_time(void **state)
     }
     OK(be->time_read(ctx, after));
     for (int i = 0; i < OPS_TIMES; i++)
-        assert_true(i == 3 || i == 5 ? after[i] > before[i] : after[i] == before[i]);
+        assert_true(i == 0 || i == 3 || i == 5 ? after[i] > before[i] : after[i] == before[i]);
     assert_true(after[3] - before[3] > after[5] - before[5]);
     OK(be->time_read(ctx, before)); /* nothing is counted twice */
     assert_memory_equal(before, after, sizeof(before));
@@ -98,23 +134,27 @@ static void marks_tell_the_devices_time(void **state)
 static void buffers_hold_what_was_written(void **state)
 {
     (void)state;
-    enum { BYTES = 5 << 20 }; /* several stages */
+    enum { BYTES = (19 << 20) + 5 }; /* more than all stages */
     ops_buf *b;
-    unsigned char *up = malloc(BYTES), *down = malloc(BYTES);
+    unsigned char *up = malloc(BYTES), *down = malloc(BYTES), *want = malloc(BYTES);
     OK(be->buf_create(ctx, BYTES, "test", &b));
     assert_null(be->buf_map(ctx, b));
+    memset(up, 0, BYTES);
     OK(be->buf_read(ctx, b, 0, down, BYTES));
-    for (int i = 0; i < BYTES; i++)
-        assert_int_equal(down[i], 0);
-    for (int round = 0; round < 3; round++) {
+    assert_memory_equal(down, up, BYTES);
+    for (int round = 0; round < 2; round++) {
         for (int i = 0; i < BYTES; i++)
-            up[i] = (unsigned char)(i * 7 + i / 251 + round);
+            up[i] = want[i] = (unsigned char)(i * 7 + i / 251 + round);
         OK(be->buf_write(ctx, b, 0, up, BYTES));
         memset(up, 0xee, BYTES); /* ours again at return */
         OK(be->buf_read(ctx, b, 3, down, BYTES - 3));
-        for (int i = 3; i < BYTES; i++)
-            assert_int_equal(down[i - 3], (unsigned char)(i * 7 + i / 251 + round));
+        assert_memory_equal(down, want + 3, BYTES - 3);
     }
+    OK(be->buf_read(ctx, b, BYTES - 1, down, 1)); /* the last byte, and a whole number of stages */
+    assert_int_equal(down[0], want[BYTES - 1]);
+    OK(be->buf_write(ctx, b, 0, want + 1, 4 << 20));
+    OK(be->buf_read(ctx, b, 0, down, 4 << 20));
+    assert_memory_equal(down, want + 1, 4 << 20);
     refused(be->buf_write(ctx, b, BYTES - 1, up, 2), "into a buffer of");
     refused(be->buf_read(ctx, b, SIZE_MAX, down, 2), "from a buffer of");
     OK(be->buf_write(ctx, b, BYTES, up, 0));
@@ -124,6 +164,7 @@ static void buffers_hold_what_was_written(void **state)
     OK(be->buf_create(ctx, 0, "nothing", &b));
     be->buf_destroy(ctx, &b);
     refused(be->buf_create(ctx, (size_t)1 << 50, "too much", &b), "--ctx");
+    free(want);
     free(up);
     free(down);
 }
@@ -263,6 +304,14 @@ static void limits_are_where_they_are_said_to_be(void **state)
     ops_batch *b;
     OK(be->buf_create(ctx, stride * 40, "test", &buf));
     OK(be->kv_create(ctx, &(ops_kv_spec){OPS_KV_F32, 1, 1, COLS, BLOCKS}, &kv));
+    const ops_kv_spec nothing[] = {{OPS_KV_F32, 0, 1, COLS, BLOCKS}, {OPS_KV_F32, 1, 0, COLS, BLOCKS}, {OPS_KV_F32, 1, 1, COLS, 0}};
+    const ops_kv_spec impossible[] = {{OPS_KV_F32, -1, 1, COLS, BLOCKS}, {OPS_KV_F32, 1, -1, COLS, BLOCKS}, {OPS_KV_F32, 1, 1, COLS, -1}};
+    for (int i = 0; i < 3; i++) {
+        ops_kv *k;
+        OK(be->kv_create(ctx, &nothing[i], &k)); /* a stage may have no layer with a cache */
+        be->kv_destroy(ctx, &k);
+        refused(be->kv_create(ctx, &impossible[i], &k), "impossible size");
+    }
     refused(be->kv_copy_block(ctx, kv, BLOCKS, 0), "has 3 blocks");
     refused(be->kv_copy_block(ctx, kv, -1, 0), "has 3 blocks");
     refused(be->kv_copy_block(ctx, kv, 0, -1), "has 3 blocks");
@@ -347,6 +396,29 @@ static void sampling_looks_at_every_row(void **state)
             OK(be->sample(ctx, &a));
         else
             assert_int_equal(be->sample(ctx, &a), ST_INVALID);
+    }
+    /* Nothing is wanted of a row, or nothing allowed, adjusted or counted in most: each list's room is its own row's. */
+    static ops_token_count counts[40000];
+    static ops_token_bias bias[40000];
+    static const uint32_t allow[2] = {~0u, ~0u};
+    for (int i = 0; i < 40000; i++) {
+        counts[i] = (ops_token_count){i % COLS, 1, false};
+        bias[i] = (ops_token_bias){i % COLS, 0.5f};
+    }
+    for (int i = 0; i < N * 3; i++) {
+        ops_sample_row rows[N] = {good, good, good};
+        for (int k = 0; k < N; k++) {
+            rows[k].n_candidates = rows[k].n_raw = 0;
+            rows[k].temperature = 0;
+        }
+        if (i / N == 0)
+            rows[i % N].n_counts = 10000 + 5000 * i, rows[i % N].counts = counts;
+        else if (i / N == 1)
+            rows[i % N].n_bias = 10000 + 5000 * i, rows[i % N].bias = bias;
+        else
+            rows[i % N].allow = allow;
+        OK(be->sample(ctx, &(ops_sample_args){logits, adjusted, 0, 1, 0, N, rows, out}));
+        OK(be->sync(ctx));
     }
     ops_sample_row one = good;
     ops_sample_args a = {logits, adjusted, INT32_MAX - 65536 - COLS, 1, 0, 1, &one, out};

@@ -1,7 +1,7 @@
 /* tests/cuda/test_cuda_step.c - whole steps through the backend's table: a model of two layers is fed prompts and decodes, sequences come and go, and lists and
- * tables change from step to step.  Three run side by side: the CPU's plain C; the device with a wait after every operation; and the device as the
- * worker uses it, which queues everything, waits only for results and lets decode steps be recorded.  The two on the device agree in every bit, and
- * with the CPU within rounding. */
+ * tables change from step to step.  Four run side by side: the CPU's plain C; the device with a wait after every operation; the device as the
+ * worker uses it, which queues everything, waits only for results and lets decode steps be recorded; and the device with several steps queued before
+ * anything is waited for.  Those on the device agree in every bit, and with the CPU within rounding. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,8 +19,8 @@
 #define OK(expr) assert_int_equal(expr, ST_OK)
 
 enum {
-    LAYERS = 2, HIDDEN = 96, HEADS = 6, KV_HEADS = 2, HEAD = 32, WIDE = 224, VOCAB = 528, MOST_ROWS = 40, SEQS = 6, BLOCKS = 97, LONGEST = 420, STEPS = 40, NEAR = 33,
-    ROW_FLOATS = HIDDEN * 4 + WIDE * 2 + VOCAB * 2
+    LAYERS = 2, HIDDEN = 96, HEADS = 6, KV_HEADS = 2, HEAD = 32, WIDE = 224, VOCAB = 528, MOST_ROWS = 40, SEQS = 6, BLOCKS = 97, LONGEST = 420, STEPS = 40, NEAR = 33, DEPTH = 4,
+    ROW_FLOATS = HIDDEN * 8 + WIDE * 4 + VOCAB * (4 + DEPTH)
 };
 
 static uint64_t seed = 1;
@@ -38,12 +38,13 @@ typedef struct model {
     const ops_backend *o;
     ops_ctx *ctx;
     bool waits; /* after every operation */
+    int depth;  /* steps that are queued before their results are wanted */
     ops_batch *batch;
     ops_kv *kv[LAYERS];
     ops_buf *weights, *rows;
     ops_weight embedding, qkv[LAYERS][3], out[LAYERS], up[LAYERS][2], down[LAYERS];
     ops_vec norm, bias, sinks;
-    ops_mat x, h, q, k, v, attended, gate, upper, act, y, logits, adjusted;
+    ops_mat x, h, q, k, v, attended, gate, upper, act, y, adjusted, logits[DEPTH];
     int played;
 } model;
 
@@ -86,15 +87,15 @@ static ops_mat matrix(model *m, size_t *at, ops_type type, int32_t cols)
     return r;
 }
 
-static void model_open(model *m, const char *name, const ops_backend *o, const char *isa, bool waits)
+static void model_open(model *m, const char *name, const ops_backend *o, const char *isa, bool waits, int depth)
 {
     static const float freq[2][HEAD / 2] = {{1, 0.5f, 0.25f, 0.1f, 0.01f}, {0.7f, 0.3f, 0.2f}};
     size_t at = 0;
-    *m = (model){.name = name, .o = o, .waits = waits};
+    *m = (model){.name = name, .o = o, .waits = waits, .depth = depth};
     ops_ctx_options options = {.n_threads = 1, .first_core = -1, .isa = isa, .max_rows = MOST_ROWS, .max_cols = VOCAB};
     OK(o->ctx_create(&options, &m->ctx));
     OK(o->buf_create(m->ctx, (size_t)4 << 20, "weights", &m->weights));
-    OK(o->buf_create(m->ctx, (size_t)ROW_FLOATS * 2 * 4 * MOST_ROWS, "rows", &m->rows));
+    OK(o->buf_create(m->ctx, (size_t)ROW_FLOATS * 4 * MOST_ROWS, "rows", &m->rows));
     seed = 77;
     m->embedding = weight(m, &at, PACKED_F32, VOCAB, HIDDEN);
     for (int l = 0; l < LAYERS; l++) {
@@ -125,9 +126,10 @@ static void model_open(model *m, const char *name, const ops_backend *o, const c
     m->upper = matrix(m, &at, OPS_F32, WIDE);
     m->act = matrix(m, &at, OPS_F32, WIDE);
     m->y = matrix(m, &at, OPS_F32, HIDDEN);
-    m->logits = matrix(m, &at, OPS_F32, VOCAB);
+    for (int i = 0; i < depth; i++)
+        m->logits[i] = matrix(m, &at, OPS_F32, VOCAB);
     m->adjusted = matrix(m, &at, OPS_F32, VOCAB);
-    assert_true(at <= (size_t)ROW_FLOATS * 2 * 4 * MOST_ROWS);
+    assert_true(at <= (size_t)ROW_FLOATS * 4 * MOST_ROWS);
 }
 
 static void model_close(model *m)
@@ -176,29 +178,37 @@ static void layer(model *m, int l, int32_t rows, bool last)
     }
 }
 
-/* One step; results[i]: of row rows[i].row, logits [n][VOCAB]. */
-static void step(model *m, const ops_batch_desc *d, const ops_sample_row *wanted, ops_sample_out *results, float *logits)
+/* One step, up to the logits [n_out][VOCAB] and the results of its outputs, which are there after a sync.  A deep one's logits have a place of their own for each step and stay
+ * outside the recording. */
+static void step_queue(model *m, const ops_batch_desc *d, const ops_sample_row *wanted, int slot, ops_sample_out *results)
 {
     const ops_backend *o = m->o;
-    bool played = false, each = d->n_rows == d->n_spans && d->n_out == d->n_rows;
+    bool played = false, each = !m->waits && d->n_rows == d->n_spans && d->n_out == d->n_rows && o->graph_begin != NULL, deep = m->depth > 1;
+    const ops_linear_args head = {.rows = d->n_out, .x = m->h, .n = 1, .w = {m->embedding}, .y = {m->logits[slot]}};
     o->step_begin(m->ctx);
     did(m, o->batch_set(m->ctx, m->batch, d));
-    if (!m->waits && each && o->graph_begin != NULL)
+    if (each)
         OK(o->graph_begin(m->ctx, m->batch, &played));
     if (!played) {
         did(m, o->embed(m->ctx, m->batch, &(ops_embed_args){.w = m->embedding, .scale = 3.0f, .y = m->x}));
         for (int l = 0; l < LAYERS; l++)
             layer(m, l, d->n_rows, l == LAYERS - 1);
-        did(m, o->linear(m->ctx, &(ops_linear_args){.rows = d->n_out, .x = m->h, .n = 1, .w = {m->embedding}, .y = {m->logits}}));
-        if (!m->waits && each && o->graph_end != NULL)
+        if (!deep)
+            did(m, o->linear(m->ctx, &head));
+        if (each)
             OK(o->graph_end(m->ctx));
     }
+    if (deep)
+        did(m, o->linear(m->ctx, &head));
     m->played += played;
-    did(m, o->sample(m->ctx, &(ops_sample_args){m->logits, m->adjusted, 0, 1.1f, 25.0f, d->n_out, wanted, results}));
-    OK(o->sync(m->ctx));
-    for (int32_t i = 0; i < d->n_out; i++)
-        OK(o->buf_read(m->ctx, m->rows, m->logits.offset + (size_t)i * m->logits.stride, logits + (size_t)i * VOCAB, VOCAB * 4));
+    did(m, o->sample(m->ctx, &(ops_sample_args){m->logits[slot], m->adjusted, 0, 1.1f, 25.0f, d->n_out, wanted, results}));
     o->step_end(m->ctx);
+}
+
+static void logits_read(model *m, int slot, int32_t n_out, float *logits)
+{
+    for (int32_t i = 0; i < n_out; i++)
+        OK(m->o->buf_read(m->ctx, m->rows, m->logits[slot].offset + (size_t)i * m->logits[slot].stride, logits + (size_t)i * VOCAB, VOCAB * 4));
 }
 
 /* ---- what is asked ---- */
@@ -338,17 +348,25 @@ static void steps_are_alike(void **state)
         print_message("skipped: %s\n", status_message());
         exit(77);
     }
-    model m[3];
+    model m[4];
     sequence s[SEQS] = {{0}};
     static plan p;
-    ops_sample_out *results[3];
-    float *logits[3];
-    model_open(&m[0], "CPU", ops_cpu(), "c", false);
-    model_open(&m[1], "device, waiting", device, NULL, true);
-    model_open(&m[2], "device", device, NULL, false);
+    ops_sample_out *results[3], *deep_results[DEPTH], *kept_results[DEPTH];
+    float *logits[3], *deep_logits = calloc((size_t)MOST_ROWS * VOCAB, sizeof(*deep_logits)), *kept_logits[DEPTH];
+    int32_t n_kept[DEPTH];
+    int n_queued = 0;
+    model_open(&m[0], "CPU", ops_cpu(), "c", false, 1);
+    model_open(&m[1], "device, waiting", device, NULL, true, 1);
+    model_open(&m[2], "device", device, NULL, false, 1);
+    model_open(&m[3], "device, steps ahead", device, NULL, false, DEPTH);
     for (int i = 0; i < 3; i++) {
         results[i] = calloc(MOST_ROWS, sizeof(**results));
         logits[i] = calloc((size_t)MOST_ROWS * VOCAB, sizeof(**logits));
+    }
+    for (int i = 0; i < DEPTH; i++) {
+        deep_results[i] = calloc(MOST_ROWS, sizeof(**results));
+        kept_results[i] = calloc(MOST_ROWS, sizeof(**results));
+        kept_logits[i] = calloc((size_t)MOST_ROWS * VOCAB, sizeof(**logits));
     }
     for (int i = 0; i < SEQS; i++)
         sequence_begin(&s[i], i);
@@ -357,20 +375,47 @@ static void steps_are_alike(void **state)
         plan_make(&p, s, n % 10 >= 3);
         if (p.d.n_rows == 0)
             continue;
-        for (int i = 0; i < 3; i++)
-            step(&m[i], &p.d, p.wanted, results[i], logits[i]);
+        for (int i = 0; i < 3; i++) {
+            step_queue(&m[i], &p.d, p.wanted, 0, results[i]);
+            OK(m[i].o->sync(m[i].ctx));
+            logits_read(&m[i], 0, p.d.n_out, logits[i]);
+        }
         near(&p, logits[0], logits[1], n);
         near_results(&p, results[0], results[1], n);
         if (memcmp(logits[1], logits[2], (size_t)p.d.n_out * VOCAB * 4) != 0)
             fail_msg("step %d of %d rows: logits differ between waiting after each operation and not", n, p.d.n_rows);
         same_results(results[1], results[2], p.d.n_out, n);
+
+        step_queue(&m[3], &p.d, p.wanted, n_queued, deep_results[n_queued]);
+        memcpy(kept_results[n_queued], results[1], (size_t)p.d.n_out * sizeof(**results));
+        memcpy(kept_logits[n_queued], logits[1], (size_t)p.d.n_out * VOCAB * 4);
+        n_kept[n_queued++] = p.d.n_out;
+        if (n_queued == DEPTH) {
+            OK(device->sync(m[3].ctx));
+            for (int i = 0; i < DEPTH; i++) {
+                logits_read(&m[3], i, n_kept[i], deep_logits);
+                if (memcmp(kept_logits[i], deep_logits, (size_t)n_kept[i] * VOCAB * 4) != 0)
+                    fail_msg("step %d, number %d of those queued together: logits differ from those of steps waited for", n, i);
+                same_results(kept_results[i], deep_results[i], n_kept[i], n);
+            }
+            n_queued = 0;
+        }
     }
+    OK(device->sync(m[3].ctx));
     assert_true(m[2].played >= 5);
-    for (int i = 0; i < 3; i++) {
+    assert_true(m[3].played >= 5);
+    for (int i = 0; i < 4; i++)
         model_close(&m[i]);
+    for (int i = 0; i < 3; i++) {
         free(results[i]);
         free(logits[i]);
     }
+    for (int i = 0; i < DEPTH; i++) {
+        free(deep_results[i]);
+        free(kept_results[i]);
+        free(kept_logits[i]);
+    }
+    free(deep_logits);
     status_unmute();
 }
 

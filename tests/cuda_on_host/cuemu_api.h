@@ -8,7 +8,7 @@
  *   CUEMU_CPASYNC  late | early         when an asynchronous copy lands: at its wait; at its issue
  *   CUEMU_GUARD    0 | 1                device memory is unmapped while host code runs
  *   CUEMU_FAIL     name:N[+][=code],... the Nth call of a function fails (with +, all later ones too); "kernel" fails the Nth kernel while it runs
- *   CUEMU_DEVICES  N                    devices there are; 0: cudaErrorNoDevice, -1: cudaErrorInsufficientDriver
+ *   CUEMU_DEVICES  N                    devices there are; 0: cudaErrorNoDevice, -1: no driver, -2: one for CUDA 11.4, a runtime for 12.6 (both cudaErrorInsufficientDriver)
  *   CUEMU_MEMORY   MiB                  each device's memory (8192)
  *   CUEMU_CC       80 | 90 | 100        the compute capability it claims, with that one's shared memory (80)
  *   CUEMU_SMS      N                    multiprocessors it claims (4)

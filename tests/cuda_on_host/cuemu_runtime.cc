@@ -172,8 +172,8 @@ static void set_one(const std::string &name, const std::string &v)
             cuemu_fault("CUEMU_TRACE=%s: %s", v.c_str(), strerror(errno));
     } else if (name == "CUEMU_DEVICES") {
         n_devices = (int)number(v);
-        if (n_devices < -1 || n_devices > MAX_DEVICES)
-            cuemu_fault("CUEMU_DEVICES=%d: -1 to %d", n_devices, (int)MAX_DEVICES);
+        if (n_devices < -2 || n_devices > MAX_DEVICES)
+            cuemu_fault("CUEMU_DEVICES=%d: -2 to %d", n_devices, (int)MAX_DEVICES);
     } else if (name == "CUEMU_MEMORY") {
         device_bytes = (size_t)number(v) << 20;
     } else if (name == "CUEMU_CC" && (v == "80" || v == "90" || v == "100")) {
@@ -546,7 +546,9 @@ static cudaError_t host_alloc(void **out, size_t n)
         return cudaSuccess;
     if (posix_memalign(&p, PAGE, n) != 0)
         return failed(cudaErrorMemoryAllocation);
-    memset(p, 0xff, n);
+    static const unsigned char fresh[4] = {0xa5, 0xa5, 0xff, 0xff}; /* as a float no number, and unlike the device's as an integer */
+    for (size_t i = 0; i < n; i++)
+        ((unsigned char *)p)[i] = fresh[i % 4];
     memory[(uintptr_t)p] = {n, PINNED, this_device, NULL, 0};
     traced(NULL, "pin", std::to_string(n));
     *out = p;
@@ -1667,7 +1669,7 @@ API cudaDeviceEnablePeerAccess(int peer, unsigned)
 
 API cudaRuntimeGetVersion(int *v)
 {
-    *v = CUDART_VERSION;
+    *v = n_devices == -2 ? 12060 : CUDART_VERSION;
     return cudaSuccess;
 }
 
@@ -1675,7 +1677,7 @@ API cudaDriverGetVersion(int *v)
 {
     std::lock_guard<std::mutex> hold(lock);
     start();
-    *v = n_devices < 0 ? 0 : CUDART_VERSION;
+    *v = n_devices == -1 ? 0 : n_devices == -2 ? 11040 : CUDART_VERSION;
     return cudaSuccess;
 }
 
