@@ -2,12 +2,12 @@
  *
  * The communicator does not block: a call that returns "in progress" is polled, until the deadline or an abort.  The watching thread may abort it at any time: it says so first
  * (stopped), waits a moment for a call that is under way, and whoever comes later sees the word and stays out. */
-#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "comm/nccl/nccl_internal.h"
+#include "ops/cuda/cuda_library.h"
 
 #define POLL_NS 20000
 #define CALL_MS 200 /* an abort waits so long for a call under way */
@@ -38,31 +38,16 @@ const nccl_api *nccl_load(int *version, char *why, size_t why_bytes)
     return NULL;
 }
 #else
-typedef struct symbol {
-    const char *name;
-    size_t offset;
-} symbol;
 #define SYMBOL(f) {"nccl" #f, offsetof(nccl_api, f)}
 
 const nccl_api *nccl_load(int *version, char *why, size_t why_bytes)
 {
-    static const symbol symbols[] = {SYMBOL(GetVersion), SYMBOL(GetUniqueId), SYMBOL(CommInitRankConfig), SYMBOL(CommFinalize), SYMBOL(CommDestroy), SYMBOL(CommAbort),
-                                     SYMBOL(CommGetAsyncError), SYMBOL(GroupStart), SYMBOL(GroupEnd), SYMBOL(Send), SYMBOL(Recv), SYMBOL(AllGather), SYMBOL(Broadcast),
-                                     SYMBOL(GetErrorString), SYMBOL(GetLastError)};
+    static const cuda_symbol symbols[] = {SYMBOL(GetVersion), SYMBOL(GetUniqueId), SYMBOL(CommInitRankConfig), SYMBOL(CommFinalize), SYMBOL(CommDestroy), SYMBOL(CommAbort),
+                                          SYMBOL(CommGetAsyncError), SYMBOL(GroupStart), SYMBOL(GroupEnd), SYMBOL(Send), SYMBOL(Recv), SYMBOL(AllGather), SYMBOL(Broadcast),
+                                          SYMBOL(GetErrorString), SYMBOL(GetLastError)};
     static nccl_api api;
-    void *handle = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL); /* for the life of the process */
-    if (handle == NULL) {
-        snprintf(why, why_bytes, "libnccl.so.2 is not installed (%s)", dlerror());
+    if (!cuda_library_load("libnccl.so.2", "2.18", symbols, ARRAY_LEN(symbols), &api, why, why_bytes))
         return NULL;
-    }
-    for (size_t i = 0; i < ARRAY_LEN(symbols); i++) {
-        void *f = dlsym(handle, symbols[i].name);
-        if (f == NULL) {
-            snprintf(why, why_bytes, "libnccl.so.2 has no %s: 2.18 is the oldest that serves", symbols[i].name);
-            return NULL;
-        }
-        memcpy((char *)&api + symbols[i].offset, &f, sizeof(f));
-    }
     if (api.GetVersion(version) == ncclSuccess)
         return &api;
     snprintf(why, why_bytes, "ncclGetVersion fails");

@@ -12,7 +12,6 @@
  *
  * A weight is packed when it comes (base/packed.h) and turned to rows in place, panel by panel.  The library is found at run time, as NCCL is. */
 #include <cublasLt.h>
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "ops/cuda/cuda_internal.h"
+#include "ops/cuda/cuda_library.h"
 
 #define LARGE ((int64_t)4 << 20)    /* elements of a weight: below, a launch takes about as long as the product (a guess, unmeasured) */
 #define MOST_TILE_ROWS 128          /* a step of one row computes so many: beyond, the product would be bound by that */
@@ -101,36 +101,18 @@ static const blaslt_api *load(char *why, size_t why_bytes)
     return NULL;
 }
 #else
-typedef struct symbol {
-    const char *name;
-    size_t offset;
-} symbol;
 #define SYMBOL(f) {"cublasLt" #f, offsetof(blaslt_api, f)}
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-#define LIBRARY "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
 
 static const blaslt_api *load(char *why, size_t why_bytes)
 {
-    static const symbol symbols[] = {SYMBOL(Create), SYMBOL(Destroy), SYMBOL(GetVersion), SYMBOL(GetStatusName), SYMBOL(MatmulDescCreate), SYMBOL(MatmulDescDestroy),
-                                     SYMBOL(MatmulDescSetAttribute), SYMBOL(MatrixLayoutCreate), SYMBOL(MatrixLayoutDestroy), SYMBOL(MatrixLayoutSetAttribute),
-                                     SYMBOL(MatmulPreferenceCreate), SYMBOL(MatmulPreferenceDestroy), SYMBOL(MatmulPreferenceSetAttribute), SYMBOL(MatmulAlgoGetHeuristic),
-                                     SYMBOL(MatmulAlgoCheck), SYMBOL(MatmulAlgoConfigGetAttribute), SYMBOL(Matmul)};
+    static const cuda_symbol symbols[] = {SYMBOL(Create), SYMBOL(Destroy), SYMBOL(GetVersion), SYMBOL(GetStatusName), SYMBOL(MatmulDescCreate), SYMBOL(MatmulDescDestroy),
+                                          SYMBOL(MatmulDescSetAttribute), SYMBOL(MatrixLayoutCreate), SYMBOL(MatrixLayoutDestroy), SYMBOL(MatrixLayoutSetAttribute),
+                                          SYMBOL(MatmulPreferenceCreate), SYMBOL(MatmulPreferenceDestroy), SYMBOL(MatmulPreferenceSetAttribute), SYMBOL(MatmulAlgoGetHeuristic),
+                                          SYMBOL(MatmulAlgoCheck), SYMBOL(MatmulAlgoConfigGetAttribute), SYMBOL(Matmul)};
     static blaslt_api api;
-    void *handle = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL); /* for the life of the process */
-    if (handle == NULL) {
-        snprintf(why, why_bytes, "%s is not installed (%s)", LIBRARY, dlerror());
-        return NULL;
-    }
-    for (size_t i = 0; i < ARRAY_LEN(symbols); i++) {
-        void *f = dlsym(handle, symbols[i].name);
-        if (f == NULL) {
-            snprintf(why, why_bytes, "%s has no %s", LIBRARY, symbols[i].name);
-            return NULL;
-        }
-        memcpy((char *)&api + symbols[i].offset, &f, sizeof(f));
-    }
-    return &api;
+    return cuda_library_load("libcublasLt.so." TEXT(CUBLAS_VER_MAJOR), "12.0", symbols, ARRAY_LEN(symbols), &api, why, why_bytes) ? &api : NULL;
 }
 #endif
 

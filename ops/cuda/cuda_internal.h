@@ -8,6 +8,7 @@
  *   cuda_ops.c     the operations: check, translate to device addresses, launch
  *   cuda_blaslt.c  products of large bf16 weights by cuBLASLt, where it gives the same bits in every batch
  *   cuda_moe.c     those of layers of experts
+ *   cuda_library.c NVIDIA's libraries, found at run time
  *   cuda_sample.c  sampling: its lists go up, its results come down
  *   cuda_plugin.c  errors and log lines on their way to the program; what this object was built for
  *

@@ -48,14 +48,14 @@ static int probe(char *why, size_t why_bytes)
 {
     int n = 0, driver = 0, runtime = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
-    if (e == cudaSuccess && n > 0)
+    if (e == cudaSuccess)
         return n;
     (void)cudaGetLastError(); /* it would be the next call's otherwise */
     if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
         snprintf(why, why_bytes, "there is no NVIDIA driver on this machine (%s)", cudaGetErrorName(e));
     else if (e == cudaErrorInsufficientDriver && cudaRuntimeGetVersion(&runtime) == cudaSuccess)
         snprintf(why, why_bytes, "the driver is for CUDA %d.%d and this program for %d.%d: update the driver", driver / 1000, driver / 10 % 100, runtime / 1000, runtime / 10 % 100);
-    else if (e == cudaSuccess || e == cudaErrorNoDevice)
+    else if (e == cudaErrorNoDevice)
         snprintf(why, why_bytes, "the driver sees none; is CUDA_VISIBLE_DEVICES right?");
     else
         snprintf(why, why_bytes, "cudaGetDeviceCount: %s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));

@@ -95,6 +95,12 @@ static void a_context_says_what_it_is(void **state)
     ops_ctx *other;
     refused(be->ctx_create(&(ops_ctx_options){.device = 99, .max_rows = 1, .max_cols = 1}, &other), "CUDA_VISIBLE_DEVICES");
     refused(be->ctx_create(&(ops_ctx_options){.max_rows = 0, .max_cols = 1}, &other), "steps of 0 rows");
+    refused(be->ctx_create(&(ops_ctx_options){.max_rows = 1, .max_cols = 0}, &other), "rows of 0");
+    refused(be->ctx_create(&(ops_ctx_options){.max_rows = 1, .max_cols = (1 << 28) + 1}, &other), "steps of 1 rows");
+    for (int32_t cols = 1; cols <= 1 << 28; cols += (1 << 28) - 1) {
+        OK(be->ctx_create(&(ops_ctx_options){.max_rows = 1, .max_cols = cols}, &other));
+        be->ctx_destroy(&other);
+    }
 }
 
 static void marks_tell_the_devices_time(void **state)
@@ -127,6 +133,17 @@ static void marks_tell_the_devices_time(void **state)
     assert_true(after[3] - before[3] > after[5] - before[5]);
     OK(be->time_read(ctx, before)); /* nothing is counted twice */
     assert_memory_equal(before, after, sizeof(before));
+    for (int step = 0; step < STEPS; step++) { /* nor with what comes later */
+        be->time_mark(ctx, 7);
+        OK(be->gate(ctx, &(ops_gate_args){.rows = 1, .gate = {b, 0, OPS_F32, 256, 1024}, .activation = OPS_GELU, .y = {b, 1 << 20, OPS_F32, 256, 1024}}));
+        be->time_mark(ctx, -1);
+        if (step % 2 == 0)
+            continue;
+        OK(be->time_read(ctx, after));
+        for (int i = 0; i < OPS_TIMES; i++)
+            assert_true(i == 7 ? after[i] > before[i] : after[i] == before[i]);
+        memcpy(before, after, sizeof(before));
+    }
     be->batch_destroy(ctx, &batch);
     be->buf_destroy(ctx, &b);
 }
@@ -226,6 +243,89 @@ static void parts_come_from_host_and_device(void **state)
     free(x);
 }
 
+/* A copy waits for what was queued before it, and what is queued after it waits for the copy; memory that goes waits for its last use. */
+static void copies_and_operations_keep_their_order(void **state)
+{
+    (void)state;
+    enum { COLS = 256, ROWS = 64, BYTES = COLS * ROWS * 4 };
+    float *one = malloc(BYTES), *two = malloc(BYTES), *got = malloc(BYTES), *host;
+    ops_buf *x, *y, *wrapped;
+    OK(be->buf_create(ctx, BYTES, "test", &x));
+    OK(be->buf_create(ctx, BYTES, "test", &y));
+    for (int i = 0; i < COLS * ROWS; i++) {
+        one[i] = (float)i;
+        two[i] = -5.0f;
+    }
+    ops_batch *b = batch_of(ROWS);
+    ops_mat mx = {x, 0, OPS_F32, COLS, COLS * 4}, my = {y, 0, OPS_F32, COLS, COLS * 4};
+    for (int round = 0; round < 3; round++) {
+        const float *part[1] = {be->mat_part(ctx, &mx)};
+        OK(be->buf_write(ctx, x, 0, one, BYTES));
+        OK(be->norm(ctx, b, &(ops_norm_args){.x = my, .replace = true, .parts = {part, 1, COLS}, .residual_scale = 1.0f})); /* y = x */
+        OK(be->buf_write(ctx, x, 0, two, BYTES));
+        OK(be->buf_read(ctx, y, 0, got, BYTES));
+        assert_memory_equal(got, one, BYTES);
+        OK(be->buf_read(ctx, x, 0, got, BYTES));
+        assert_memory_equal(got, two, BYTES);
+    }
+    assert_int_equal(posix_memalign((void **)&host, 4096, BYTES), 0);
+    memcpy(host, one, BYTES);
+    OK(be->buf_wrap(ctx, host, BYTES, &wrapped));
+    const float *part[1] = {host};
+    OK(be->norm(ctx, b, &(ops_norm_args){.x = my, .replace = true, .parts = {part, 1, COLS}, .residual_scale = 1.0f}));
+    be->buf_destroy(ctx, &wrapped);
+    memcpy(host, two, BYTES); /* ours again */
+    OK(be->buf_read(ctx, y, 0, got, BYTES));
+    assert_memory_equal(got, one, BYTES);
+    be->batch_destroy(ctx, &b);
+    be->buf_destroy(ctx, &x);
+    be->buf_destroy(ctx, &y);
+    free(host);
+    free(one);
+    free(two);
+    free(got);
+}
+
+/* Whatever is destroyed waits for what still uses it. */
+static void what_is_destroyed_is_used_to_the_end(void **state)
+{
+    (void)state;
+    ops_buf *rows;
+    ops_ctx *own;
+    size_t stride = ops_row_bytes(OPS_F32, 64);
+    for (int round = 0; round < 4; round++) {
+        ops_batch_limits l = {.max_rows = 64, .max_spans = 1, .max_out = 1, .max_blocks = 4, .n_kv_groups = 1, .n_ropes = 1, .ropes = {{64, false, 1, {(const float[32]){1, 2}}, {1}}}};
+        int32_t tokens[64] = {0}, table[4] = {0, 1, 2, 3};
+        ops_span span = {.n_rows = 64};
+        ops_batch *b;
+        ops_kv *kv;
+        OK(be->ctx_create(&(ops_ctx_options){.max_rows = 64, .max_cols = 64}, &own));
+        OK(be->buf_create(own, stride * 64 * 2, "test", &rows));
+        OK(be->batch_create(own, &l, &b));
+        OK(be->kv_create(own, &(ops_kv_spec){OPS_KV_F16, 1, 1, 64, 4}, &kv));
+        ops_mat q = {rows, 0, OPS_F32, 64, stride}, y = {rows, stride * 64, OPS_F32, 64, stride};
+        OK(be->batch_set(own, b, &(ops_batch_desc){.n_rows = 64, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {4}}));
+        OK(be->qkv(own, b, &(ops_qkv_args){.q = q, .k = q, .v = q, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .kv = kv}));
+        OK(be->attention(own, b, &(ops_attention_args){.q = q, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = y}));
+        if (round == 0)
+            be->kv_destroy(own, &kv);
+        else if (round == 1)
+            be->batch_destroy(own, &b);
+        else if (round == 2)
+            be->buf_destroy(own, &rows);
+        else { /* a larger step takes more scratch, while the smaller one's is in use */
+
+            ops_weight w = {rows, 0, {PACKED_Q8_0, 16, 64, 0}};
+            OK(be->linear(own, &(ops_linear_args){.rows = 1, .x = q, .n = 1, .w = {w}, .y = {y}}));
+            OK(be->linear(own, &(ops_linear_args){.rows = 64, .x = q, .n = 1, .w = {w}, .y = {y}}));
+        }
+        be->kv_destroy(own, &kv);
+        be->batch_destroy(own, &b);
+        be->buf_destroy(own, &rows);
+        be->ctx_destroy(&own);
+    }
+}
+
 static void sums_come_back_at_sync(void **state)
 {
     (void)state;
@@ -278,6 +378,22 @@ static void what_contradicts_itself_is_refused(void **state)
     }
     refused(be->kv_copy_block(ctx, kv, 0, 2), "has 2 blocks");
     ops_attention_args at = {.q = m, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = m};
+    for (int wrong = 0; wrong < 9; wrong++) {
+        ops_attention_args bad = at;
+        switch (wrong) {
+        case 0: bad.kv_group = 1; break;
+        case 1: bad.kv_group = -1; break;
+        case 2: bad.kv_layer = 1; break;
+        case 3: bad.kv_layer = -1; break;
+        case 4: bad.head_begin = 1; break;     /* the second KV head */
+        case 5: bad.kv_head_begin = 1; break;  /* one before the first */
+        case 6: bad.window = -1; break;
+        case 7: bad.y_col = -1; break;
+        default: bad.head_dim = 32; break;
+        }
+        assert_int_equal(be->attention(ctx, b, &bad), ST_INVALID);
+    }
+    refused(be->norm(ctx, b, &(ops_norm_args){.x = {buf, 0, OPS_F32, 40, stride}, .n_y = 2, .y = {{buf, 0, OPS_F32, 48, stride}, {buf, 0, OPS_F32, 40, stride}}}), "y has 48 columns, x 40");
     OK(be->attention(ctx, b, &at));
     int32_t tokens[4] = {0}, bad[1] = {7};
     ops_span span = {.n_rows = 4};
@@ -436,9 +552,9 @@ static void sampling_looks_at_every_row(void **state)
 }
 
 /* What qkv stores attention reads, scales of several groups included: against sums in double over keys and values as they were before rounding. */
-static void check_kept(ops_kv_type type, int32_t dim, double tolerance)
+static void check_kept(ops_kv_type type, int32_t dim, size_t rows, double tolerance)
 {
-    enum { ROWS = 21, HEADS = 2 };
+    enum { ROWS = 64, HEADS = 2 };
     const size_t wide = ops_row_bytes(OPS_F32, HEADS * dim), narrow = ops_row_bytes(OPS_F32, dim);
     float *q = calloc(ROWS, wide), *k = calloc(ROWS, narrow), *v = calloc(ROWS, narrow), *y = calloc(ROWS, wide);
     const size_t qs = wide / 4, ks = narrow / 4;
@@ -461,15 +577,15 @@ static void check_kept(ops_kv_type type, int32_t dim, double tolerance)
     ops_kv *kv;
     ops_kv_spec spec = {type, 1, 1, dim, 4};
     OK(be->kv_create(ctx, &spec, &kv));
-    ops_batch *b = batch_of(ROWS);
-    int32_t tokens[ROWS] = {0}, table[] = {3, 1};
-    ops_span span = {.n_rows = ROWS};
-    OK(be->batch_set(ctx, b, &(ops_batch_desc){.n_rows = ROWS, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {2}}));
+    ops_batch *b = batch_of((int32_t)rows);
+    int32_t tokens[ROWS] = {0}, table[] = {3, 1, 0, 2};
+    ops_span span = {.n_rows = (int32_t)rows};
+    OK(be->batch_set(ctx, b, &(ops_batch_desc){.n_rows = (int32_t)rows, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {4}}));
     ops_mat mq = {buf[0], 0, OPS_F32, HEADS * dim, wide}, mk = {buf[1], 0, OPS_F32, dim, narrow}, mv = {buf[2], 0, OPS_F32, dim, narrow}, my = {buf[3], 0, OPS_F32, HEADS * dim, wide};
     OK(be->qkv(ctx, b, &(ops_qkv_args){.q = mq, .k = mk, .v = mv, .n_heads = HEADS, .n_kv_heads = 1, .head_dim = dim, .rope = -1, .kv = kv}));
     OK(be->attention(ctx, b, &(ops_attention_args){.q = mq, .n_heads = HEADS, .head_dim = dim, .heads_per_kv = HEADS, .scale = 0.3f, .kv = kv, .y = my}));
     OK(be->buf_read(ctx, buf[3], 0, y, ROWS * wide));
-    for (size_t r = 0; r < ROWS; r++)
+    for (size_t r = 0; r < rows; r++)
         for (size_t h = 0; h < HEADS; h++) {
             double weight[ROWS], sum = 0.0;
             for (size_t t = 0; t <= r; t++) {
@@ -501,10 +617,11 @@ static void keys_and_values_come_back(void **state)
     (void)state;
     static const double tolerance[] = {[OPS_KV_F32] = 1e-5, [OPS_KV_F16] = 2e-3, [OPS_KV_BF16] = 1e-2, [OPS_KV_Q8] = 1e-2, [OPS_KV_F8] = 6e-2}; /* fp8: a 16th of a value */
     for (int t = 0; t < OPS_KV_TYPES; t++) {
-        check_kept((ops_kv_type)t, 40, tolerance[t]);
-        check_kept((ops_kv_type)t, 96, tolerance[t]);
-        check_kept((ops_kv_type)t, 128, tolerance[t]);
+        check_kept((ops_kv_type)t, 40, 21, tolerance[t]);
+        check_kept((ops_kv_type)t, 96, 21, tolerance[t]);
+        check_kept((ops_kv_type)t, 128, 21, tolerance[t]);
     }
+    check_kept(OPS_KV_F32, 40, 64, tolerance[OPS_KV_F32]); /* each array of the step's description is full */
 }
 
 /* ---- layers of experts ---- */
@@ -515,7 +632,7 @@ typedef struct moe { /* a layer of one backend, all in one buffer */
     const ops_backend *be;
     ops_ctx *ctx;
     ops_buf *buf;
-    size_t used;
+    size_t used, spare;
     ops_routing *routing;
     ops_mat logits, x, gate, up, act, result, y, pairs;
     ops_expert_weights w[3];
@@ -554,6 +671,8 @@ static void moe_open(moe *m, const ops_backend *backend, ops_ctx *c)
     m->result = moe_mat(m, OPS_F32, MOE_ROWS * MOE_TOP, MOE_HIDDEN);
     m->y = moe_mat(m, OPS_F32, MOE_ROWS, MOE_HIDDEN);
     m->pairs = moe_mat(m, OPS_Q8, MOE_ROWS * MOE_TOP, MOE_HIDDEN);
+    m->spare = m->used;
+    (void)moe_mat(m, OPS_F32, MOE_ROWS * MOE_TOP, MOE_INNER);
     for (int i = 0; i < 3; i++) {
         packed_layout l;
         packed_shape s = {PACKED_Q4_0, i < 2 ? MOE_INNER : MOE_HIDDEN, i < 2 ? MOE_HIDDEN : MOE_INNER, 0};
@@ -654,6 +773,21 @@ static void experts_give_the_cpus_bits(void **state)
     refused(be->experts(ctx, &bad), "do not fit a buffer");
     bad = a, bad.n = OPS_MAX_FUSED + 1;
     refused(be->experts(ctx, &bad), "at most 4");
+    bad = a, bad.n = -1;
+    refused(be->experts(ctx, &bad), "at most 4");
+    bad = a, bad.n = 0;
+    OK(be->experts(ctx, &bad));
+    bad = a, bad.n = OPS_MAX_FUSED; /* as many products as there may be */
+    bad.w[1] = bad.w[2] = bad.w[3] = got.w[1];
+    bad.y[1] = got.up, bad.y[2] = got.act, bad.y[3] = got.result;
+    bad.y[2].type = OPS_F32, bad.y[2].stride = 256, bad.y[2].offset = got.spare;
+    OK(be->experts(ctx, &bad));
+    char up[256], again[256];
+    OK(be->buf_read(ctx, got.buf, got.up.offset, up, sizeof(up)));
+    OK(be->buf_read(ctx, got.buf, got.spare, again, sizeof(again)));
+    assert_memory_equal(up, again, sizeof(up));
+    OK(be->buf_read(ctx, got.buf, got.result.offset, again, sizeof(again)));
+    assert_memory_equal(up, again, sizeof(up));
     refused(be->dispatch(ctx, &(ops_dispatch_args){got.routing, got.x, got.pairs}), "f32");
     refused(be->combine(ctx, &(ops_combine_args){.routing = got.routing, .x = got.x, .y = got.y}), "f32");
     moe_close(&got);
@@ -708,7 +842,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_context_says_what_it_is),      cmocka_unit_test(buffers_hold_what_was_written), cmocka_unit_test(parts_come_from_host_and_device),
-        cmocka_unit_test(marks_tell_the_devices_time), cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
+        cmocka_unit_test(marks_tell_the_devices_time), cmocka_unit_test(copies_and_operations_keep_their_order), cmocka_unit_test(what_is_destroyed_is_used_to_the_end),
+        cmocka_unit_test(sums_come_back_at_sync), cmocka_unit_test(what_contradicts_itself_is_refused),
         cmocka_unit_test(limits_are_where_they_are_said_to_be), cmocka_unit_test(sampling_looks_at_every_row), cmocka_unit_test(keys_and_values_come_back),
         cmocka_unit_test(experts_give_the_cpus_bits), cmocka_unit_test(recorded_experts_go_where_the_step_says),
     };

@@ -4,6 +4,7 @@
  *   test_cuda_comm hosts 0,0,1  the same on pretended hosts, where only NCCL serves
  *   test_cuda_comm fail ...     see test_cuda_comm_death.c */
 #include <math.h>
+#include <nccl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,8 +86,11 @@ static int make(comm_world *w, comm_group **g)
     status st;
     if (open_group(w, SLOT_FLOATS, one_shot, TIMEOUT_MS, g, &st))
         return 1;
+    char nccl[32];
     CHECK(st == ST_OK);
     CHECK(comm_group_on_device(*g));
+    snprintf(nccl, sizeof(nccl), "NCCL %d.%d.%d", NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH);
+    CHECK(strstr(comm_group_device_describe(*g), nccl) != NULL);
     return 0;
 }
 

@@ -15,7 +15,7 @@
 
 #define OK(expr) assert_int_equal(expr, ST_OK)
 
-enum { HEAD = 32, MOST_ROWS = 8, MOST_SPANS = 8, CONTEXT = 1024, NEAR = 20, FULL_BLOCKS = 70, NEAR_BLOCKS = 5, EACH = CONTEXT / OPS_KV_BLOCK };
+enum { HEAD = 32, MOST_ROWS = 8, MOST_SPANS = 8, CONTEXT = 8192, NEAR = 20, FULL_BLOCKS = 70, NEAR_BLOCKS = 5, EACH = CONTEXT / OPS_KV_BLOCK };
 
 static const ops_backend *be;
 static ops_ctx *ctx;
@@ -44,7 +44,7 @@ static ops_mat matrix(size_t *at)
 
 static void batch_open(runner *r, int32_t max_rows)
 {
-    ops_batch_limits l = {.max_rows = max_rows, .max_spans = MOST_SPANS, .max_out = max_rows, .max_blocks = MOST_SPANS * EACH, .max_context = CONTEXT, .n_kv_groups = 2};
+    ops_batch_limits l = {.max_rows = max_rows, .max_spans = MOST_SPANS, .max_out = max_rows, .max_blocks = MOST_SPANS * EACH, .max_context = CONTEXT, .n_kv_groups = OPS_MAX_KV_GROUPS};
     OK(be->batch_create(ctx, &l, &r->batch));
 }
 
@@ -61,12 +61,16 @@ static void set(runner *r, const asked *a)
     int32_t tokens[64] = {0}, out[64], rows = 0;
     ops_span spans[MOST_SPANS] = {0};
     for (int32_t i = 0; i < a->n; i++) {
-        spans[i] = (ops_span){.row = rows, .n_rows = a->rows[i], .position = a->position[i], .table = {i * EACH, i * EACH}};
+        spans[i] = (ops_span){.row = rows, .n_rows = a->rows[i], .position = a->position[i], .table = {i * EACH, i * EACH}}; /* of groups 0 and 1 */
         for (int32_t j = 0; j < a->rows[i]; j++, rows++)
             out[rows] = rows;
     }
-    OK(be->batch_set(ctx, r->batch, &(ops_batch_desc){.n_rows = rows, .tokens = tokens, .n_spans = a->n, .spans = spans, .tables = {tables[0], tables[1]},
-                                                      .n_table = {MOST_SPANS * EACH, MOST_SPANS * EACH}, .n_out = rows, .out_rows = out}));
+    ops_batch_desc d = {.n_rows = rows, .tokens = tokens, .n_spans = a->n, .spans = spans, .n_out = rows, .out_rows = out};
+    for (int g = 0; g < OPS_MAX_KV_GROUPS; g++) { /* the others are not asked for */
+        d.tables[g] = tables[g % 2];
+        d.n_table[g] = MOST_SPANS * EACH;
+    }
+    OK(be->batch_set(ctx, r->batch, &d));
 }
 
 static status operations(runner *r)
@@ -266,6 +270,61 @@ static void a_bucket_runs_is_recorded_is_played(void **state)
     teardown(&recorded, &plain);
 }
 
+/* There is room for 64 recordings: what comes later runs as ever, and those that are there are played. */
+static void there_is_an_end_to_recordings(void **state)
+{
+    (void)state;
+    runner recorded, plain;
+    int n_played = 0, n_tried = 0;
+    setup(&recorded, &plain);
+    run(&recorded, &steps[0]);
+    for (int chunks = 1; chunks <= 32; chunks *= 2)
+        for (int32_t rows = 1; rows <= MOST_ROWS; rows++)
+            for (int more = 0; more < 2 && rows + more <= MOST_ROWS; more++) {
+                asked a = {1 + more, {rows, 1}, {(chunks - 1) * OPS_ATTENTION_CHUNK + 8, 3}};
+                bool played = true;
+                for (int n = 0; n < 3; n++)
+                    played = run(&recorded, &a);
+                n_tried++;
+                n_played += played;
+            }
+    assert_true(n_tried > n_played); /* some fall into one bucket, which takes nobody's place */
+    for (int n = 0; n < 3; n++) {
+        static const asked late = {8, {1, 1, 1, 1, 1, 1, 1, 1}, {8000, 1, 2, 3, 4, 5, 6, 7}};
+        check(&recorded, &plain, &late, false, "too late");
+    }
+    check(&recorded, &plain, &steps[0], true, "an early one");
+    teardown(&recorded, &plain);
+}
+
+/* As many windows as there may be, each with a list of its own. */
+static void there_is_an_end_to_windows(void **state)
+{
+    (void)state;
+    runner recorded, plain;
+    char got[HEAD * 4], want[HEAD * 4];
+    setup(&recorded, &plain);
+    const asked *a = &steps[1];
+    ops_attention_args at = {.q = plain.q, .n_heads = 1, .head_dim = HEAD, .heads_per_kv = 1, .scale = 0.5f, .kv = full, .y = plain.y[0]};
+    set(&plain, a);
+    for (at.window = 0; at.window < 8; at.window++)
+        OK(be->attention(ctx, plain.batch, &at));
+    assert_int_equal(be->attention(ctx, plain.batch, &at), ST_LIMIT);
+    for (int n = 0; n < 4; n++) { /* all lists are made anew with each step */
+        bool played = false;
+        set(&plain, a);
+        OK(be->graph_begin(ctx, plain.batch, &played));
+        assert_true(played == (n >= 2));
+        for (at.window = 1; at.window < 8 && !played; at.window++)
+            OK(be->attention(ctx, plain.batch, &at));
+        if (!played)
+            OK(be->graph_end(ctx));
+        OK(be->buf_read(ctx, buf, at.y.offset, n == 0 ? want : got, sizeof(got)));
+        assert_true(n == 0 || memcmp(got, want, sizeof(got)) == 0);
+    }
+    teardown(&recorded, &plain);
+}
+
 static void refused(runner *r, const asked *a)
 {
     bool played = false;
@@ -339,6 +398,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bucket_runs_is_recorded_is_played),
+        cmocka_unit_test(there_is_an_end_to_recordings),
+        cmocka_unit_test(there_is_an_end_to_windows),
         cmocka_unit_test(a_played_step_refuses_what_others_would),
         cmocka_unit_test(played_steps_count_their_time),
     };

@@ -12,6 +12,7 @@
  *   CUEMU_MEMORY   MiB                  each device's memory (8192)
  *   CUEMU_CC       80 | 90 | 100        the compute capability it claims, with that one's shared memory (80)
  *   CUEMU_SMS      N                    multiprocessors it claims (4)
+ *   CUEMU_LEAKS    1                    a process that ends with something not freed says so and exits with 98 (only as a variable)
  *   CUEMU_TRACE    FILE                 what is queued, in the order of the calls, to FILE.PID: a line each, "STREAM kernel NAME", "STREAM record EVENT",
  *                  "STREAM wait EVENT", "STREAM call waits", "0 malloc BYTES" and "0 pin BYTES"; streams and events by number, in order of creation */
 #ifndef CUEMU_API_H

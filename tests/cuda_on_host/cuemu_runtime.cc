@@ -1,7 +1,8 @@
 /* tests/cuda_on_host/cuemu_runtime.cc - CUDA's runtime functions over the host: memory, streams, events, graphs, errors.  For tests only.
  *
  * Device memory is one memory file, mapped once: each allocation ends (to 256 bytes) at a page that stays inaccessible, is filled with 0xff (NaN, -1), has
- * marks around it that are looked at after every kernel, and becomes inaccessible when freed.  Other processes map the file for cudaIpc.
+ * marks around it that are looked at after every kernel, and becomes inaccessible when freed.  Freeing waits for nothing, which devices do but nobody
+ * promises: what is still queued then faults.  Other processes map the file for cudaIpc.
  *
  * A stream is a queue of operations.  When they run is a switch (cuemu_api.h): correct programs cannot tell.  Whoever enqueues, queries or waits runs them;
  * there is no thread behind.  One lock covers everything; only operations that wait for other ranks run without it.
@@ -210,6 +211,11 @@ static void set_one(const std::string &name, const std::string &v)
     }
 }
 
+static size_t live(void) /* with the lock */
+{
+    return memory.size() + streams.size() + events.size() + graphs.size() + execs.size();
+}
+
 static void start(void) /* with the lock */
 {
     static bool started;
@@ -224,6 +230,15 @@ static void start(void) /* with the lock */
         if (v != NULL && v[0] != 0)
             set_one(name, v);
     }
+    const char *leaks = getenv("CUEMU_LEAKS");
+    if (leaks != NULL && strcmp(leaks, "1") == 0)
+        atexit([] { /* nothing else runs any more; the lock may have been taken for good */
+            if (live() == 0)
+                return;
+            fprintf(stderr, "cuemu: %zu allocations, streams, events or graphs are left\n", live());
+            fflush(NULL);
+            _exit(98);
+        });
     fprintf(stderr, "cuemu (EMULATED): CUDA calls run on the host's processor, for tests\n");
 }
 
@@ -488,8 +503,6 @@ static void *device_alloc(size_t n, allocation *a)
     return p;
 }
 
-static void drain_device(std::unique_lock<std::mutex> &hold, int device);
-
 API cudaMalloc(void **out, size_t n)
 {
     BEGIN();
@@ -522,7 +535,6 @@ API cudaFree(void *p)
     auto it = memory.find((uintptr_t)p);
     if (it == memory.end() || it->second.kind != DEVICE)
         return failed(cudaErrorInvalidValue);
-    drain_device(hold, it->second.device);
     {
         device_access open;
         check_marks("its last use");
@@ -538,13 +550,13 @@ API cudaFree(void *p)
 
 static cudaError_t host_alloc(void **out, size_t n)
 {
-    void *p;
     if (out == NULL)
         return failed(cudaErrorInvalidValue);
     *out = NULL;
     if (n == 0)
         return cudaSuccess;
-    if (posix_memalign(&p, PAGE, n) != 0)
+    void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
         return failed(cudaErrorMemoryAllocation);
     static const unsigned char fresh[4] = {0xa5, 0xa5, 0xff, 0xff}; /* as a float no number, and unlike the device's as an integer */
     for (size_t i = 0; i < n; i++)
@@ -578,9 +590,8 @@ API cudaFreeHost(void *p)
     auto it = memory.find((uintptr_t)p);
     if (it == memory.end() || it->second.kind != PINNED)
         return failed(cudaErrorInvalidValue);
-    drain_device(hold, it->second.device);
-    memory.erase((uintptr_t)p);
-    free(p);
+    munmap(p, it->second.bytes);
+    memory.erase(it);
     return cudaSuccess;
 }
 
@@ -604,8 +615,7 @@ API cudaHostUnregister(void *p)
     auto it = memory.find((uintptr_t)p);
     if (it == memory.end() || it->second.kind != REGISTERED)
         return failed(cudaErrorHostMemoryNotRegistered);
-    drain_device(hold, it->second.device);
-    memory.erase((uintptr_t)p);
+    memory.erase(it);
     return cudaSuccess;
 }
 
@@ -696,7 +706,6 @@ API cudaIpcCloseMemHandle(void *p)
     auto it = memory.find((uintptr_t)p);
     if (it == memory.end() || it->second.kind != OPENED)
         return failed(cudaErrorInvalidValue);
-    drain_device(hold, it->second.device);
     allocation a = it->second;
     memory.erase(it);
     munmap(a.pages, a.pages_bytes);
@@ -1337,7 +1346,7 @@ API cudaGraphExecDestroy(cudaGraphExec_t x)
 size_t cuemu_live(void)
 {
     std::lock_guard<std::mutex> hold(lock);
-    return memory.size() + streams.size() + events.size() + graphs.size() + execs.size();
+    return live();
 }
 
 /* ---- launches ---- */

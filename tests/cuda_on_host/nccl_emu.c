@@ -346,7 +346,9 @@ static ncclResult_t one(const char *name, bool send, const void *data, size_t co
         return ncclInvalidArgument;
     if (peer == c->me)
         cuemu_fault("NCCL: %s to and from oneself is not emulated", name);
-    r = bytes > 0 ? add(o, send, SEND_RECV, peer, data, bytes) : ncclSuccess;
+    if (bytes == 0)
+        cuemu_fault("NCCL: %s of nothing, which waits for the other side even so, is not emulated", name);
+    r = add(o, send, SEND_RECV, peer, data, bytes);
     return r != ncclSuccess ? r : end();
 }
 
