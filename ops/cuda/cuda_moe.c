@@ -17,14 +17,13 @@ void cuda_pairs(const ops_routing *r, int32_t *rows, int32_t *bound, const int32
 
 /* ---- the routing ---- */
 
-static status routing_memory(ops_ctx *ctx, ops_routing *r)
+static status routing_memory(ops_routing *r)
 {
     const ops_routing_spec *s = &r->spec;
     size_t pairs = mem_align((size_t)s->max_rows * (size_t)s->top_k, 64), offsets = mem_align((size_t)s->n_local + 2, 64);
     size_t tiles = (size_t)gpu_expert_tiles((int32_t)((size_t)s->max_rows * (size_t)s->top_k), s->n_local, gpu_expert_tile_rows(0, 1)); /* the smallest, so the most */
     size_t bytes = (4 * pairs + offsets) * sizeof(int32_t) + tiles * sizeof(gpu_expert_tile);
     CUDA_TRY(cudaMalloc(&r->memory, bytes), "%zu bytes for a routing of %d rows to %d of %d experts", bytes, s->max_rows, s->top_k, s->n_experts);
-    CUDA_TRY(cudaMemsetAsync(r->memory, 0, bytes, ctx->stream), "a routing");
     int32_t *at = r->memory;
     r->device = (gpu_routing){.n_experts = s->n_experts, .top_k = s->top_k, .expert_begin = s->expert_begin, .n_local = s->n_local};
     r->device.expert = at;
@@ -45,7 +44,7 @@ status cuda_routing_create(ops_ctx *ctx, const ops_routing_spec *spec, ops_routi
     ops_routing *r;
     TRY(mem_calloc(1, sizeof(*r), "routing", &r));
     r->spec = *spec;
-    status st = routing_memory(ctx, r);
+    status st = routing_memory(r);
     if (st != ST_OK) {
         cuda_routing_destroy(ctx, &r);
         return st;
