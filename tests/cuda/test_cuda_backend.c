@@ -300,12 +300,12 @@ static void what_is_destroyed_is_used_to_the_end(void **state)
         ops_batch *b;
         ops_kv *kv;
         OK(be->ctx_create(&(ops_ctx_options){.max_rows = 64, .max_cols = 64}, &own));
-        OK(be->buf_create(own, stride * 64 * 2, "test", &rows));
+        OK(be->buf_create(own, stride * 64 * 3, "test", &rows));
         OK(be->batch_create(own, &l, &b));
         OK(be->kv_create(own, &(ops_kv_spec){OPS_KV_F16, 1, 1, 64, 4}, &kv));
-        ops_mat q = {rows, 0, OPS_F32, 64, stride}, y = {rows, stride * 64, OPS_F32, 64, stride};
+        ops_mat q = {rows, 0, OPS_F32, 64, stride}, y = {rows, stride * 64, OPS_F32, 64, stride}, k = {rows, stride * 128, OPS_F32, 64, stride};
         OK(be->batch_set(own, b, &(ops_batch_desc){.n_rows = 64, .tokens = tokens, .n_spans = 1, .spans = &span, .tables = {table}, .n_table = {4}}));
-        OK(be->qkv(own, b, &(ops_qkv_args){.q = q, .k = q, .v = q, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .kv = kv}));
+        OK(be->qkv(own, b, &(ops_qkv_args){.q = q, .k = k, .v = k, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64, .kv = kv}));
         OK(be->attention(own, b, &(ops_attention_args){.q = q, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = y}));
         if (round == 0)
             be->kv_destroy(own, &kv);

@@ -180,7 +180,7 @@ static void setup(runner *recorded, runner *plain)
             fill[i] = (float)(int32_t)(seed = seed * 1664525u + 1013904223u) * 0x1p-30f;
         OK(be->buf_write(ctx, buf, kv.offset, fill, MOST_ROWS * HEAD * 4));
         for (int g = 0; g < 2; g++)
-            OK(be->qkv(ctx, plain->batch, &(ops_qkv_args){.q = kv, .k = kv, .v = kv, .n_heads = 1, .n_kv_heads = 1, .head_dim = HEAD, .rope = -1, .kv = g == 0 ? full : near, .kv_group = g}));
+            OK(be->qkv(ctx, plain->batch, &(ops_qkv_args){.q = plain->z, .k = kv, .v = kv, .n_heads = 1, .n_kv_heads = 1, .head_dim = HEAD, .rope = -1, .kv = g == 0 ? full : near, .kv_group = g}));
     }
     OK(be->sync(ctx));
     tables_fill();
