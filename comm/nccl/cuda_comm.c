@@ -494,7 +494,7 @@ static status gather_mapped(comm_device *d, comm_device_op op, const char *what,
         COMM_CUDA_TRY(d, k_comm_meet(&d->gpu, (uint32_t)op, d->on), what);
         for (int i = 0; i < d->n; offset += bytes[i], i++) {
             size_t n = bytes[i] <= at ? 0 : bytes[i] - at < d->slot_bytes ? bytes[i] - at : d->slot_bytes;
-            if (n > 0 && all + offset + at != mine + at)
+            if (n > 0 && (i != d->me || all + offset != mine))
                 COMM_CUDA_TRY(d, cudaMemcpyAsync(all + offset + at, slot_of(d, i, half), n, cudaMemcpyDeviceToDevice, d->on), what);
         }
     }

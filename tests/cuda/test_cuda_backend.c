@@ -293,7 +293,7 @@ static void what_is_destroyed_is_used_to_the_end(void **state)
     ops_buf *rows;
     ops_ctx *own;
     size_t stride = ops_row_bytes(OPS_F32, 64);
-    for (int round = 0; round < 4; round++) {
+    for (int round = 0; round < 5; round++) {
         ops_batch_limits l = {.max_rows = 64, .max_spans = 1, .max_out = 1, .max_blocks = 4, .n_kv_groups = 1, .n_ropes = 1, .ropes = {{64, false, 1, {(const float[32]){1, 2}}, {1}}}};
         int32_t tokens[64] = {0}, table[4] = {0, 1, 2, 3};
         ops_span span = {.n_rows = 64};
@@ -313,7 +313,12 @@ static void what_is_destroyed_is_used_to_the_end(void **state)
             be->batch_destroy(own, &b);
         else if (round == 2)
             be->buf_destroy(own, &rows);
-        else { /* a larger step takes more scratch, while the smaller one's is in use */
+        else if (round == 3) {
+            ops_routing *routing;
+            OK(be->routing_create(own, &(ops_routing_spec){64, 8, 2, 0, 8}, &routing));
+            OK(be->route(own, &(ops_route_args){.rows = 64, .logits = y, .routing = routing}));
+            be->routing_destroy(own, &routing);
+        } else { /* a larger step takes more scratch, while the smaller one's is in use */
 
             ops_weight w = {rows, 0, {PACKED_Q8_0, 16, 64, 0}};
             OK(be->linear(own, &(ops_linear_args){.rows = 1, .x = q, .n = 1, .w = {w}, .y = {y}}));
