@@ -17,12 +17,13 @@ static const packed_format formats[PACKED_TYPES] = {
     [PACKED_Q4_1] = {"q4_1", true, 4, 32, PACKED_SCALE_F16, PACKED_SCALE_F16, 0, NULL},
     [PACKED_Q5_0] = {"q5_0", true, 5, 32, PACKED_SCALE_F16, PACKED_SCALE_NONE, 16, NULL},
     [PACKED_Q5_1] = {"q5_1", true, 5, 32, PACKED_SCALE_F16, PACKED_SCALE_F16, 0, NULL},
-    [PACKED_Q2_K] = {"q2_k", true, 2, 16, PACKED_SCALE_U4, PACKED_SCALE_U4, 0, NULL},
-    [PACKED_Q3_K] = {"q3_k", true, 3, 16, PACKED_SCALE_S8, PACKED_SCALE_NONE, 4, NULL},
-    [PACKED_Q4_K] = {"q4_k", true, 4, 32, PACKED_SCALE_U8, PACKED_SCALE_U8, 0, NULL},
-    [PACKED_Q5_K] = {"q5_k", true, 5, 32, PACKED_SCALE_U8, PACKED_SCALE_U8, 0, NULL},
-    [PACKED_Q6_K] = {"q6_k", true, 6, 16, PACKED_SCALE_S8, PACKED_SCALE_NONE, 32, NULL},
+    [PACKED_Q2_K] = {"q2_k", true, 2, 16, PACKED_SCALE_U4, PACKED_SCALE_U4, 0, NULL, PACKED_SUPER},
+    [PACKED_Q3_K] = {"q3_k", true, 3, 16, PACKED_SCALE_S8, PACKED_SCALE_NONE, 4, NULL, PACKED_SUPER},
+    [PACKED_Q4_K] = {"q4_k", true, 4, 32, PACKED_SCALE_U8, PACKED_SCALE_U8, 0, NULL, PACKED_SUPER},
+    [PACKED_Q5_K] = {"q5_k", true, 5, 32, PACKED_SCALE_U8, PACKED_SCALE_U8, 0, NULL, PACKED_SUPER},
+    [PACKED_Q6_K] = {"q6_k", true, 6, 16, PACKED_SCALE_S8, PACKED_SCALE_NONE, 32, NULL, PACKED_SUPER},
     [PACKED_IQ4_NL] = {"iq4_nl", true, 4, 32, PACKED_SCALE_F16, PACKED_SCALE_NONE, 0, iq4_nl_values},
+    [PACKED_F8] = {"fp8", .bits = 8, .group = 1, .super = PACKED_F8_SUPER},
 };
 
 const packed_format *packed_format_of(packed_type type)
@@ -56,13 +57,13 @@ bool packed_layout_of(packed_shape shape, packed_layout *out)
         return false;
     const packed_format *f = &formats[shape.type];
     packed_layout l = {.format = f, .shape = shape};
-    if (shape.phase >= PACKED_SUPER || shape.phase % f->group != 0 || (shape.phase != 0 && !packed_has_super(f)))
+    if (shape.phase % f->group != 0 || (shape.phase != 0 && shape.phase >= f->super))
         return false;
-    int unit = f->integer ? PACKED_UNIT : f->bits == 16 ? 2 : 1;
+    int unit = f->integer ? PACKED_UNIT : 32 / f->bits; /* a vector of 64 bytes */
     l.panels = (int32_t)(((int64_t)shape.rows + PACKED_ROWS - 1) / PACKED_ROWS);
     l.units = (shape.cols + unit - 1) / unit;
     l.groups = f->integer ? l.units * (unit / f->group) : 0;
-    l.supers = packed_has_super(f) ? (shape.phase + l.units * unit + PACKED_SUPER - 1) / PACKED_SUPER : 0;
+    l.supers = packed_has_super(f) ? (shape.phase + l.units * unit + f->super - 1) / f->super : 0;
     l.unit_bytes = (size_t)PACKED_ROWS * (size_t)unit * f->bits / 8;
 
     size_t end = 0, min_bytes = f->min == PACKED_SCALE_U4 ? 0 : (size_t)scale_bytes(f->min);
@@ -75,7 +76,7 @@ bool packed_layout_of(packed_shape shape, packed_layout *out)
     if (!add_plane((size_t)l.groups, PACKED_ROWS * min_bytes, &end))
         return false;
     l.super_offset = end;
-    if (!add_plane((size_t)l.supers, PACKED_ROWS * 2 * (f->min != PACKED_SCALE_NONE ? 2 : 1), &end))
+    if (!add_plane((size_t)l.supers, PACKED_ROWS * 2 * (f->min != PACKED_SCALE_NONE || !f->integer ? 2 : 1), &end))
         return false;
     l.panel_bytes = end;
     if (!mem_mul((size_t)l.panels, l.panel_bytes, &l.bytes))
@@ -103,6 +104,8 @@ static inline size_t float_index(packed_type type, int32_t r, int32_t k)
         return (size_t)k * PACKED_ROWS + (size_t)r;
     case PACKED_BF16:
         return pair + (size_t)r * 2 + (size_t)(k % 2);
+    case PACKED_F8:
+        return (size_t)k * PACKED_ROWS + (size_t)r;
     default:
         return pair + (size_t)(k % 2) * PACKED_ROWS + (size_t)r;
     }
@@ -123,6 +126,8 @@ void packed_set_floats(const packed_layout *l, void *matrix, int32_t row, int32_
         set_floats(panel, PACKED_F32, 4, row % PACKED_ROWS, k, n, elements);
     else if (l->shape.type == PACKED_BF16)
         set_floats(panel, PACKED_BF16, 2, row % PACKED_ROWS, k, n, elements);
+    else if (l->shape.type == PACKED_F8)
+        set_floats(panel, PACKED_F8, 1, row % PACKED_ROWS, k, n, elements);
     else
         set_floats(panel, PACKED_F16, 2, row % PACKED_ROWS, k, n, elements);
 }
@@ -225,6 +230,16 @@ void packed_set_super(const packed_layout *l, void *matrix, int32_t row, int32_t
         memcpy(at + 32, &min, 2);
 }
 
+static char *super_f32(const packed_layout *l, const void *matrix, int32_t row, int32_t super)
+{
+    return panel_of(l, matrix, row) + l->super_offset + ((size_t)super * PACKED_ROWS + (size_t)(row % PACKED_ROWS)) * sizeof(float);
+}
+
+void packed_set_super_f32(const packed_layout *l, void *matrix, int32_t row, int32_t super, float scale)
+{
+    memcpy(super_f32(l, matrix, row, super), &scale, sizeof(scale));
+}
+
 static float half_at(const char *p)
 {
     uint16_t h;
@@ -238,6 +253,10 @@ void packed_get_scale(const packed_layout *l, const void *matrix, int32_t row, i
     const char *panel = panel_of(l, matrix, row);
     size_t i = (size_t)group * PACKED_ROWS + (size_t)(row % PACKED_ROWS);
     *min = 0;
+    if (!f->integer) {
+        memcpy(scale, super_f32(l, matrix, row, packed_super_of(l, group)), sizeof(*scale));
+        return;
+    }
     if (f->scale == PACKED_SCALE_F16) {
         *scale = half_at(panel + l->scale_offset + i * 2);
         if (f->min == PACKED_SCALE_F16)
@@ -295,6 +314,12 @@ void packed_dequantise(packed_shape shape, const void *matrix, int32_t row, int3
         uint16_t h;
         if (shape.type == PACKED_F32) {
             memcpy(&out[k - k0], panel + i * 4, 4);
+            continue;
+        }
+        if (shape.type == PACKED_F8) {
+            float scale, min;
+            packed_get_scale(&l, matrix, row, k, &scale, &min);
+            out[k - k0] = half_e4m3_to_f32((uint8_t)panel[i]) * scale;
             continue;
         }
         memcpy(&h, panel + i * 2, 2);

@@ -249,7 +249,7 @@ status measure_fill(const bench *b, packed_type type, ops_buf *buf, size_t bytes
     char *piece;
     TRY(mem_calloc(1, PIECE, "measuring", &piece));
     /* f32 and bf16 of 0.01 to 0.05; elsewhere f16, as scales are, of 0.01 to 0.02.  Not all the same: equal logits would all be looked at twice. */
-    int base = type == PACKED_F32 || type == PACKED_BF16 ? 0x3c : 0x20, most = base == 0x3c ? 1 : 3;
+    int base = type == PACKED_F32 || type == PACKED_BF16 || type == PACKED_F8 ? 0x3c : 0x20, most = base == 0x3c ? 1 : 3;
     for (size_t i = 0; i < PIECE; i++)
         piece[i] = (char)(base | (int)(hash_mix(i) & (uint64_t)most));
     status st = ST_OK;

@@ -526,12 +526,23 @@ static status refuse_keys(const arch_source *src)
         p += strspn(p, " ");
     }
     const json_t *quantised = arch_member(src, "quantization_config");
-    if (quantised != NULL) {
+    if (quantised != NULL && !shard_config_is_f8(quantised)) {
         const char *method = json_string_value(json_object_get(quantised, "quant_method"));
-        return FAIL(ST_UNSUPPORTED, "%s: weights quantised with %.64s are not supported: use a checkpoint in f32, f16 or bf16, or a GGUF file", src->where,
-                    method != NULL ? method : "an unnamed method");
+        return FAIL(ST_UNSUPPORTED, "%s: quantization_config: weights quantised with %.64s are not supported: use a checkpoint in f32, f16, bf16 or fp8 (e4m3), or a GGUF file",
+                    src->where, method != NULL ? method : "an unnamed method");
     }
     return ST_OK;
+}
+
+bool shard_config_is_f8(const json_t *quantization_config)
+{
+    const char *method = json_string_value(json_object_get(quantization_config, "quant_method"));
+    const char *format = json_string_value(json_object_get(quantization_config, "format")), *fmt = json_string_value(json_object_get(quantization_config, "fmt"));
+    if (method == NULL || (fmt != NULL && strcmp(fmt, "e4m3") != 0))
+        return false;
+    if (strcmp(method, "compressed-tensors") == 0)
+        return format != NULL && strcmp(format, "float-quantized") == 0;
+    return strcmp(method, "fp8") == 0 || strcmp(method, "fbgemm_fp8") == 0;
 }
 
 status arch_build(const arch_source *src, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out)

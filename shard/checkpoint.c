@@ -332,9 +332,49 @@ static status check_type(const shard_checkpoint *c, const shard_bound *b, packed
     *out = shard_dtype_packed(t->dtype);
     if (*out == PACKED_TYPES && shard_pack_possible(t->dtype, PACKED_F32))
         *out = PACKED_F32;
-    if (*out == PACKED_TYPES || (b->transposed && shard_dtype_block(t->dtype) > 1))
-        return FAIL(ST_UNSUPPORTED, "%s: tensor %s is stored as %s, which this tensor's role cannot be read from; supported are F32, F16 and BF16%s",
+    if (*out == PACKED_TYPES || (b->transposed && (shard_dtype_block(t->dtype) > 1 || t->dtype == SHARD_F8_E4M3)))
+        return FAIL(ST_UNSUPPORTED, "%s: tensor %s is stored as %s, which this tensor's role cannot be read from; supported are F32, F16, BF16 and F8_E4M3%s",
                     c->files[t->file].path, t->name, shard_dtype_name(t->dtype), c->source == SHARD_SOURCE_GGUF ? " and the GGUF block types" : "");
+    return ST_OK;
+}
+
+/* The scales that a file keeps beside an fp8 weight: one, one a row, or one for each block whose size the configuration tells. */
+static status bind_scale(shard_checkpoint *c, shard_bound *b)
+{
+    static const char *const names[] = {"%.*s.weight_scale_inv", "%.*s.weight_scale"};
+    const shard_tensor *t = b->tensor, *s = NULL;
+    size_t len = strlen(t->name), stem = len > 7 ? len - 7 : 0;
+    char name[SHARD_MAX_NAME + 24], shape[160];
+    for (size_t i = 0; s == NULL && stem > 0 && strcmp(t->name + stem, ".weight") == 0 && i < ARRAY_LEN(names); i++) {
+        snprintf(name, sizeof(name), names[i], (int)stem, t->name);
+        s = shard_tensors_find(&c->tensors, name);
+    }
+    if (s == NULL)
+        return ST_OK; /* as they are */
+    int64_t rows = b->stored_rows, cols = b->stored_cols, br = 0, bc = 0;
+    json_t *q, *block;
+    TRY(json_get_obj(c->config, c->path, "quantization_config", &q));
+    block = json_object_get(q, "weight_block_size");
+    if (s->elements == 1) {
+        br = rows, bc = cols;
+    } else if (s->elements == rows && s->dims[0] == rows) {
+        br = 1, bc = cols;
+    } else if (json_array_size(block) == 2 && json_is_integer(json_array_get(block, 0)) && json_is_integer(json_array_get(block, 1))) {
+        br = json_integer_value(json_array_get(block, 0)), bc = json_integer_value(json_array_get(block, 1));
+        if (br < 1 || bc < 1 || br > INT32_MAX || bc > INT32_MAX)
+            return FAIL(ST_FORMAT, "%s: weight_block_size: [%lld, %lld]", c->path, (long long)br, (long long)bc);
+        if (s->n_dims != 2 || s->dims[0] != (rows + br - 1) / br || s->dims[1] != (cols + bc - 1) / bc)
+            br = 0;
+        if (bc < cols && bc % PACKED_F8_SUPER != 0)
+            return FAIL(ST_UNSUPPORTED, "%s: weight_block_size: blocks of %lld columns; multiples of %d are supported", c->path, (long long)bc, PACKED_F8_SUPER);
+    }
+    bool number = s->dtype == SHARD_F32 || s->dtype == SHARD_BF16 || s->dtype == SHARD_F16;
+    if (br == 0 || !number)
+        return FAIL(number ? ST_FORMAT : ST_UNSUPPORTED, "%s: tensor %s %s (%s) cannot be the scales of a weight [%lld, %lld]", c->files[s->file].path, s->name,
+                    shard_tensor_shape_text(s, shape), shard_dtype_name(s->dtype), (long long)rows, (long long)cols);
+    b->scale = s;
+    b->scale_rows = br;
+    b->scale_cols = bc;
     return ST_OK;
 }
 
@@ -366,6 +406,8 @@ static status bind_role(shard_checkpoint *c, shard_role role, int32_t layer)
         packed_type type;
         TRY(check_type(c, &c->bound[at], &type));
         c->types_of[at] = (uint8_t)type;
+        if (t->dtype == SHARD_F8_E4M3)
+            TRY(bind_scale(c, &c->bound[at]));
     }
     return ST_OK;
 }
@@ -395,23 +437,18 @@ static status types_of_config(shard_checkpoint *c)
         TRY(json_get_str(c->config, c->path, "dtype", "float32", &name));
     bool bf16 = strcmp(name, "bfloat16") == 0, f16 = strcmp(name, "float16") == 0;
     c->types = (shard_types){.dflt = bf16 ? PACKED_BF16 : f16 ? PACKED_F16 : PACKED_F32};
+    json_t *q = json_object_get(c->config, "quantization_config");
+    if (q == NULL || !shard_config_is_f8(q))
+        return ST_OK;
+    size_t n = (size_t)c->arch.n_layers * SHARD_ROLES;
+    TRY(mem_calloc(n, 1, "tensor types", &c->types_of));
+    for (size_t i = 0; i < n; i++) /* the matrices of the layers; what lies outside is left as it is */
+        c->types_of[i] = (uint8_t)(shard_role_in_layer((shard_role)(i % SHARD_ROLES)) ? PACKED_F8 : c->types.dflt);
+    c->types.of = c->types_of;
     return ST_OK;
 }
 
 /* ---- Hugging Face folders ---- */
-
-static status refuse_quantised(const shard_checkpoint *c)
-{
-    json_t *q;
-    const char *method;
-    TRY(json_get_obj(c->config, c->path, "quantization_config", &q));
-    if (q == NULL)
-        return ST_OK;
-    TRY(json_get_str(q, c->path, "quant_method", "unknown", &method));
-    return FAIL(ST_UNSUPPORTED,
-                "%s: quantization_config: weights quantised with \"%.40s\" are not supported; use the original checkpoint or a GGUF file of the model",
-                c->path, method);
-}
 
 static status open_config(shard_checkpoint *c, const char *config_path)
 {
@@ -421,7 +458,6 @@ static status open_config(shard_checkpoint *c, const char *config_path)
     TRY(shard_arch_from_config(config_path, c->config, c->has_weights ? has_tensor : NULL, c, &c->arch));
     if (!c->has_weights)
         return types_of_config(c);
-    TRY(refuse_quantised(c));
     return bind_all(c);
 }
 

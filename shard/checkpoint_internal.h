@@ -36,6 +36,8 @@ typedef struct shard_bound {
     int64_t row_begin;
     int32_t group_rows, group_begin, group_take, rotary;
     float add;
+    const shard_tensor *scale;        /* of an fp8 tensor: what its elements are multiplied by, a value for each block of so many of its rows and columns */
+    int64_t scale_rows, scale_cols;
     int32_t pieces;                   /* > 0: the rows lie in this many tensors of stored_rows each (vectors only); `tensor` is the first */
     const shard_tensor **piece;
 } shard_bound;

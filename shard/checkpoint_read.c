@@ -3,6 +3,7 @@
  * A slice is read in chunks through a bounded scratch buffer: file rows [lo, hi) that hold a run of the role's rows.  Where the slice
  * leaves out columns, either the covering range is read at once (small gaps cost less than a call each) or each row on its own.
  * Row orders other than the file's (pairs of rotary rows, fused projections by head) are undone while packing, by strides. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,8 @@ typedef struct slice_read {
     size_t bytes, stride;
     bool covering;
     int32_t skip;
+    shard_scales scales; /* of file rows from scales_row on; values NULL: none */
+    int64_t scales_row;
 } slice_read;
 
 static void slice_prepare(const shard_bound *b, int64_t first, int64_t end, slice_read *s)
@@ -175,10 +178,57 @@ static status pack_chunk(const slice_read *s, const unsigned char *base, span ro
         } else {
             delta = 1;
         }
-        TRY(shard_pack_rows(s->b->tensor->dtype, base + (size_t)(first - rows.lo) * s->stride, (size_t)delta * s->stride, s->skip, shape,
-                            at + (int32_t)i, (int32_t)run, dst));
+        shard_scales scales = s->scales;
+        scales.row = first - s->scales_row;
+        scales.row_step = delta;
+        status_mute();
+        status st = shard_pack_rows(s->b->tensor->dtype, base + (size_t)(first - rows.lo) * s->stride, (size_t)delta * s->stride, s->skip, scales.values != NULL ? &scales : NULL,
+                                    shape, at + (int32_t)i, (int32_t)run, dst);
+        status_unmute();
+        if (st != ST_OK) {
+            char cause[1024];
+            snprintf(cause, sizeof(cause), "%s", status_message());
+            return FAIL(st, "tensor %s: %s", s->b->tensor->name, cause);
+        }
         i += run;
     }
+    return ST_OK;
+}
+
+/* The scales of the slice's rows [r, end), which caller frees. */
+static status read_scales(shard_checkpoint *c, const shard_bound *b, int64_t r, int64_t end, int64_t col, slice_read *s, float **out)
+{
+    const shard_tensor *t = b->scale;
+    *out = NULL;
+    if (t == NULL || r >= end)
+        return ST_OK;
+    int64_t lo = file_row(b, r), hi = lo; /* maps need not keep the order */
+    for (int64_t i = r; i < end; i++) {
+        int64_t at = file_row(b, i);
+        lo = at < lo ? at : lo;
+        hi = at > hi ? at : hi;
+    }
+    int64_t each = (b->stored_cols + b->scale_cols - 1) / b->scale_cols, first = lo / b->scale_rows, n = (hi / b->scale_rows - first + 1) * each;
+    size_t bytes = (size_t)shard_dtype_block_bytes(t->dtype);
+    void *raw;
+    TRY(mem_calloc((size_t)n, bytes, t->name, &raw));
+    status st = mem_calloc((size_t)n, sizeof(float), t->name, out);
+    if (st == ST_OK)
+        st = shard_checkpoint_read_bytes(c, t, (uint64_t)(first * each) * bytes, raw, (size_t)n * bytes);
+    if (st == ST_OK)
+        st = shard_unpack_f32(t->dtype, raw, 0, n, *out);
+    free(raw);
+    for (int64_t i = 0; st == ST_OK && i < n; i++)
+        if (!isfinite((*out)[i]))
+            st = FAIL(ST_FORMAT, "%s: tensor %s: scale %lld is not a number", c->files[t->file].path, t->name, (long long)(first * each + i));
+    if (st != ST_OK) {
+        free(*out);
+        *out = NULL;
+        return st;
+    }
+    count(c, (uint64_t)n * bytes, false);
+    s->scales = (shard_scales){.values = *out, .rows = b->scale_rows, .cols = b->scale_cols, .stride = each, .col = col};
+    s->scales_row = first * b->scale_rows;
     return ST_OK;
 }
 
@@ -190,9 +240,14 @@ static status read_plain(shard_checkpoint *c, const shard_bound *b, shard_slice 
     shard_scratch *scratch;
     slice_prepare(b, cols.begin, cols.end, &s);
     size_t least = s.stride * (size_t)(b->map == SHARD_ROWS_ROTARY && b->rotary > 32 ? b->rotary : 32);
-    TRY(scratch_take(c, least, &scratch));
+    float *scales;
+    TRY(read_scales(c, b, rows.begin + begin, rows.begin + end, cols.begin, &s, &scales));
+    status st = scratch_take(c, least, &scratch);
+    if (st != ST_OK) {
+        free(scales);
+        return st;
+    }
     int64_t max_rows = (int64_t)(scratch->bytes / s.stride) / PACKED_ROWS * PACKED_ROWS;
-    status st = ST_OK;
     for (int64_t i = begin; st == ST_OK && i < end;) {
         span at;
         int64_t n = chunk(b, rows.begin + i, rows.begin + end, max_rows, &at);
@@ -202,6 +257,7 @@ static status read_plain(shard_checkpoint *c, const shard_bound *b, shard_slice 
         i += n;
     }
     scratch_give(c, scratch);
+    free(scales);
     return st;
 }
 

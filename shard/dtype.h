@@ -23,7 +23,7 @@
     X(I64, "I64", 1, 8, PACKED_TYPES)                \
     X(U64, "U64", 1, 8, PACKED_TYPES)                \
     X(BOOL, "BOOL", 1, 1, PACKED_TYPES)              \
-    X(F8_E4M3, "F8_E4M3", 1, 1, PACKED_TYPES)        \
+    X(F8_E4M3, "F8_E4M3", 1, 1, PACKED_F8)           \
     X(F8_E5M2, "F8_E5M2", 1, 1, PACKED_TYPES)        \
     X(Q4_0, "Q4_0", 32, 18, PACKED_Q4_0)             \
     X(Q4_1, "Q4_1", 32, 20, PACKED_Q4_1)             \

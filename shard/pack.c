@@ -207,13 +207,15 @@ static take_fn take_of(shard_dtype t)
 
 static bool is_float(shard_dtype t)
 {
-    return t == SHARD_F32 || t == SHARD_F16 || t == SHARD_BF16 || t == SHARD_F64;
+    return t == SHARD_F32 || t == SHARD_F16 || t == SHARD_BF16 || t == SHARD_F64 || t == SHARD_F8_E4M3;
 }
 
 bool shard_pack_possible(shard_dtype from, packed_type to)
 {
     if ((unsigned)to >= PACKED_TYPES)
         return false;
+    if (to == PACKED_F8)
+        return from == SHARD_F8_E4M3; /* nothing is rounded to so few bits */
     if (!packed_format_of(to)->integer)
         return is_float(from) || take_of(from) != NULL;
     return take_of(from) != NULL && shard_dtype_packed(from) == to;
@@ -261,6 +263,9 @@ static void floats_to_f32(shard_dtype from, const uint8_t *src, int64_t n, float
             break;
         case SHARD_BF16:
             out[i] = half_bf16_to_f32(u16_at(src + 2 * i));
+            break;
+        case SHARD_F8_E4M3:
+            out[i] = half_e4m3_to_f32(src[i]);
             break;
         default:
             memcpy(&d, src + 8 * i, 8);
@@ -335,10 +340,34 @@ static void pack_f32_tile(const packed_layout *l, const float *x, int32_t row, i
     packed_set_floats(l, matrix, row, k, n, h);
 }
 
+/* The scale of column k of row i of those that are packed. */
+static float scale_at(const shard_scales *s, int32_t i, int32_t k)
+{
+    return s == NULL ? 1 : s->values[(s->row + i * s->row_step) / s->rows * s->stride + (s->col + k) / s->cols];
+}
+
+/* Row i of those that are packed. */
+static status pack_f8(const uint8_t *src, const shard_scales *s, const packed_layout *l, int32_t i, int32_t row, void *matrix)
+{
+    int32_t cols = l->shape.cols;
+    for (int32_t k = 0; k < cols; k++)
+        if ((src[k] & 0x7f) == 0x7f)
+            return FAIL(ST_FORMAT, "fp8: element %d of a row is not a number", k);
+    packed_set_floats(l, matrix, row, 0, cols, src);
+    for (int32_t super = 0; super < l->supers; super++) {
+        int32_t k = super * PACKED_F8_SUPER - l->shape.phase;
+        if (k < cols)
+            packed_set_super_f32(l, matrix, row, super, scale_at(s, i, k > 0 ? k : 0));
+    }
+    return ST_OK;
+}
+
 /* A row of anything into a float format, tile by tile. */
-static status pack_floats(shard_dtype from, const uint8_t *src, int32_t skip, const packed_layout *l, int32_t row, void *matrix)
+static status pack_floats(shard_dtype from, const uint8_t *src, int32_t skip, const shard_scales *s, const packed_layout *l, int32_t i, int32_t row, void *matrix)
 {
     int32_t block = shard_dtype_block(from), cols = l->shape.cols;
+    if (l->shape.type == PACKED_F8)
+        return pack_f8(src, s, l, i, row, matrix);
     if (shard_dtype_packed(from) == l->shape.type) {
         packed_set_floats(l, matrix, row, 0, cols, src);
         return ST_OK;
@@ -347,6 +376,8 @@ static status pack_floats(shard_dtype from, const uint8_t *src, int32_t skip, co
     for (int32_t k = 0; k < cols;) {
         int32_t n = cols - k < FLOAT_TILE - skip ? cols - k : FLOAT_TILE - skip; /* tiles end on block boundaries */
         TRY(shard_unpack_f32(from, src, skip, n, x));
+        for (int32_t j = 0; s != NULL && j < n; j++)
+            x[j] *= scale_at(s, i, k + j);
         pack_f32_tile(l, x, row, k, n, matrix);
         src += (size_t)(skip + n) / (size_t)block * (size_t)shard_dtype_block_bytes(from);
         k += n;
@@ -355,7 +386,18 @@ static status pack_floats(shard_dtype from, const uint8_t *src, int32_t skip, co
     return ST_OK;
 }
 
-status shard_pack_rows(shard_dtype from, const void *src, size_t stride, int32_t skip, packed_shape shape, int32_t row, int32_t n, void *matrix)
+/* Blocks of scales begin where super-groups do. */
+static bool scales_fit(shard_dtype from, const shard_scales *s, packed_shape shape)
+{
+    if (s == NULL)
+        return true;
+    bool whole = s->col >= 0 && s->col + shape.cols <= s->cols;
+    return from == SHARD_F8_E4M3 && s->rows > 0 && s->cols > 0 && s->row >= 0 && s->col >= 0 && (whole || s->cols % PACKED_F8_SUPER == 0) &&
+           (shape.type != PACKED_F8 || whole || s->col % PACKED_F8_SUPER == shape.phase);
+}
+
+status shard_pack_rows(shard_dtype from, const void *src, size_t stride, int32_t skip, const shard_scales *scales, packed_shape shape, int32_t row, int32_t n,
+                       void *matrix)
 {
     packed_layout l;
     if (!shard_pack_possible(from, shape.type))
@@ -365,6 +407,9 @@ status shard_pack_rows(shard_dtype from, const void *src, size_t stride, int32_t
         return FAIL(ST_INVALID, "pack %s: rows %d + %d of a matrix [%d, %d], %d elements skipped", shard_dtype_name(from), row, n, shape.rows,
                     shape.cols, skip);
     const packed_format *f = l.format;
+    if (!scales_fit(from, scales, shape))
+        return FAIL(ST_INVALID, "pack %s: scales of %lld x %lld elements do not fit a slice that begins at column %lld (phase %d)", f->name, (long long)scales->rows,
+                    (long long)scales->cols, (long long)scales->col, shape.phase);
     if (f->integer && (skip % f->group != 0 || (packed_has_super(f) && shape.phase != skip)))
         return FAIL(ST_INVALID, "pack %s: a slice that begins %d elements into a block (phase %d) cuts a group of %d", f->name, skip, shape.phase,
                     f->group);
@@ -373,7 +418,7 @@ status shard_pack_rows(shard_dtype from, const void *src, size_t stride, int32_t
         if (f->integer)
             pack_codes(from, from_row, skip, &l, row + i, matrix);
         else
-            TRY(pack_floats(from, from_row, skip, &l, row + i, matrix));
+            TRY(pack_floats(from, from_row, skip, scales, &l, i, row + i, matrix));
     }
     return ST_OK;
 }

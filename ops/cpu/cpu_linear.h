@@ -3,7 +3,7 @@
  * A kernel computes one panel of 16 outputs (packed.h) for some rows of x; linear.c cuts a product into such pieces.
  * Outputs lie in the lanes, so no lane is ever summed with another, and every level computes, for output o and row r:
  *
- *   floats     acc = 0;  for k = 0, 1, 2 ...:  acc = fma(x[k], w[k], acc)                      w expanded to f32
+ *   floats     acc = 0;  for k = 0, 1, 2 ...:  acc = fma(x[k], w[k], acc)                      w expanded to f32 (fp8: times its scale, rounded)
  *   integers   acc = 0;  for each group g of the weight's 16 or 32 k, in order:
  *                  idot = sum over the group of (code - zero) * xcode                          exact, in integers
  *                  acc  = fma((float)idot, ws * xs, acc)                                        |idot| < 2^24: the conversion is exact
@@ -50,12 +50,12 @@ typedef void (*cpu_unpack_fn)(const packed_layout *l, const char *panel, int32_t
 typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows,
                             cpu_acc *acc);
 
-/* k in [k0, k1) (k0 even) of a panel of floats; x: f32 rows, x_stride bytes apart, the first element is k = 0. */
+/* k in [k0, k1) (k0 even) of a panel of floats, of whose type the function is (l may be another's, whose block was expanded); x: f32 rows, x_stride bytes apart, the first element is k = 0. */
 typedef void (*cpu_floats_fn)(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
 /* One row against n_panels panels, begun at zero. */
 typedef void (*cpu_floats_one_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc);
-/* k in [k0, k1) of a panel of f16 or bf16 as a panel of f32, from its start on. */
-typedef void (*cpu_expand_fn)(const char *panel, int32_t k0, int32_t k1, float *out);
+/* k in [k0, k1) of a panel of f16, bf16 or fp8 as a panel of f32, from its start on. */
+typedef void (*cpu_expand_fn)(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out);
 /* Rounds of the instructions that multiply, on registers alone, as the kernels chain them: how many operations that were (a multiply-add is two).  What bounds them. */
 typedef enum cpu_peak { CPU_PEAK_CODES4, CPU_PEAK_CODES8, CPU_PEAK_F32, CPU_PEAK_BF16, CPU_PEAKS } cpu_peak;
 typedef int64_t (*cpu_peak_fn)(cpu_peak what, int64_t rounds);
@@ -66,7 +66,7 @@ struct cpu_linear_kernels {
     cpu_one_fn one[PACKED_TYPES];       /* of the integer types */
     cpu_unpack_fn unpack[PACKED_TYPES];
     cpu_many_fn many[PACKED_TYPES];
-    cpu_floats_fn floats[PACKED_TYPES]; /* of the float types */
+    cpu_floats_fn floats[PACKED_TYPES]; /* of the float types; NULL: expanded first, however few the rows */
     cpu_floats_one_fn floats_one[PACKED_TYPES];
     cpu_expand_fn expand[PACKED_TYPES]; /* NULL: expanding first gains nothing */
     cpu_bf16_fn bf16;                   /* NULL: bf16 weights take f32 rows */

@@ -192,8 +192,8 @@ static void float_panel_rows(const linear_job *j, const packed_layout *l, const 
     _Static_assert(sizeof(s->tile.codes) >= FLOAT_BLOCK * PACKED_ROWS * sizeof(float), "a block fits where codes are unpacked");
     for (int32_t k0 = 0; k0 < l->shape.cols; k0 += FLOAT_BLOCK) {
         int32_t k1 = l->shape.cols - k0 < FLOAT_BLOCK ? l->shape.cols : k0 + FLOAT_BLOCK;
-        if (k->expand[type] != NULL && n >= EXPAND_ROWS) {
-            k->expand[type](panel, k0, k1, block);
+        if (k->expand[type] != NULL && (n >= EXPAND_ROWS || k->floats[type] == NULL)) {
+            k->expand[type](l, panel, k0, k1, block);
             k->floats[PACKED_F32](l, (const char *)block, 0, k1 - k0, x + k0, j->x_stride[OPS_F32], n, s->acc);
         } else {
             k->floats[type](l, panel, k0, k1, x, j->x_stride[OPS_F32], n, s->acc);
@@ -249,7 +249,8 @@ static void run_panels(const linear_job *j, int64_t begin, int64_t end, int32_t 
         if (b >= e || r0 >= r1)
             continue;
         piece pc = {i, (int32_t)(b - first), (int32_t)(e - first), r0, r1};
-        if (r1 - r0 == 1 && j->w[i].x_type != OPS_BF16)
+        packed_type type = j->w[i].layout.shape.type;
+        if (r1 - r0 == 1 && (j->w[i].x_type == OPS_Q8 || (j->w[i].x_type == OPS_F32 && j->ctx->linear->floats_one[type] != NULL)))
             piece_one_row(j, &pc, s);
         else
             piece_many_rows(j, &pc, s);

@@ -120,6 +120,17 @@ static void floats(const packed_layout *l, const char *panel, int32_t k0, int32_
     cpu_linear_avx512.floats[l->shape.type](l, panel, k0, k1, x, x_stride, n_rows, acc);
 }
 
+/* Of a block that was expanded too, whatever its panel's type is. */
+static void floats_f32(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
+{
+    cpu_linear_avx512.floats[PACKED_F32](l, panel, k0, k1, x, x_stride, n_rows, acc);
+}
+
+static void expand(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
+{
+    cpu_linear_avx512.expand[l->shape.type](l, panel, k0, k1, out);
+}
+
 static void floats_one(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
 {
     cpu_linear_avx512.floats_one[l->shape.type](l, panel, n_panels, x, acc);
@@ -214,8 +225,9 @@ const cpu_linear_kernels cpu_linear_amx = {
     .one = {INTEGERS(ONE_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
     .many = MANY_TABLE,
-    .floats = {[PACKED_F32] = floats, [PACKED_F16] = floats, [PACKED_BF16] = floats},
+    .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats, [PACKED_BF16] = floats},
     .floats_one = {[PACKED_F32] = floats_one, [PACKED_F16] = floats_one, [PACKED_BF16] = floats_one},
+    .expand = {[PACKED_F8] = expand},
     .bf16 = bf16,
     .quantise = cpu_quantise_avx512,
     .peak = peak,

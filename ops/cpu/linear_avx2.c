@@ -410,14 +410,32 @@ INLINE void expand_template(packed_type type, const char *panel, int32_t k0, int
                 _mm256_storeu_ps(out + (size_t)(k + odd - k0) * PACKED_ROWS + h * 8, float_weights(type, panel, k + odd, odd, h));
 }
 
-static void expand_f16(const char *panel, int32_t k0, int32_t k1, float *out)
+static void expand_f16(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
 {
+    (void)l;
     expand_template(PACKED_F16, panel, k0, k1, out);
 }
 
-static void expand_bf16(const char *panel, int32_t k0, int32_t k1, float *out)
+static void expand_bf16(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
 {
+    (void)l;
     expand_template(PACKED_BF16, panel, k0, k1, out);
+}
+
+/* e4m3 with its bits one place up is f16 times 2^-8 but for NaN, which is refused at import. */
+static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
+{
+    const __m256 up = _mm256_set1_ps(256);
+    const float *scales = (const float *)(const void *)(panel + l->super_offset);
+    for (int32_t k = k0; k < k1; k++, out += PACKED_ROWS) {
+        const float *scale = scales + (size_t)packed_super_of(l, k) * PACKED_ROWS;
+        __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(panel + (size_t)k * PACKED_ROWS)));
+        bits = _mm256_or_si256(_mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x7f)), 7), _mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x80)), 8));
+        for (int h = 0; h < 2; h++) {
+            __m256 v = _mm256_cvtph_ps(h == 0 ? _mm256_castsi256_si128(bits) : _mm256_extracti128_si256(bits, 1));
+            _mm256_storeu_ps(out + h * 8, _mm256_mul_ps(_mm256_mul_ps(v, up), _mm256_loadu_ps(scale + h * 8)));
+        }
+    }
 }
 
 #define DEFINE_FLOATS(name, type)                                                                                                             \
@@ -490,7 +508,7 @@ const cpu_linear_kernels cpu_linear_avx2 = {
              [PACKED_Q3_K] = many_u3_zero16, [PACKED_Q6_K] = many_u6_zero16},
     .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
     .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
-    .expand = {[PACKED_F16] = expand_f16, [PACKED_BF16] = expand_bf16},
+    .expand = {[PACKED_F16] = expand_f16, [PACKED_BF16] = expand_bf16, [PACKED_F8] = expand_f8},
     .quantise = cpu_quantise_avx2,
     .peak = peak,
 };

@@ -72,9 +72,13 @@ static void one(const packed_layout *l, const char *panel, int32_t n_panels, con
 static float float_at(const packed_layout *l, const char *panel, int32_t k, int o)
 {
     const uint16_t *h = (const uint16_t *)(const void *)panel + k / 2 * 2 * PACKED_ROWS;
+    float scale, min;
     switch (l->shape.type) {
     case PACKED_F32:
         return ((const float *)(const void *)panel)[k * PACKED_ROWS + o];
+    case PACKED_F8:
+        packed_get_scale(l, panel, o, k, &scale, &min);
+        return half_e4m3_to_f32((uint8_t)panel[k * PACKED_ROWS + o]) * scale;
     case PACKED_BF16:
         return half_bf16_to_f32(h[o * 2 + k % 2]);
     default:
@@ -106,7 +110,7 @@ static void floats_one(const packed_layout *l, const char *panel, int32_t n_pane
 #define EACH_INTEGER(x)                                                                                                                                      \
     [PACKED_Q8_0] = x, [PACKED_Q4_0] = x, [PACKED_Q4_1] = x, [PACKED_Q5_0] = x, [PACKED_Q5_1] = x, [PACKED_Q2_K] = x, [PACKED_Q3_K] = x, [PACKED_Q4_K] = x,   \
     [PACKED_Q5_K] = x, [PACKED_Q6_K] = x, [PACKED_IQ4_NL] = x
-#define EACH_FLOAT(x) [PACKED_F32] = x, [PACKED_F16] = x, [PACKED_BF16] = x
+#define EACH_FLOAT(x) [PACKED_F32] = x, [PACKED_F16] = x, [PACKED_BF16] = x, [PACKED_F8] = x
 
 const cpu_linear_kernels cpu_linear_c = {
     .one = {EACH_INTEGER(one)},

@@ -86,28 +86,25 @@ template <int T> __global__ void __launch_bounds__(LINEAR_WARPS * 32) k_experts_
     linear_float_block<T, FLOAT_ROWS>(job, part, rows, static_cast<int32_t>(blockIdx.x) - part.first_block, sums);
 }
 
-static bool is_float(int32_t type)
-{
-    return type == PACKED_F32 || type == PACKED_F16;
-}
-
 /* The weights of one type, for so many tiles. */
 static cudaError_t launch(linear_job *j, const experts_tiles *t, int32_t tiles, cudaStream_t s)
 {
     const int32_t type = j->part[0].w.type;
-    const bool few = !is_float(type) && t->tile_rows == 8;
-    linear_segments_of(j, j->x.cols, type == PACKED_F16 ? 64 : type == PACKED_BF16 ? 16 : 32);
-    int32_t each = is_float(type) ? LINEAR_WARPS / j->ways : few ? 2 * LINEAR_WARPS / j->ways : LINEAR_TILE_OUT / 16, blocks = 0;
+    const bool few = !linear_is_float(type) && t->tile_rows == 8;
+    linear_segments_of(j, j->x.cols, linear_unit(type));
+    int32_t each = linear_is_float(type) ? LINEAR_WARPS / j->ways : few ? 2 * LINEAR_WARPS / j->ways : LINEAR_TILE_OUT / 16, blocks = 0;
     for (int i = 0; i < j->n_parts; i++) {
         j->part[i].first_block = blocks;
         blocks += (j->part[i].w.panels + each - 1) / each;
     }
-    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(is_float(type) ? tiles * (t->tile_rows / FLOAT_ROWS) : tiles));
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(linear_is_float(type) ? tiles * (t->tile_rows / FLOAT_ROWS) : tiles));
     switch (type) {
     case PACKED_F32:
         return GPU_LAUNCH((k_experts_float<PACKED_F32>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t);
     case PACKED_F16:
         return GPU_LAUNCH((k_experts_float<PACKED_F16>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t);
+    case PACKED_F8:
+        return GPU_LAUNCH((k_experts_float<PACKED_F8>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t);
 #define CASE(T) \
     case T:     \
         return few ? GPU_LAUNCH((k_experts_few<T>), grid, dim3(LINEAR_WARPS * 32), 0, s, *j, *t) : GPU_LAUNCH((k_experts_many<T>), grid, dim3(MANY_WARPS * 32), 0, s, *j, *t);

@@ -7,7 +7,7 @@
 
 ops_type gpu_linear_input(packed_type type)
 {
-    return type == PACKED_BF16 ? OPS_BF16 : type == PACKED_F32 || type == PACKED_F16 ? OPS_F32 : OPS_Q8;
+    return type == PACKED_BF16 ? OPS_BF16 : linear_is_float(type) ? OPS_F32 : OPS_Q8;
 }
 
 static int64_t many_blocks(int32_t rows, int64_t out_blocks)
@@ -26,26 +26,21 @@ int64_t gpu_linear_scratch(int32_t max_rows, int32_t max_out, int32_t max_cols)
     return j.ways * (all < most ? all : most);
 }
 
-static bool is_float(int32_t type)
-{
-    return type == PACKED_F32 || type == PACKED_F16;
-}
-
 /* The weights of one type. */
 static cudaError_t launch(linear_job *j, cudaStream_t s)
 {
     int32_t type = j->part[0].w.type;
-    bool few = !is_float(type) && j->rows <= LINEAR_FEW_ROWS;
-    linear_segments_of(j, j->x.cols, type == PACKED_F16 ? 64 : type == PACKED_BF16 ? 16 : 32);
+    bool few = !linear_is_float(type) && j->rows <= LINEAR_FEW_ROWS;
+    linear_segments_of(j, j->x.cols, linear_unit(type));
     /* Panels of a block. */
-    int32_t each = is_float(type) ? LINEAR_WARPS / j->ways : few ? 2 * LINEAR_WARPS / j->ways : LINEAR_TILE_OUT / 16, blocks = 0;
+    int32_t each = linear_is_float(type) ? LINEAR_WARPS / j->ways : few ? 2 * LINEAR_WARPS / j->ways : LINEAR_TILE_OUT / 16, blocks = 0;
     for (int i = 0; i < j->n_parts; i++) {
         j->part[i].first_block = blocks;
         j->part[i].first_out = j->out;
         blocks += (j->part[i].w.panels + each - 1) / each;
         j->out += j->part[i].w.rows;
     }
-    if (is_float(type))
+    if (linear_is_float(type))
         return linear_float(j, blocks, s);
     if (few)
         return linear_few(j, blocks, s);

@@ -55,6 +55,18 @@ typedef struct linear_job { /* weights of one type */
     linear_part part[OPS_MAX_FUSED];
 } linear_job;
 
+/* Types whose products are multiply-adds of f32 rows (k_linear_float.cuh). */
+static inline bool linear_is_float(int32_t type)
+{
+    return type == PACKED_F32 || type == PACKED_F16 || type == PACKED_F8;
+}
+
+/* k of a unit. */
+static inline int32_t linear_unit(int32_t type)
+{
+    return type == PACKED_F16 || type == PACKED_F8 ? 64 : type == PACKED_BF16 ? 16 : 32;
+}
+
 /* The segments of a k of so many columns, for units of `unit` k. */
 static inline void linear_segments_of(linear_job *j, int32_t cols, int32_t unit)
 {

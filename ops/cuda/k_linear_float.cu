@@ -1,4 +1,4 @@
-/* ops/cuda/k_linear_float.cu - f32 and f16 weights times f32 rows, by multiply-add (k_linear_float.cuh). */
+/* ops/cuda/k_linear_float.cu - f32, f16 and fp8 weights times f32 rows, by multiply-add (k_linear_float.cuh). */
 #include "ops/cuda/k_linear_float.cuh"
 
 /* Grid: x panels, y tiles of ROWS rows. */
@@ -22,5 +22,12 @@ template <int T> static cudaError_t floats(const linear_job *j, int32_t blocks, 
 
 cudaError_t linear_float(const linear_job *j, int32_t blocks, cudaStream_t s)
 {
-    return j->part[0].w.type == PACKED_F32 ? floats<PACKED_F32>(j, blocks, s) : floats<PACKED_F16>(j, blocks, s);
+    switch (j->part[0].w.type) {
+    case PACKED_F32:
+        return floats<PACKED_F32>(j, blocks, s);
+    case PACKED_F16:
+        return floats<PACKED_F16>(j, blocks, s);
+    default:
+        return floats<PACKED_F8>(j, blocks, s);
+    }
 }

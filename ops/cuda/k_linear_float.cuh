@@ -1,6 +1,6 @@
-/* ops/cuda/k_linear_float.cuh - f32 and f16 weights times f32 rows, by multiply-add.
+/* ops/cuda/k_linear_float.cuh - f32, f16 and fp8 weights times f32 rows, by multiply-add.
  *
- * A warp takes one panel and a segment of k.  16 bytes of a panel are 4 (f32) or 8 (f16) outputs of one k, so 4 or 2 lanes cover the 16 outputs, and the
+ * A warp takes one panel and a segment of k.  16 bytes of a panel are 4 (f32) or 8 (f16) outputs of one k, 8 bytes 8 of fp8, so 4 or 2 lanes cover the 16 outputs, and the
  * warp's 8 or 16 such lane groups take four k each of a *unit* of 32 or 64:  k belongs to lane group k / 4 mod 8 (16), which sums its k in order; the
  * groups are added by a tree (halves, quarters ...), then the segments in order.  Limits: one row, memory (8 loads of 16 bytes under way a lane); 8
  * rows, half multiply-adds, half the loads of x from L1. */
@@ -13,22 +13,52 @@ template <int T> struct float_quad {
     static constexpr int outs = T == PACKED_F32 ? 4 : 8; /* of a load */
     static constexpr int lanes = 16 / outs;              /* of a k */
     static constexpr int unit = 4 * 32 / lanes;
-    uint4 k[4];
+    uint4 k[4]; /* of fp8 x and y */
 };
 
 template <int T> GPU_FN void float_load(float_quad<T> &w, const char *at, int32_t k, int32_t cols)
 {
     LINEAR_UNROLL
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        if (T == PACKED_F8) {
+            uint2 v = k + i < cols ? gpu_load_once8(at + static_cast<int64_t>(k + i) * 16) : make_uint2(0, 0);
+            w.k[i] = make_uint4(v.x, v.y, 0, 0);
+            continue;
+        }
         w.k[i] = k + i < cols ? gpu_load_once16(at + static_cast<int64_t>(k + i) * (T == PACKED_F32 ? 64 : 32)) : make_uint4(0, 0, 0, 0);
+    }
 }
 
-template <int T> GPU_FN void float_values(const uint4 &v, float (&out)[float_quad<T>::outs])
+/* What fp8 values of the lane's outputs are multiplied by, of the super-group that was met last. */
+template <int T> struct float_scales {
+    float of[float_quad<T>::outs];
+    int32_t super;
+};
+
+template <int T> GPU_FN void scales_of_k(float_scales<T> &s, const gpu_weight &w, const char *at, int32_t k)
+{
+    if (T != PACKED_F8)
+        return;
+    int32_t super = (w.phase + k) / PACKED_F8_SUPER;
+    if (super == s.super || k >= w.cols)
+        return;
+    s.super = super;
+    const float4 *from = reinterpret_cast<const float4 *>(at + static_cast<int64_t>(super) * 64);
+    LINEAR_UNROLL
+    for (int i = 0; i < float_quad<T>::outs; i += 4) {
+        float4 v = from[i / 4];
+        s.of[i] = v.x, s.of[i + 1] = v.y, s.of[i + 2] = v.z, s.of[i + 3] = v.w;
+    }
+}
+
+template <int T> GPU_FN void float_values(const uint4 &v, const float_scales<T> &s, float (&out)[float_quad<T>::outs])
 {
     uint32_t w[4] = {v.x, v.y, v.z, v.w};
     LINEAR_UNROLL
     for (int i = 0; i < float_quad<T>::outs; i++)
-        out[i] = T == PACKED_F32 ? __uint_as_float(w[i % 4]) : gpu_f16_to_f32(static_cast<uint16_t>(w[i / 2 % 4] >> (i % 2 * 16)));
+        out[i] = T == PACKED_F32   ? __uint_as_float(w[i % 4])
+                 : T == PACKED_F16 ? gpu_f16_to_f32(static_cast<uint16_t>(w[i / 2 % 4] >> (i % 2 * 16)))
+                                   : gpu_e4m3_to_f32(static_cast<uint8_t>(w[i / 4 % 4] >> (i % 4 * 8))) * s.of[i];
 }
 
 /* ROWS rows and block `block` of a part's outputs. */
@@ -44,7 +74,8 @@ GPU_FN void linear_float_block(const linear_job &job, const linear_part &part, c
         end = job.units;
     if (panel >= part.w.panels)
         end = begin;
-    const char *at = static_cast<const char *>(part.w.p) + panel * part.w.panel_bytes + o * (T == PACKED_F32 ? 4 : 2);
+    const char *at = static_cast<const char *>(part.w.p) + panel * part.w.panel_bytes, *at_scales = at + part.w.super_offset + o * 4;
+    at += o * (T == PACKED_F32 ? 4 : T == PACKED_F16 ? 2 : 1);
     const char *x_row[ROWS];
     LINEAR_UNROLL
     for (int r = 0; r < ROWS; r++)
@@ -52,6 +83,8 @@ GPU_FN void linear_float_block(const linear_job &job, const linear_part &part, c
 
     float acc[ROWS][q::outs] = {};
     q w[2];
+    float_scales<T> scales;
+    scales.super = -1;
     int32_t mine = lane / q::lanes * 4; /* first of the lane's four k in a unit */
     LINEAR_UNROLL
     for (int d = 0; d < 2; d++)
@@ -65,8 +98,10 @@ GPU_FN void linear_float_block(const linear_job &job, const linear_part &part, c
             int32_t k = (unit + d) * q::unit + mine;
             float v[4][q::outs];
             LINEAR_UNROLL
-            for (int i = 0; i < 4; i++)
-                float_values<T>(w[d].k[i], v[i]);
+            for (int i = 0; i < 4; i++) {
+                scales_of_k<T>(scales, part.w, at_scales, k + i);
+                float_values<T>(w[d].k[i], scales, v[i]);
+            }
             if (unit + d + 2 < end)
                 float_load<T>(w[d], at, k + 2 * q::unit, cols);
             LINEAR_UNROLL

@@ -182,6 +182,15 @@ GPU_FN row4 packed_load4(const gpu_weight *w, int32_t row, int32_t k)
             }
         return out;
     }
+    if (w->type == PACKED_F8) {
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (k + j < w->cols) {
+                const float scale = ((const float *)(panel + w->super_offset))[(int64_t)((w->phase + k + j) / PACKED_F8_SUPER) * PACKED_ROWS + r];
+                out.v[j] = gpu_e4m3_to_f32(((const uint8_t *)panel)[(int64_t)(k + j) * PACKED_ROWS + r]) * scale;
+            }
+        return out;
+    }
     const format f = format_of(w->type);
     const uint32_t codes = codes_of(panel + (int64_t)(k / PACKED_UNIT) * w->unit_bytes + 4 * r, f.bits, k % PACKED_UNIT / 4);
     float scale, min;

@@ -9,15 +9,15 @@
 
 #include "shard/plan/plan_internal.h"
 
-#define TYPES(f32_, f16_, bf16_, q8_, q4_, q5_, q2k_, q3k_, q4k_, q5k_, q6k_)                                                     \
+#define TYPES(f32_, f16_, bf16_, f8_, q8_, q4_, q5_, q2k_, q3k_, q4k_, q5k_, q6k_)                                                     \
     {                                                                                                                             \
         [PACKED_F32] = (f32_), [PACKED_F16] = (f16_), [PACKED_BF16] = (bf16_), [PACKED_Q8_0] = (q8_), [PACKED_Q4_0] = (q4_),      \
         [PACKED_Q4_1] = (q4_), [PACKED_Q5_0] = (q5_), [PACKED_Q5_1] = (q5_), [PACKED_Q2_K] = (q2k_), [PACKED_Q3_K] = (q3k_),      \
-        [PACKED_Q4_K] = (q4k_), [PACKED_Q5_K] = (q5k_), [PACKED_Q6_K] = (q6k_), [PACKED_IQ4_NL] = (q4_)                           \
+        [PACKED_Q4_K] = (q4k_), [PACKED_Q5_K] = (q5k_), [PACKED_Q6_K] = (q6k_), [PACKED_IQ4_NL] = (q4_), [PACKED_F8] = (f8_)     \
     }
 /* Where memory alone limits: bandwidth over the bytes of a weight, scales included. */
 #define FROM_MEMORY(bytes)                                                                                                        \
-    TYPES((bytes) / 4, (bytes) / 2, (bytes) / 2, (bytes) / 1.0625, (bytes) / 0.5625, (bytes) / 0.6875, (bytes) / 0.328,           \
+    TYPES((bytes) / 4, (bytes) / 2, (bytes) / 2, (bytes) / 1.03125, (bytes) / 1.0625, (bytes) / 0.5625, (bytes) / 0.6875, (bytes) / 0.328,           \
           (bytes) / 0.445, (bytes) / 0.5781, (bytes) / 0.703, (bytes) / 0.828)
 
 /* cpu: measured by coord_measure_device with AVX2 kernels on one core of a busy EPYC server (no VNNI).  a100, h100: 80 % of the makers'
@@ -25,8 +25,8 @@
 static const shard_device devices[] = {
     {
         .name = "cpu",
-        .weights_per_second = TYPES(100e9, 100e9, 100e9, 13e9, 30e9, 19e9, 23e9, 34e9, 31e9, 26e9, 38e9),
-        .macs_per_second = TYPES(5.1e9, 7.3e9, 7.5e9, 34e9, 65e9, 50e9, 41e9, 52e9, 74e9, 53e9, 29e9),
+        .weights_per_second = TYPES(100e9, 100e9, 100e9, 5e9, 13e9, 30e9, 19e9, 23e9, 34e9, 31e9, 26e9, 38e9),
+        .macs_per_second = TYPES(5.1e9, 7.3e9, 7.5e9, 7.5e9, 34e9, 65e9, 50e9, 41e9, 52e9, 74e9, 53e9, 29e9),
         .bytes_per_second = 13e9,
         .attention_macs_per_second = 45e9,
         .attention_head_seconds = 0.1e-6,
@@ -42,7 +42,7 @@ static const shard_device devices[] = {
     {
         .name = "a100",
         .weights_per_second = FROM_MEMORY(1.6e12),
-        .macs_per_second = TYPES(9e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12),
+        .macs_per_second = TYPES(9e12, 94e12, 94e12, 9e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12, 94e12),
         .bytes_per_second = 1.6e12,
         .attention_macs_per_second = 40e12,
         .elements_per_second = 1e12,
@@ -56,7 +56,7 @@ static const shard_device devices[] = {
     {
         .name = "h100",
         .weights_per_second = FROM_MEMORY(2.7e12),
-        .macs_per_second = TYPES(30e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12),
+        .macs_per_second = TYPES(30e12, 300e12, 300e12, 30e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12, 300e12),
         .bytes_per_second = 2.7e12,
         .attention_macs_per_second = 120e12,
         .elements_per_second = 2e12,

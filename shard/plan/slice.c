@@ -152,8 +152,9 @@ bool shard_plan_packed(const shard_arch *arch, const shard_rank_plan *rank, cons
         return false;
     packed_type type = shard_plan_type(arch, types, role, layer);
     *out = (packed_shape){.type = type, .rows = (int32_t)slice_width(rows), .cols = (int32_t)slice_width(cols)};
-    if (packed_has_super(packed_format_of(type)))
-        out->phase = (int32_t)(cols.begin % PACKED_SUPER);
+    const packed_format *f = packed_format_of(type);
+    if (packed_has_super(f))
+        out->phase = (int32_t)(cols.begin % f->super);
     return true;
 }
 

@@ -379,7 +379,7 @@ static void embedding_of_every_format(void **state)
             check_embed((packed_type)t, cols[c], 0, c % 2 == 1);
             const packed_format *f = packed_format_of((packed_type)t);
             if (packed_has_super(f)) /* a slice that begins inside a super-group */
-                check_embed((packed_type)t, cols[c], 256 - f->group, false);
+                check_embed((packed_type)t, cols[c], f->super - f->group, false);
         }
 }
 

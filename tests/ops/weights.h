@@ -31,8 +31,11 @@ static inline void weights_fill_row(const packed_layout *l, void *m, int32_t r, 
         float v = weights_uniform(seed);
         uint32_t bits = half_f32_bits(v);
         uint16_t h = l->shape.type == PACKED_BF16 ? half_f32_to_bf16(v) : half_f32_to_f16(v);
-        packed_set_floats(l, m, r, k, 1, l->shape.type == PACKED_F32 ? (const void *)&bits : (const void *)&h);
+        uint8_t e = half_f32_to_e4m3(v * (k % 7 == 0 ? 0.01f : 30.0f)); /* subnormal ones too */
+        packed_set_floats(l, m, r, k, 1, l->shape.type == PACKED_F32 ? (const void *)&bits : l->shape.type == PACKED_F8 ? (const void *)&e : (const void *)&h);
     }
+    for (int32_t s = 0; !f->integer && s < l->supers; s++)
+        packed_set_super_f32(l, m, r, s, weights_uniform(seed) * 0.05f);
     if (!f->integer)
         return;
     for (int32_t u = 0; u < l->units; u++) {

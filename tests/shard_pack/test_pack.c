@@ -86,8 +86,8 @@ static void check_slice(shard_dtype from, packed_type to, const uint8_t *src, si
     memset(matrix, 0, bytes);
     /* In two calls, as loading does when its buffer is smaller than the matrix. */
     int32_t half = rows / 2;
-    assert_int_equal(shard_pack_rows(from, at, stride, skip, shape, 0, half, matrix), ST_OK);
-    assert_int_equal(shard_pack_rows(from, at + (size_t)half * stride, stride, skip, shape, half, rows - half, matrix), ST_OK);
+    assert_int_equal(shard_pack_rows(from, at, stride, skip, NULL, shape, 0, half, matrix), ST_OK);
+    assert_int_equal(shard_pack_rows(from, at + (size_t)half * stride, stride, skip, NULL, shape, half, rows - half, matrix), ST_OK);
     float *want = must(malloc((size_t)cols * 4)), *got = must(malloc((size_t)cols * 4));
     for (int32_t r = 0; r < rows; r++) {
         assert_int_equal(shard_unpack_f32(from, at + (size_t)r * stride, skip, cols, want), ST_OK);
@@ -190,6 +190,54 @@ static void everything_becomes_floats(void **state)
     }
 }
 
+/* Blocks of 2 x 256, a slice of rows 1, 4, 7 that begins at column 160 of 600: as they are, and multiplied out. */
+static void fp8_takes_its_scales_along(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, COLS = 440, FIRST = 160, ALL = 600, ACROSS = 3 };
+    uint8_t *src = must(calloc(9, ALL));
+    float values[5 * ACROSS], want, *row = must(calloc(COLS, sizeof(*row)));
+    for (int i = 0; i < 9 * ALL; i++)
+        src[i] = (uint8_t)(i * 7 % 0x7f | (i % 3 == 0 ? 0x80 : 0));
+    for (int i = 0; i < 5 * ACROSS; i++)
+        values[i] = 0.1f + (float)i;
+    for (int form = 0; form < 3; form++) { /* blocks, rows, one */
+        shard_scales s = {values, form == 0 ? 2 : form == 1 ? 1 : 9, form == 0 ? 256 : ALL, form == 0 ? ACROSS : 1, 1, 3, FIRST};
+        for (int type = 0; type < 3; type++) {
+            packed_shape shape = {type == 0 ? PACKED_F8 : type == 1 ? PACKED_F32 : PACKED_BF16, ROWS, COLS, type == 0 ? FIRST % PACKED_F8_SUPER : 0};
+            void *matrix = must(calloc(1, packed_bytes(shape)));
+            assert_int_equal(shard_pack_rows(SHARD_F8_E4M3, src + ALL + FIRST, 3 * ALL, 0, &s, shape, 0, ROWS, matrix), ST_OK);
+            for (int r = 0; r < ROWS; r++) {
+                packed_dequantise(shape, matrix, r, 0, COLS, row);
+                for (int k = 0; k < COLS; k++) {
+                    int at = 1 + 3 * r;
+                    want = half_e4m3_to_f32(src[at * ALL + FIRST + k]) * values[form == 0 ? at / 2 * ACROSS + (FIRST + k) / 256 : form == 1 ? at : 0];
+                    if (type == 2)
+                        want = half_bf16_to_f32(half_f32_to_bf16(want));
+                    assert_true(row[k] == want);
+                }
+            }
+            free(matrix);
+        }
+    }
+    packed_shape shape = {PACKED_F8, 1, 256, 32};
+    void *matrix = must(calloc(1, packed_bytes(shape)));
+    shard_scales s = {values, 1, 128, 2, 0, 1, 32};
+    assert_int_equal(shard_pack_rows(SHARD_F8_E4M3, src, ALL, 0, &s, shape, 0, 1, matrix), ST_OK);
+    status_mute();
+    s.col = 64; /* not the shape's phase */
+    assert_int_equal(shard_pack_rows(SHARD_F8_E4M3, src, ALL, 0, &s, shape, 0, 1, matrix), ST_INVALID);
+    s.col = 32, s.cols = 192; /* blocks that begin inside a super-group */
+    assert_int_equal(shard_pack_rows(SHARD_F8_E4M3, src, ALL, 0, &s, shape, 0, 1, matrix), ST_INVALID);
+    s.cols = 128, src[255] = 0xff; /* no number */
+    assert_int_equal(shard_pack_rows(SHARD_F8_E4M3, src, ALL, 0, &s, shape, 0, 1, matrix), ST_FORMAT);
+    assert_int_equal(shard_pack_rows(SHARD_F32, src, ALL, 0, &s, (packed_shape){PACKED_F32, 1, 4, 0}, 0, 1, matrix), ST_INVALID); /* scales of what has none */
+    status_unmute();
+    free(matrix);
+    free(row);
+    free(src);
+}
+
 static void what_cannot_be_exact_is_refused(void **state)
 {
     (void)state;
@@ -199,15 +247,16 @@ static void what_cannot_be_exact_is_refused(void **state)
     assert_false(shard_pack_possible(SHARD_F32, PACKED_Q8_0));
     assert_false(shard_pack_possible(SHARD_Q4_0, PACKED_Q4_1));
     assert_false(shard_pack_possible(SHARD_I32, PACKED_F32));
-    assert_false(shard_pack_possible(SHARD_F8_E4M3, PACKED_F32));
+    assert_false(shard_pack_possible(SHARD_F32, PACKED_F8));
+    assert_false(shard_pack_possible(SHARD_F8_E5M2, PACKED_F8));
     status_mute();
-    assert_int_equal(shard_pack_rows(SHARD_I8, src, 64, 0, (packed_shape){PACKED_F32, 1, 4, 0}, 0, 1, matrix), ST_UNSUPPORTED);
-    assert_int_equal(shard_pack_rows(SHARD_F32, src, 64, 0, (packed_shape){PACKED_Q4_0, 1, 32, 0}, 0, 1, matrix), ST_UNSUPPORTED);
-    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 16, q4k, 0, 1, matrix), ST_INVALID); /* inside a group */
-    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 64, q4k, 0, 1, matrix), ST_INVALID); /* not the shape's phase */
-    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 256, q4k, 0, 1, matrix), ST_INVALID);
-    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 32, q4k, 0, 2, matrix), ST_INVALID);
-    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 32, q4k, -1, 1, matrix), ST_INVALID);
+    assert_int_equal(shard_pack_rows(SHARD_I8, src, 64, 0, NULL, (packed_shape){PACKED_F32, 1, 4, 0}, 0, 1, matrix), ST_UNSUPPORTED);
+    assert_int_equal(shard_pack_rows(SHARD_F32, src, 64, 0, NULL, (packed_shape){PACKED_Q4_0, 1, 32, 0}, 0, 1, matrix), ST_UNSUPPORTED);
+    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 16, NULL, q4k, 0, 1, matrix), ST_INVALID); /* inside a group */
+    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 64, NULL, q4k, 0, 1, matrix), ST_INVALID); /* not the shape's phase */
+    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 256, NULL, q4k, 0, 1, matrix), ST_INVALID);
+    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 32, NULL, q4k, 0, 2, matrix), ST_INVALID);
+    assert_int_equal(shard_pack_rows(SHARD_Q4_K, src, 144, 32, NULL, q4k, -1, 1, matrix), ST_INVALID);
     assert_int_equal(shard_unpack_f32(SHARD_I8, src, 0, 4, out), ST_UNSUPPORTED);
     assert_int_equal(shard_unpack_f32(SHARD_F32, src, 1, 2, out), ST_INVALID);
     status_unmute();
@@ -244,7 +293,7 @@ static void print_speed(void)
         double best = 1e9;
         for (int i = 0; i < 5; i++) {
             double start = log_clock();
-            assert_int_equal(shard_pack_rows(from, src, stride, 0, shape, 0, ROWS, matrix), ST_OK);
+            assert_int_equal(shard_pack_rows(from, src, stride, 0, NULL, shape, 0, ROWS, matrix), ST_OK);
             double took = log_clock() - start;
             best = took < best ? took : best;
         }
@@ -260,6 +309,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_mean_what_the_gguf_package_says), cmocka_unit_test(whole_rows_keep_every_bit),
         cmocka_unit_test(column_slices_keep_every_bit),           cmocka_unit_test(everything_becomes_floats),
+        cmocka_unit_test(fp8_takes_its_scales_along),
         cmocka_unit_test(what_cannot_be_exact_is_refused),        cmocka_unit_test(names_and_sizes_agree),
     };
     if (argc > 1 && strcmp(argv[1], "speed") == 0) {

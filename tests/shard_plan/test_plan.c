@@ -199,7 +199,7 @@ static void check_rank(const shard_plan *p, const shard_plan_options *o, int32_t
             assert_true(shape.type == want && shape.rows == width(rows) && shape.cols == width(cols));
             assert_int_equal(cols.begin % f->group, 0);
             if (packed_has_super(f))
-                assert_int_equal(shape.phase, cols.begin % PACKED_SUPER);
+                assert_int_equal(shape.phase, cols.begin % f->super);
             assert_true(packed_bytes(shape) > 0);
             if (role != SHARD_HEAD || !shard_plan_head_is_embedding(&arch, r))
                 bytes += packed_bytes(shape);
