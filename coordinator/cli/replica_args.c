@@ -20,7 +20,7 @@ static const struct argp_option options[] = {
     {"pp", OPT_PP, "M", 0, "Pipeline stages", 0},
     {"compute", OPT_COMPUTE, "auto|f32", 0, "auto computes with the weights as stored; f32 expands them to f32 at load", 0},
     {"device", OPT_DEVICE, "auto|cpu|cuda", 0, "What computes (default auto: CUDA devices where every rank has one, else the CPU)", 0},
-    {"gemm", OPT_GEMM, "auto|own|cublaslt", 0, "Who multiplies by bf16 weights on GPUs: auto gives the large ones to cuBLASLt where it is installed and gives a row the same bits in every batch, cublaslt gives it all", 0},
+    {"gemm", OPT_GEMM, "auto|own|cublaslt", 0, "Who multiplies by bf16 and fp8 weights on GPUs: auto gives the large ones to cuBLASLt where it is installed and gives a row the same bits in every batch, cublaslt gives it all", 0},
     {"collectives", OPT_COLLECTIVES, "SIZES", 0, "How sums between GPUs go by their size, as in one-shot=256K,two-shot=8M, and beyond that NCCL (`trireme bench comm` measures)", 0},
     {"overlap-rows", OPT_OVERLAP, "N", 0, "Steps of at least N tokens are computed in two pieces, one's sums between GPUs under way while the other is computed (default 512; 0: never)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},

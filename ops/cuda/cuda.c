@@ -68,7 +68,7 @@ status cuda_block_grow(ops_ctx *ctx, cuda_block *b, size_t bytes, const char *wh
         return ST_OK;
     if (ctx->recording)
         return FAIL(ST_INTERNAL, "%s grows while a step is recorded", what);
-    if (b == &ctx->quantise || b == &ctx->linear || b == &ctx->product || b == &ctx->attention) /* recordings name them */
+    if (b == &ctx->quantise || b == &ctx->linear || b == &ctx->product || b == &ctx->codes || b == &ctx->attention) /* recordings name them */
         ctx->memory++;
     if (b->p != NULL) { /* operations that are queued may still use it */
         CUDA_TRY(cudaStreamSynchronize(ctx->stream), "before %s grows", what);
@@ -97,7 +97,7 @@ static void ctx_destroy(ops_ctx **out)
 #ifdef CUDA_BLASLT
     cuda_blaslt_destroy(ctx);
 #endif
-    void *const device[] = {ctx->quantise.p, ctx->linear.p, ctx->product.p, ctx->attention.p, ctx->sample.p, ctx->sample_in.p, ctx->sample_out.p, ctx->sums};
+    void *const device[] = {ctx->quantise.p, ctx->linear.p, ctx->product.p, ctx->codes.p, ctx->attention.p, ctx->sample.p, ctx->sample_in.p, ctx->sample_out.p, ctx->sums};
     for (size_t i = 0; i < ARRAY_LEN(device); i++)
         (void)cudaFree(device[i]);
     for (int i = 0; i < CUDA_STAGES; i++) {
@@ -146,6 +146,7 @@ static status describe(ops_ctx *ctx)
     if (p.major < 8)
         return FAIL(ST_UNSUPPORTED, "device %d, %s, has compute capability %d.%d, and 8.0 is the least that is supported: use --device cpu", ctx->device, p.name, p.major,
                     p.minor);
+    ctx->capability = p.major * 10 + p.minor;
     snprintf(ctx->description, sizeof(ctx->description), "cuda%s device %d, %.64s, sm_%d%d, %.1f GiB", cuda_emulated ? " EMULATED" : "", ctx->device, p.name, p.major, p.minor,
              (double)p.totalGlobalMem / (1 << 30));
     /* One order of sums whatever the number of rows; another architecture may have another. */

@@ -6,7 +6,7 @@
  *   cuda_graph.c   decode steps recorded and played
  *   cuda_time.c    how long the device was at what
  *   cuda_ops.c     the operations: check, translate to device addresses, launch
- *   cuda_blaslt.c  products of large bf16 weights by cuBLASLt, where it gives the same bits in every batch
+ *   cuda_blaslt.c  products of large bf16 and fp8 weights by cuBLASLt, where it gives the same bits in every batch
  *   cuda_moe.c     those of layers of experts
  *   cuda_library.c NVIDIA's libraries, found at run time
  *   cuda_sample.c  sampling: its lists go up, its results come down
@@ -42,6 +42,7 @@ typedef struct cuda_gemm cuda_gemm; /* how cuBLASLt multiplies by weights of one
 
 typedef struct cuda_turned { /* a weight in cuBLASLt's order */
     size_t offset, bytes;
+    packed_type type;
     int32_t rows, cols;
     const cuda_gemm *gemm;
 } cuda_turned;
@@ -109,13 +110,14 @@ enum { CUDA_GRAPHS = 64 };
 struct ops_ctx {
     int device;
     int32_t max_rows, max_cols;
+    int capability;                         /* 80: compute capability 8.0 */
     cudaStream_t stream, copies;
     cudaEvent_t computed, copied;           /* one stream waits for the other */
     char *stage[CUDA_STAGES];               /* pinned; used in turn */
     cudaEvent_t stage_free[CUDA_STAGES];
     int next_stage;
     ops_buf *bufs;
-    cuda_block quantise, linear, product, attention, sample, sample_in, sample_out; /* product: cuBLASLt's, before bias and sum */
+    cuda_block quantise, linear, product, codes, attention, sample, sample_in, sample_out; /* product: cuBLASLt's, before bias and sum; codes: its x in fp8 */
     float *sums;                            /* device: results of sumsq, [CUDA_PENDING][max_rows]; then q_sumsq and k_sumsq of qkv, [2][max_rows] */
     char *results;                          /* pinned: what waits for sync */
     size_t results_bytes, results_used;
@@ -264,7 +266,10 @@ void cuda_blaslt_destroy(ops_ctx *ctx);
 status cuda_weight_ready(ops_ctx *ctx, const ops_weight *w);
 /* How many rows of x are read for so many: whole tiles. */
 int32_t cuda_blaslt_rows(const cuda_gemm *g, int32_t rows);
-/* x: bf16, with memory for cuda_blaslt_rows; rows and n as for kernels. */
+bool cuda_gemm_is_f8(const cuda_gemm *g);
+/* x (f32) in fp8 for whole tiles of all products that are by fp8 weights; while memory is reserved it is only taken. */
+status cuda_blaslt_codes(ops_ctx *ctx, const cuda_product *p, int32_t n_products, const gpu_mat *x, int32_t rows, const int32_t *n);
+/* x: bf16, with memory for cuda_blaslt_rows, or as cuda_blaslt_codes left it; rows and n as for kernels. */
 status cuda_blaslt_linear(ops_ctx *ctx, const cuda_product *p, const gpu_mat *x, int32_t rows, const int32_t *n, bool accumulate);
 #endif
 

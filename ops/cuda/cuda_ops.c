@@ -50,7 +50,7 @@ static status weight_at(const char *op, const ops_weight *w, gpu_weight *out, co
     if (w->offset % 64 != 0 || w->offset > w->buf->bytes || l.bytes > w->buf->bytes - w->offset)
         return FAIL(ST_INVALID, "%s: a weight of %zu bytes at %zu exceeds its buffer of %zu", op, l.bytes, w->offset, w->buf->bytes);
     const cuda_turned *t = cuda_buf_turned(w->buf, w->offset, l.bytes);
-    if (t != NULL && (t->offset != w->offset || t->rows != w->shape.rows || t->cols != w->shape.cols || w->shape.type != PACKED_BF16))
+    if (t != NULL && (t->offset != w->offset || t->rows != w->shape.rows || t->cols != w->shape.cols || t->type != w->shape.type))
         return FAIL(ST_INVALID, "%s: a weight [%d, %d] at %zu is a part of one that was declared ready", op, w->shape.rows, w->shape.cols, w->offset);
     if (gemm != NULL)
         *gemm = t != NULL ? t->gemm : NULL;
@@ -257,7 +257,7 @@ static status linear_part(ops_ctx *ctx, const ops_linear_args *args, int i, line
     TRY(cuda_vec_at("linear", &args->bias[i], args->w[i].shape.rows, &bias));
 #ifdef CUDA_BLASLT
     if (gemm != NULL) {
-        int32_t rows = cuda_blaslt_rows(gemm, cuda_rows(ctx, args->rows));
+        int32_t rows = cuda_gemm_is_f8(gemm) ? 0 : cuda_blaslt_rows(gemm, cuda_rows(ctx, args->rows)); /* fp8 has its own memory */
         p->padded = rows > p->padded ? rows : p->padded;
         p->by[p->n_by++] = (cuda_product){gemm, w, bias, cuda_mat(&args->y[i]), args->y[i].buf->host == NULL};
         return ST_OK;
@@ -287,6 +287,8 @@ static status linear_format(ops_ctx *ctx, const ops_linear_args *args, ops_type 
         return ST_OK;
     TRY(linear_x(ctx, args, want, p.padded, &p.own.x));
 #ifdef CUDA_BLASLT
+    if (want == OPS_F32)
+        TRY(cuda_blaslt_codes(ctx, p.by, p.n_by, &p.own.x, cuda_rows(ctx, args->rows), cuda_n(ctx)));
     for (int32_t i = 0; i < p.n_by && !ctx->reserving; i++)
         TRY(cuda_blaslt_linear(ctx, &p.by[i], &p.own.x, cuda_rows(ctx, args->rows), cuda_n(ctx), args->accumulate));
 #endif

@@ -186,6 +186,11 @@ GPU_FN row4 packed_load4(const gpu_weight *w, int32_t row, int32_t k)
 #pragma unroll
         for (int j = 0; j < 4; j++)
             if (k + j < w->cols) {
+                if (w->turned) { /* [row][k], then the rows' scales */
+                    const float scale = ((const float *)((const char *)w->p + (int64_t)w->panels * PACKED_ROWS * w->cols))[row];
+                    out.v[j] = gpu_e4m3_to_f32(((const uint8_t *)w->p)[(int64_t)row * w->cols + k + j]) * scale;
+                    continue;
+                }
                 const float scale = ((const float *)(panel + w->super_offset))[(int64_t)((w->phase + k + j) / PACKED_F8_SUPER) * PACKED_ROWS + r];
                 out.v[j] = gpu_e4m3_to_f32(((const uint8_t *)panel)[(int64_t)(k + j) * PACKED_ROWS + r]) * scale;
             }

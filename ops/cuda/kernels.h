@@ -212,8 +212,9 @@ cudaError_t k_linear(int32_t rows, const int32_t *n, const gpu_linear *a, cudaSt
 
 /* ---- k_blaslt.cu: what goes with a product by cuBLASLt ---- */
 
-/* So many panels of packed bf16, cols a multiple of 8, in row-major order: [panel][16][cols].  from and to do not overlap. */
-cudaError_t k_blaslt_turn(const void *from, void *to, int32_t panels, int32_t cols, cudaStream_t s);
+/* So many panels of packed bf16 or fp8 (elements of 2 bytes or 1), from_bytes apart and cols a multiple of 16 bytes, in row-major order: [panel][16][cols].  from and to do not
+ * overlap. */
+cudaError_t k_blaslt_turn(const void *from, int64_t from_bytes, void *to, int32_t panels, int32_t cols, int32_t bytes, cudaStream_t s);
 /* Rows [row, row + rows) of y, as far as there are so many (*n, NULL: all) = p[0], p[1] ... + bias (NULL: none); with accumulate y + (p + bias).  p may be those rows of y. */
 typedef struct gpu_blaslt_add {
     const float *p; /* 16-byte aligned */
@@ -222,10 +223,17 @@ typedef struct gpu_blaslt_add {
     gpu_mat y;
     int32_t row, rows, cols;
     bool accumulate;
+    const float *row_scale, *col_scale; /* of fp8: p is times the scale of its output, then that of its row, [rows of y] and [cols]; NULL: as it is */
 } gpu_blaslt_add;
 cudaError_t k_blaslt_add(const int32_t *n, const gpu_blaslt_add *a, cudaStream_t s);
-/* Numbers of [-1, 1) in bf16, n a multiple of 2: always the same. */
-cudaError_t k_blaslt_numbers(void *x, int64_t n, cudaStream_t s);
+/* Numbers of [-1, 1) in bf16, n a multiple of 2, or fp8 of sizes from 2^-3 to 2^2, n a multiple of 4: always the same. */
+cudaError_t k_blaslt_numbers(void *x, int64_t n, int32_t bytes, cudaStream_t s);
+/* x as fp8: a row's elements over its scale, which is its largest over 448.  codes [rows][cols], cols a multiple of 16; scale [rows]. */
+cudaError_t k_blaslt_codes(int32_t rows, const int32_t *n, gpu_mat x, void *codes, float *scale, cudaStream_t s);
+/* The scale of each row of packed fp8, [panels * 16]; *differ becomes 1 where a row has several. */
+cudaError_t k_blaslt_scales(const gpu_weight *w, float *scale, uint32_t *differ, cudaStream_t s);
+/* *differ becomes 1 where row 0 of y [cols] is not near the products of row 0 of x with w's rows (fp8, as the library has them): a 128th of the sum of the products' sizes. */
+cudaError_t k_blaslt_near(const void *w, const void *x, const float *y, int32_t cols, int32_t k, uint32_t *differ, cudaStream_t s);
 /* *differ becomes 1 where two matrices [rows, cols] do not have the same bits. */
 cudaError_t k_blaslt_compare(const float *a, const float *b, int64_t stride, int32_t rows, int32_t cols, uint32_t *differ, cudaStream_t s);
 

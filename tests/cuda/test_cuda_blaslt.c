@@ -70,6 +70,11 @@ typedef struct weight {
     float *biases; /* [rows] */
 } weight;
 
+static float f8_scale(int32_t row)
+{
+    return 0.011f * (float)(1 + row % 5);
+}
+
 static weight weight_make(ops_ctx *ctx, packed_type type, int32_t rows, int32_t cols, uint64_t seed)
 {
     packed_shape shape = {type, rows, cols, 0};
@@ -83,8 +88,13 @@ static weight weight_make(ops_ctx *ctx, packed_type type, int32_t rows, int32_t 
             float *v = &w.values[(size_t)r * (size_t)cols + (size_t)k];
             *v = rounded(uniform(&seed));
             uint16_t half = half_f32_to_bf16(*v);
-            packed_set_floats(&l, packed, r, k, 1, type == PACKED_F32 ? (const void *)v : (const void *)&half);
+            uint8_t code = half_f32_to_e4m3(*v * (k % 9 == 0 ? 200.0f : 3.0f));
+            packed_set_floats(&l, packed, r, k, 1, type == PACKED_F32 ? (const void *)v : type == PACKED_F8 ? (const void *)&code : (const void *)&half);
+            if (type == PACKED_F8)
+                *v = half_e4m3_to_f32(code) * f8_scale(r);
         }
+        for (int32_t i = 0; type == PACKED_F8 && i < l.supers; i++)
+            packed_set_super_f32(&l, packed, r, i, f8_scale(r));
     }
     size_t at = mem_align((size_t)rows * 4, 64); /* not at the start of its buffer */
     OK(be->buf_create(ctx, at + l.bytes, "test", &w.w.buf));
@@ -100,6 +110,13 @@ static weight weight_make(ops_ctx *ctx, packed_type type, int32_t rows, int32_t 
 static weight weight_ready(ops_ctx *ctx, int32_t rows, int32_t cols, uint64_t seed)
 {
     weight w = weight_make(ctx, PACKED_BF16, rows, cols, seed);
+    OK(be->weight_ready(ctx, &w.w));
+    return w;
+}
+
+static weight f8_ready(ops_ctx *ctx, int32_t rows, int32_t cols, uint64_t seed)
+{
+    weight w = weight_make(ctx, PACKED_F8, rows, cols, seed);
     OK(be->weight_ready(ctx, &w.w));
     return w;
 }
@@ -223,6 +240,19 @@ static bool near(const weight *w, const rows *x, int32_t row, int32_t n, const f
     return true;
 }
 
+/* Rows as an fp8 product takes them: codes of a row over its largest element's 448th. */
+static void f8_round(rows *x)
+{
+    for (int32_t r = 0; r < x->n; r++) {
+        float *v = x->values + (size_t)r * (size_t)x->cols, largest = 0;
+        for (int32_t k = 0; k < x->cols; k++)
+            largest = fmaxf(largest, fabsf(v[k]));
+        float scale = largest / 448.0f, up = scale > 0 ? 1.0f / scale : 0;
+        for (int32_t k = 0; k < x->cols; k++)
+            v[k] = half_e4m3_to_f32(half_f32_to_e4m3(v[k] * up)) * scale;
+    }
+}
+
 /* Rows [row, row + n) of x by w, into y that held `before`. */
 static float *product(ops_ctx *ctx, const weight *w, const ops_mat *x, int32_t row, int32_t n, bool bias, bool accumulate, float before)
 {
@@ -323,6 +353,124 @@ static void a_row_has_the_same_bits_in_every_batch(void **state)
     be->ctx_destroy(&ctx);
 }
 
+/* ---- fp8 ---- */
+
+static const struct {
+    int32_t outs, cols;
+} f8_shapes[] = {{1, 16}, {16, 64}, {17, 80}, {100, 528}, {257, 272}, {33, 2064}};
+
+static void products_of_fp8_are_those_of_its_codes(void **state)
+{
+    (void)state;
+    ops_ctx *ctx = ctx_of("cublaslt", "");
+    for (size_t s = 0; s < ARRAY_LEN(f8_shapes); s++) {
+        weight w = f8_ready(ctx, f8_shapes[s].outs, f8_shapes[s].cols, s);
+        rows x = rows_make(ctx, MAX_ROWS, f8_shapes[s].cols, 7 + s);
+        f8_round(&x);
+        static const int32_t counts[] = {1, 31, 32, 33, 70, MAX_ROWS};
+        for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+            int32_t row = MAX_ROWS - counts[i];
+            float *y = product(ctx, &w, &x.f32, row, counts[i], false, false, 0.25f);
+            assert_true(near(&w, &x, row, counts[i], y));
+            free(y);
+        }
+        rows_free(ctx, &x);
+        weight_free(ctx, &w);
+    }
+    all_taken(ctx);
+    be->ctx_destroy(&ctx);
+}
+
+/* In company, with others that share x and others that do not go this way, with bias and sum. */
+static void rows_of_fp8_have_the_same_bits_in_every_batch(void **state)
+{
+    (void)state;
+    enum { OUTS = 100, COLS = 528 };
+    ops_ctx *ctx = ctx_of("cublaslt", "");
+    weight w = f8_ready(ctx, OUTS, COLS, 3), more = f8_ready(ctx, 17, COLS, 4), wide = weight_make(ctx, PACKED_F32, 19, COLS, 5);
+    rows x = rows_make(ctx, MAX_ROWS, COLS, 9);
+    float *all = product(ctx, &w, &x.f32, 0, MAX_ROWS, true, true, 0.37f), *others = product(ctx, &more, &x.f32, 0, MAX_ROWS, false, true, 0.37f);
+    static const struct {
+        int32_t row, n;
+    } parts[] = {{0, 1}, {5, 1}, {MAX_ROWS - 1, 1}, {31, 2}, {0, 32}, {17, 33}, {64, 100}};
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        int32_t n = parts[i].n;
+        ops_mat y[3] = {mat_make(ctx, n, OUTS), mat_make(ctx, n, 17), mat_make(ctx, n, 19)};
+        for (int k = 0; k < 3; k++)
+            mat_fill(ctx, &y[k], n, 0.37f);
+        OK(be->linear(ctx, &(ops_linear_args){.rows = n, .x = mat_from(x.f32, parts[i].row), .n = 3, .w = {w.w, more.w, wide.w}, .bias = {w.bias}, .y = {y[0], y[1], y[2]}, .accumulate = true}));
+        float *got = mat_read(ctx, &y[0], n, n, 0.37f), *second = mat_read(ctx, &y[1], n, n, 0.37f);
+        same_bits(got, all + (size_t)parts[i].row * OUTS, n, OUTS, "fp8 with bias, added");
+        same_bits(second, others + (size_t)parts[i].row * 17, n, 17, "fp8, added");
+        free(got);
+        free(second);
+        for (int k = 0; k < 3; k++)
+            be->buf_destroy(ctx, &y[k].buf);
+    }
+    free(all);
+    free(others);
+    rows_free(ctx, &x);
+    weight_free(ctx, &w);
+    weight_free(ctx, &more);
+    weight_free(ctx, &wide);
+    be->ctx_destroy(&ctx);
+}
+
+/* The own kernels multiply by what has scales along k, whatever is asked, and by all where the library's values are not near; both leave x as it is. */
+static void fp8_that_does_not_go_this_way(void **state)
+{
+    (void)state;
+    enum { OUTS = 50, COLS = 272, ROWS = 40 };
+    for (int kind = 0; kind < 3; kind++) {
+        if (kind == 2 && !emulated)
+            continue;
+        ops_ctx *ctx = ctx_of("cublaslt", kind == 2 ? "values" : "");
+        weight w = weight_make(ctx, PACKED_F8, OUTS, kind == 1 ? 264 : COLS, 3);
+        packed_layout l;
+        packed_layout_of(w.w.shape, &l);
+        if (kind == 0) { /* the last super-group of the last row */
+            float other = 0.5f;
+            size_t at = w.w.offset + (size_t)(l.panels - 1) * l.panel_bytes + l.super_offset + ((size_t)(l.supers - 1) * PACKED_ROWS + (OUTS - 1) % PACKED_ROWS) * 4;
+            OK(be->buf_write(ctx, w.w.buf, at, &other, 4));
+            for (int32_t k = 256; k < COLS; k++)
+                w.values[(size_t)(OUTS - 1) * COLS + (size_t)k] *= other / f8_scale(OUTS - 1);
+        }
+        OK(be->weight_ready(ctx, &w.w));
+        if (kind == 2) {
+            int n, of;
+            taken(ctx, &n, &of);
+            assert_int_equal(n, 0);
+        } else {
+            assert_null(strstr(be->ctx_describe(ctx), "of 1 shapes"));
+        }
+        rows x = rows_make(ctx, ROWS, kind == 1 ? 264 : COLS, 5);
+        float *y = product(ctx, &w, &x.f32, 0, ROWS, false, false, 0);
+        assert_true(near(&w, &x, 0, ROWS, y));
+        free(y);
+        rows_free(ctx, &x);
+        weight_free(ctx, &w);
+        be->ctx_destroy(&ctx);
+    }
+}
+
+/* A row of zeros, and what is not wanted of a step that has fewer rows than its bucket. */
+static void rows_of_zeros_stay_zeros(void **state)
+{
+    (void)state;
+    enum { OUTS = 33, COLS = 80 };
+    ops_ctx *ctx = ctx_of("cublaslt", "");
+    weight w = f8_ready(ctx, OUTS, COLS, 3);
+    ops_mat x = mat_make(ctx, 3, COLS);
+    mat_fill(ctx, &x, 3, 0);
+    float *y = product(ctx, &w, &x, 0, 3, false, false, 7);
+    for (int i = 0; i < 3 * OUTS; i++)
+        assert_true(y[i] == 0);
+    free(y);
+    be->buf_destroy(ctx, &x.buf);
+    weight_free(ctx, &w);
+    be->ctx_destroy(&ctx);
+}
+
 /* With weights that the own kernels multiply by: K is no multiple of 8; another format; and in `auto` those that are small. */
 static void weights_of_one_call_go_their_ways(void **state)
 {
@@ -396,7 +544,7 @@ static void embeddings_are_found_in_turned_weights(void **state)
     (void)state;
     enum { VOCAB = 100, COLS = 72, ROWS = 7 };
     ops_ctx *ctx = ctx_of("cublaslt", "");
-    weight w = weight_ready(ctx, VOCAB, COLS, 60), positions = weight_ready(ctx, 5, COLS, 61);
+    weight w = weight_ready(ctx, VOCAB, COLS, 60), positions = weight_ready(ctx, 5, COLS, 61), eight = f8_ready(ctx, VOCAB, 80, 62);
     ops_batch *b = batch_make(ctx);
     const int32_t tokens[ROWS] = {10, 11, 109, 9, 110, -1, 63};
     batch_rows(ctx, b, ROWS, tokens);
@@ -412,6 +560,15 @@ static void embeddings_are_found_in_turned_weights(void **state)
         }
     free(got);
     be->buf_destroy(ctx, &y.buf);
+    y = mat_make(ctx, ROWS, 80);
+    OK(be->embed(ctx, b, &(ops_embed_args){.w = eight.w, .row_begin = 10, .scale = 1, .y = y}));
+    got = mat_read(ctx, &y, ROWS, ROWS, 0);
+    for (int r = 0; r < ROWS; r++)
+        for (int c = 0; c < 80; c++)
+            assert_true(got[r * 80 + c] == (tokens[r] >= 10 && tokens[r] < 10 + VOCAB ? eight.values[(tokens[r] - 10) * 80 + c] : 0.0f));
+    free(got);
+    be->buf_destroy(ctx, &y.buf);
+    weight_free(ctx, &eight);
     be->batch_destroy(ctx, &b);
     weight_free(ctx, &w);
     weight_free(ctx, &positions);
@@ -741,6 +898,7 @@ static int open_backend(void **state)
     (void)state;
     ops_ctx *ctx;
     status_mute();
+    setenv("CUEMU_CC", "90", 0); /* which multiplies fp8 */
     if (ops_device_open(OPS_DEVICE_CUDA, &be, NULL, 0) != ST_OK || be->weight_ready == NULL || ctx_try("cublaslt", "", &ctx) != ST_OK) {
         print_message("skipped: %s\n", be != NULL && be->weight_ready == NULL ? "the backend was built without cuBLASLt" : status_message());
         exit(77);
@@ -762,6 +920,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_agree_with_plain_c),
         cmocka_unit_test(a_row_has_the_same_bits_in_every_batch),
+        cmocka_unit_test(products_of_fp8_are_those_of_its_codes),
+        cmocka_unit_test(rows_of_fp8_have_the_same_bits_in_every_batch),
+        cmocka_unit_test(fp8_that_does_not_go_this_way),
+        cmocka_unit_test(rows_of_zeros_stay_zeros),
         cmocka_unit_test(weights_of_one_call_go_their_ways),
         cmocka_unit_test(embeddings_are_found_in_turned_weights),
         cmocka_unit_test(recorded_steps_give_the_same_bits),

@@ -1,4 +1,4 @@
-/* tests/cuda_on_host/cublaslt_emu.c - as much of cuBLASLt as the backend uses: bf16 times bf16 to f32, w transposed.  EMULATED, for tests only.
+/* tests/cuda_on_host/cublaslt_emu.c - as much of cuBLASLt as the backend uses: bf16 times bf16 or fp8 times fp8 to f32, w transposed.  EMULATED, for tests only.
  *
  * A product runs where its stream is run (cuemu_stream_call), so it may also be captured.  Its sums along k have eight lanes and a tree, an order of their own.  What the
  * library would read or write out of bounds, or answer by a wrong result, is a fault: all of A, B and D is looked at, tiles that are padded too.
@@ -9,6 +9,7 @@
  *   stream    wants workspace for some numbers of rows, as stream-k would
  *   rows      sums backwards from so many rows on (what the check at start-up is there to find)
  *   place     sums backwards in one row of a tile
+ *   values    gets products of fp8 wrong, the same in every batch
  * Failures by CUEMU_FAIL: each function by its name. */
 #include <cublasLt.h>
 #include <stdbool.h>
@@ -16,11 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "tests/cuda_on_host/cuemu_api.h"
 
 #define MAGIC 0x656d754c74u
 
-typedef enum behaviour { SOUND, MISSING, NONE, CUT, STREAM, ROWS, PLACE, BEHAVIOURS } behaviour;
+typedef enum behaviour { SOUND, MISSING, NONE, CUT, STREAM, ROWS, PLACE, VALUES, BEHAVIOURS } behaviour;
 
 typedef struct layout {
     uint32_t type;
@@ -40,7 +42,7 @@ struct cublasLtContext {
 
 static behaviour behaviour_now(void)
 {
-    static const char *const names[BEHAVIOURS] = {"", "missing", "none", "cut", "stream", "rows", "place"};
+    static const char *const names[BEHAVIOURS] = {"", "missing", "none", "cut", "stream", "rows", "place", "values"};
     const char *v = getenv("CUBLASLT_EMU");
     for (int i = 0; i < BEHAVIOURS; i++)
         if (strcmp(v != NULL ? v : "", names[i]) == 0)
@@ -241,16 +243,22 @@ static bool is_cut(const algorithm *a)
     return a->split > 1;
 }
 
+static size_t element(const layout *l)
+{
+    return l->type == CUDA_R_8F_E4M3 ? 1 : 2;
+}
+
 /* The layouts fit each other and the product is one of those that are emulated. */
 static cublasStatus_t check(const description *d, const layout *a, const layout *b, const layout *c, const layout *y)
 {
-    if (d->compute != CUBLAS_COMPUTE_32F || d->scale != CUDA_R_32F || d->transpose_a != CUBLAS_OP_T || a->type != CUDA_R_16BF || b->type != CUDA_R_16BF || c->type != CUDA_R_32F ||
+    if (d->compute != CUBLAS_COMPUTE_32F || d->scale != CUDA_R_32F || d->transpose_a != CUBLAS_OP_T || (a->type != CUDA_R_16BF && a->type != CUDA_R_8F_E4M3) || b->type != a->type || c->type != CUDA_R_32F ||
         y->type != CUDA_R_32F)
         return CUBLAS_STATUS_NOT_SUPPORTED;
     if (a->rows == 0 || a->cols == 0 || b->cols == 0 || a->rows != b->rows || y->rows != a->cols || y->cols != b->cols || c->rows != y->rows || c->cols != y->cols ||
         a->ld < (int64_t)a->rows || b->ld < (int64_t)b->rows || y->ld < (int64_t)y->rows)
         return CUBLAS_STATUS_INVALID_VALUE;
-    return a->ld % 8 == 0 && b->ld % 8 == 0 && y->ld % 4 == 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+    const int64_t aligned = 16 / (int64_t)element(a);
+    return a->ld % aligned == 0 && b->ld % aligned == 0 && y->ld % 4 == 0 && (aligned == 8 || a->rows % 16 == 0) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 static uint32_t workspace_of(behaviour how, const algorithm *a, uint64_t rows)
@@ -329,25 +337,26 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
 typedef struct job {
     behaviour how;
     layout a, b, y;
-    const uint16_t *w, *x;
+    const char *w, *x;
     float *out;
     float alpha, beta;
 } job;
 
-static float f32(uint16_t bits)
+static float f32(const char *p, uint64_t i, size_t bytes)
 {
-    uint32_t u = (uint32_t)bits << 16;
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
+    uint16_t bits;
+    if (bytes == 1)
+        return half_e4m3_to_f32((uint8_t)p[i]);
+    memcpy(&bits, p + 2 * i, 2);
+    return half_bf16_to_f32(bits);
 }
 
-static float dot(const uint16_t *w, const uint16_t *x, uint64_t k, bool backwards)
+static float dot(const char *w, const char *x, uint64_t k, size_t bytes, bool backwards)
 {
     float lane[8] = {0};
     for (uint64_t i = 0; i < k; i++) {
         uint64_t at = backwards ? k - 1 - i : i;
-        lane[at % 8] += f32(w[at]) * f32(x[at]);
+        lane[at % 8] += f32(w, at, bytes) * f32(x, at, bytes);
     }
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
@@ -355,11 +364,13 @@ static float dot(const uint16_t *w, const uint16_t *x, uint64_t k, bool backward
 static void job_run(void *arg)
 {
     const job *j = arg;
+    const size_t bytes = element(&j->a);
     for (uint64_t m = 0; m < j->b.cols; m++) {
         bool backwards = (j->how == ROWS && j->b.cols >= 3 * TILE) || (j->how == PLACE && m % TILE == 5);
         for (uint64_t n = 0; n < j->a.cols; n++) {
             float *y = &j->out[m * (uint64_t)j->y.ld + n];
-            float v = j->alpha * dot(j->w + n * (uint64_t)j->a.ld, j->x + m * (uint64_t)j->b.ld, j->a.rows, backwards);
+            uint64_t from = j->how == VALUES && bytes == 1 ? j->a.cols - 1 - n : n;
+            float v = j->alpha * dot(j->w + from * (uint64_t)j->a.ld * bytes, j->x + m * (uint64_t)j->b.ld * bytes, j->a.rows, bytes, backwards);
             *y = j->beta != 0 ? v + j->beta * *y : v;
         }
     }
@@ -394,8 +405,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
         cuemu_fault("cuBLASLt: %llu rows are not whole tiles", (unsigned long long)lb->cols);
     if (c != out)
         cuemu_fault("cuBLASLt: C apart from D is not emulated");
-    check_memory("A", w, la, sizeof(uint16_t));
-    check_memory("B", x, lb, sizeof(uint16_t));
+    check_memory("A", w, la, element(la));
+    check_memory("B", x, lb, element(lb));
     check_memory("D", out, ly, sizeof(float));
     job *j = malloc(sizeof(*j));
     if (j == NULL)

@@ -123,6 +123,20 @@ def check_style(a, report, folder, style):
         report.check(False, str(e))
 
 
+def check_company(a, report, folder, style):
+    """By cuBLASLt activations are rounded to fp8 as well, each row by itself: the same bits alone and in company."""
+    write(folder / "fp8", checkpoint(style)[0], QUANTISATION[style])
+    asked, base = requests(), ("--ctx", "128", "--device", a.device, "--gemm", "cublaslt", "--stats")
+    for split in a.splits.split(","):
+        tp, pp = map(int, split.split("x"))
+        said = []
+        alone = [outcome(generate(a.trireme, folder / "fp8", [r], tp, pp, (*base, "--max-seqs", "1"), said=said))[0] for r in asked]
+        together = outcome(generate(a.trireme, folder / "fp8", asked, tp, pp, (*base, "--max-seqs", "4")))
+        report.check(alone == together, f"fp8 by {style}, {split}, cuBLASLt: alone {alone}, together {together}")
+        own = outcome(generate(a.trireme, folder / "fp8", asked, tp, pp, (*base[:-3], "--gemm", "own", "--max-seqs", "4")))
+        report.check(own != together, f"fp8 by {style}, {split}: cuBLASLt and the own kernels have the same bits: {said[0][-500:]}")
+
+
 def refused(a, report, folder, what, tensors, quantisation, text):
     write(folder, tensors, quantisation)
     code, _, err = run(a.trireme, ["generate", "-m", folder, "--prompts", "-", "--json"], stdin=json.dumps(requests()[0]) + "\n")
@@ -154,11 +168,12 @@ def main():
     p.add_argument("--isas", default="c,avx2")
     p.add_argument("--emulated", help="the program for instruction sets that this processor may lack")
     p.add_argument("--device", default="cpu")
+    p.add_argument("--company", action="store_true", help="on a device that multiplies fp8, by cuBLASLt: alone against in company")
     a = p.parse_args()
     report = Report()
     with tempfile.TemporaryDirectory() as d:
         for style in a.styles.split(","):
-            check_style(a, report, pathlib.Path(d) / style, style)
+            (check_company if a.company else check_style)(a, report, pathlib.Path(d) / style, style)
         if a.device == "cpu":
             check_refusals(a, report, pathlib.Path(d))
     report.end()
