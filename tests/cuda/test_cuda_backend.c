@@ -737,12 +737,15 @@ static void moe_close(moe *m)
 /* Rows that were computed, and those beyond, which are as they were. */
 static void moe_same(moe *got, moe *want)
 {
-    static char a[MOE_ROWS * MOE_HIDDEN * 4 + 64 * MOE_ROWS], b[sizeof(a)];
-    size_t bytes = MOE_ROWS * got->y.stride;
-    assert_true(bytes <= sizeof(a));
-    OK(got->be->buf_read(got->ctx, got->buf, got->y.offset, a, bytes));
-    OK(want->be->buf_read(want->ctx, want->buf, want->y.offset, b, bytes));
-    assert_memory_equal(a, b, bytes);
+    static char a[MOE_ROWS * MOE_TOP * MOE_HIDDEN * 4 + 64 * MOE_ROWS * MOE_TOP], b[sizeof(a)];
+    const ops_mat *of[2][4] = {{&got->y, &got->gate, &got->up, &got->result}, {&want->y, &want->gate, &want->up, &want->result}};
+    for (int i = 0; i < 4; i++) {
+        size_t bytes = (i == 0 ? MOE_ROWS : MOE_ROWS * MOE_TOP) * of[0][i]->stride;
+        assert_true(bytes <= sizeof(a));
+        OK(got->be->buf_read(got->ctx, got->buf, of[0][i]->offset, a, bytes));
+        OK(want->be->buf_read(want->ctx, want->buf, of[1][i]->offset, b, bytes));
+        assert_memory_equal(a, b, bytes);
+    }
 }
 
 static void experts_give_the_cpus_bits(void **state)
@@ -826,7 +829,7 @@ static void recorded_experts_go_where_the_step_says(void **state)
         moe_step(&want, n, i + 30);
         moe_run(&want, n, false);
         moe_step(&got, n, i + 30);
-        ops_attention_args at = {.q = got.gate, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = got.up}; /* without one no step is recorded */
+        ops_attention_args at = {.q = got.gate, .n_heads = 1, .head_dim = 64, .heads_per_kv = 1, .scale = 1, .kv = kv, .y = {got.buf, got.spare, OPS_F32, MOE_INNER, MOE_INNER * 4}}; /* without one no step is recorded */
         OK(be->graph_begin(ctx, b, &played));
         if (!played) {
             OK(be->attention(ctx, b, &at));

@@ -267,9 +267,15 @@ static float *product(ops_ctx *ctx, const weight *w, const ops_mat *x, int32_t r
     return out;
 }
 
-/* "... cuBLASLt 13.1.0 for 2 of 3 shapes of bf16" */
+/* "... cuBLASLt 13.1.0 for 2 of 3 shapes"; the numerics id has the version as a number. */
 static void taken(const ops_ctx *ctx, int *n, int *of)
 {
+    int version, major, minor, patch;
+    const char *number = strstr(be->numerics(ctx), " cuBLASLt "), *dotted = strstr(be->ctx_describe(ctx), "cuBLASLt ");
+    if (number != NULL && sscanf(number, " cuBLASLt %d", &version) == 1 && dotted != NULL && sscanf(dotted, "cuBLASLt %d.%d.%d", &major, &minor, &patch) == 3)
+        assert_int_equal(version, major * 10000 + minor * 100 + patch);
+    else
+        assert_null(number);
     const char *at = strstr(be->ctx_describe(ctx), " for ");
     assert_non_null(at);
     assert_int_equal(sscanf(at, " for %d of %d shapes", n, of), 2);

@@ -212,6 +212,7 @@ static const family FAMILIES[] = {
     {"chosen of groups", 24, 3, 0, 24, OPS_SCORE_CHOSEN, false, 4, 2, false, false, 1.0f},
     {"softmax with a bias", 65, 6, 7, 50, OPS_SCORE_SOFTMAX, true, 5, 2, false, true, 1.0f},
     {"groups of one", 36, 3, 0, 36, OPS_SCORE_SIGMOID, false, 36, 5, true, true, 1.0f},
+    {"more groups than lanes", 128, 24, 0, 128, OPS_SCORE_SIGMOID, true, 64, 24, true, true, 1.0f},
     {"all chosen", 32, 32, 0, 32, OPS_SCORE_SOFTMAX, false, 0, 0, false, true, 1.0f},
     {"more local experts than threads", 600, 22, 100, 400, OPS_SCORE_SIGMOID, true, 0, 0, false, true, 5.0f},
 };
