@@ -295,7 +295,7 @@ static int case_halves(comm_world *w)
 static int gather_broadcast(comm_world *w, comm_group *g, size_t each)
 {
     int n = comm_world_size(w), me = comm_world_rank(w);
-    size_t bytes[64], total = 0, most = (size_t)n * each, at = 0;
+    size_t *bytes = malloc((size_t)n * sizeof(*bytes)), total = 0, most = (size_t)n * each, at = 0; /* no longer than the group */
     void *all, *mine;
     for (int i = 0; i < n; i++) {
         bytes[i] = i == 1 ? 0 : (size_t)(i + 1) * each;
@@ -328,6 +328,7 @@ static int gather_broadcast(comm_world *w, comm_group *g, size_t each)
     }
     CHECK_CUDA(cudaFree(all));
     CHECK_CUDA(cudaFree(mine));
+    free(bytes);
     free(text);
     free(got);
     return 0;
