@@ -218,28 +218,23 @@ static cublasStatus_t layout_set(cuda_blaslt *b, cublasLtMatrixLayout_t l, int64
     return s;
 }
 
-static int is_f8(const cuda_gemm *g)
-{
-    return g->type == PACKED_F8;
-}
-
 bool cuda_gemm_is_f8(const cuda_gemm *g)
 {
-    return is_f8(g) != 0;
+    return g->type == PACKED_F8;
 }
 
 /* Bytes of an element of w and x. */
 static int32_t element(const cuda_gemm *g)
 {
-    return is_f8(g) ? 1 : 2;
+    return cuda_gemm_is_f8(g) ? 1 : 2;
 }
 
 /* Strides in elements. */
 static cublasStatus_t sizes_set(cuda_blaslt *b, const cuda_gemm *g, int32_t rows, int64_t x_stride, int64_t y_stride)
 {
-    cublasStatus_t r = layout_set(b, b->w[is_f8(g)], g->k, g->n, g->k);
+    cublasStatus_t r = layout_set(b, b->w[cuda_gemm_is_f8(g)], g->k, g->n, g->k);
     if (r == CUBLAS_STATUS_SUCCESS)
-        r = layout_set(b, b->x[is_f8(g)], g->k, rows, x_stride);
+        r = layout_set(b, b->x[cuda_gemm_is_f8(g)], g->k, rows, x_stride);
     return r == CUBLAS_STATUS_SUCCESS ? layout_set(b, b->y, g->n, rows, y_stride) : r;
 }
 
@@ -250,7 +245,7 @@ static cublasStatus_t multiply(cuda_blaslt *b, const cuda_gemm *g, const void *w
     cublasStatus_t r = sizes_set(b, g, rows, x_stride, y_stride);
     if (r != CUBLAS_STATUS_SUCCESS)
         return r;
-    return LT(b, Matmul, b->handle, b->desc, &one, w, b->w[is_f8(g)], x, b->x[is_f8(g)], &zero, y, b->y, y, b->y, &g->algo, NULL, 0, s);
+    return LT(b, Matmul, b->handle, b->desc, &one, w, b->w[cuda_gemm_is_f8(g)], x, b->x[cuda_gemm_is_f8(g)], &zero, y, b->y, y, b->y, &g->algo, NULL, 0, s);
 }
 
 /* ---- which algorithm ---- */
@@ -315,7 +310,7 @@ static cublasStatus_t pick(const ops_ctx *ctx, cuda_gemm *g, bool *found)
     g->tile = MOST_TILE_ROWS;
     cublasStatus_t r = sizes_set(b, g, rows_of(ctx, g, MOST_Y, g->tile), g->k, g->stride);
     if (r == CUBLAS_STATUS_SUCCESS)
-        r = LT(b, MatmulAlgoGetHeuristic, b->handle, b->desc, b->w[is_f8(g)], b->x[is_f8(g)], b->y, b->y, b->preference, ALGORITHMS, all, &n);
+        r = LT(b, MatmulAlgoGetHeuristic, b->handle, b->desc, b->w[cuda_gemm_is_f8(g)], b->x[cuda_gemm_is_f8(g)], b->y, b->y, b->preference, ALGORITHMS, all, &n);
     if (r == CUBLAS_STATUS_NOT_SUPPORTED)
         return CUBLAS_STATUS_SUCCESS;
     for (int i = 0; i < n && r == CUBLAS_STATUS_SUCCESS && !*found; i++) {
@@ -344,7 +339,7 @@ static status compare(ops_ctx *ctx, const cuda_gemm *g, const check *c, int32_t 
     cublasLtMatmulHeuristicResult_t result;
     *r = sizes_set(b, g, rows, c->x_stride, g->stride);
     if (*r == CUBLAS_STATUS_SUCCESS)
-        *r = LT(b, MatmulAlgoCheck, b->handle, b->desc, b->w[is_f8(g)], b->x[is_f8(g)], b->y, b->y, &g->algo, &result);
+        *r = LT(b, MatmulAlgoCheck, b->handle, b->desc, b->w[cuda_gemm_is_f8(g)], b->x[cuda_gemm_is_f8(g)], b->y, b->y, &g->algo, &result);
     if (*r == CUBLAS_STATUS_SUCCESS && result.workspaceSize > 0)
         *r = CUBLAS_STATUS_NOT_SUPPORTED;
     if (*r == CUBLAS_STATUS_SUCCESS)
@@ -359,7 +354,7 @@ static status compare_all(ops_ctx *ctx, const cuda_gemm *g, const check *c, cubl
 {
     CUDA_TRY(cudaMemsetAsync(c->differ, 0, 2 * sizeof(*c->differ), ctx->stream), "checking cuBLASLt");
     CUDA_TRY(k_blaslt_numbers(c->x, g->most * c->x_stride, element(g), ctx->stream), "checking cuBLASLt");
-    if (is_f8(g))
+    if (cuda_gemm_is_f8(g))
         CUDA_TRY(k_blaslt_numbers(c->w, (int64_t)g->n * g->k, 1, ctx->stream), "checking cuBLASLt");
     *r = multiply(ctx->blaslt, g, c->w, c->x, c->x_stride, g->most, c->all, g->stride, ctx->stream);
     for (int32_t rows = g->tile, last = 0; last < g->most; last = rows, rows = 2 * rows < g->most ? 2 * rows : g->most) {
@@ -369,7 +364,7 @@ static status compare_all(ops_ctx *ctx, const cuda_gemm *g, const check *c, cubl
                 TRY(compare(ctx, g, c, places[i], rows, r));
     }
     const int32_t rows[] = {0, g->tile - 1, g->most - 1}; /* of fp8 the values too, which nobody has seen on a device yet */
-    for (size_t i = 0; i < ARRAY_LEN(rows) && is_f8(g) && *r == CUBLAS_STATUS_SUCCESS; i++)
+    for (size_t i = 0; i < ARRAY_LEN(rows) && cuda_gemm_is_f8(g) && *r == CUBLAS_STATUS_SUCCESS; i++)
         CUDA_TRY(k_blaslt_near(c->w, c->x + rows[i] * c->x_stride, c->all + rows[i] * g->stride, g->n, g->k, c->differ + 1, ctx->stream), "checking cuBLASLt");
     return ST_OK;
 }
@@ -379,12 +374,12 @@ static status check_run(ops_ctx *ctx, const cuda_gemm *g, void *w, cublasStatus_
 {
     uint32_t words[2] = {0};
     void *p;
-    int64_t x_stride = is_f8(g) ? g->k : (int64_t)(ops_row_bytes(OPS_BF16, g->k) / 2);
+    int64_t x_stride = cuda_gemm_is_f8(g) ? g->k : (int64_t)(ops_row_bytes(OPS_BF16, g->k) / 2);
     size_t x_bytes = mem_align((size_t)(g->most * x_stride * element(g)), 256), y_bytes = mem_align((size_t)(g->most * g->stride) * sizeof(float), 256);
-    size_t w_bytes = is_f8(g) ? mem_align((size_t)g->n * (size_t)g->k, 256) : 0, bytes = w_bytes + x_bytes + 2 * y_bytes + 256;
+    size_t w_bytes = cuda_gemm_is_f8(g) ? mem_align((size_t)g->n * (size_t)g->k, 256) : 0, bytes = w_bytes + x_bytes + 2 * y_bytes + 256;
     CUDA_TRY(cudaMalloc(&p, bytes), "%zu bytes for checking cuBLASLt", bytes);
     char *x = (char *)p + w_bytes, *y = x + x_bytes;
-    check c = {x, is_f8(g) ? p : w, (float *)(void *)y, (float *)(void *)(y + y_bytes), (uint32_t *)(void *)(y + 2 * y_bytes), x_stride};
+    check c = {x, cuda_gemm_is_f8(g) ? p : w, (float *)(void *)y, (float *)(void *)(y + y_bytes), (uint32_t *)(void *)(y + 2 * y_bytes), x_stride};
     status st = compare_all(ctx, g, &c, r);
     if (st == ST_OK)
         st = cuda_download(ctx, c.differ, words, sizeof(words), "the check of cuBLASLt");
@@ -596,13 +591,13 @@ status cuda_blaslt_linear(ops_ctx *ctx, const cuda_product *p, const gpu_mat *x,
     gpu_blaslt_add add = {.p = p->y.p, .p_stride = p->y.stride / (int64_t)sizeof(float), .bias = p->bias, .y = p->y, .cols = g->n, .accumulate = accumulate};
     int32_t row = 0, m;
     gpu_mat codes;
-    if (is_f8(g)) {
+    if (cuda_gemm_is_f8(g)) {
         codes = (gpu_mat){(char *)ctx->codes.p + mem_align((size_t)rows * sizeof(float), 256), 0, g->k, g->k};
         x = &codes;
         add.row_scale = ctx->codes.p;
         add.col_scale = (const float *)(const void *)((const char *)p->w.p + (int64_t)p->w.panels * PACKED_ROWS * g->k);
     }
-    if (p->straight && n == NULL && !accumulate && !is_f8(g)) { /* whole tiles to where they belong */
+    if (p->straight && n == NULL && !accumulate && !cuda_gemm_is_f8(g)) { /* whole tiles to where they belong */
         for (; rows - row >= g->tile; row += m) {
             m = (rows - row) / g->tile * g->tile;
             m = m < g->most ? m : g->most;
