@@ -879,13 +879,26 @@ static attend_launcher launcher_of(int32_t type, int32_t head_dim)
     return head_dim <= 512 ? wide[type] : nullptr;
 }
 
+static const int32_t dims[] = {64, 96, 128, 256, 512};
+static bool too_much[OPS_KV_TYPES][sizeof(dims) / sizeof(dims[0])]; /* shared memory, for this process's devices, which are of one kind */
+
+static bool fits(int32_t type, int32_t head_dim)
+{
+    for (size_t i = 0; i < sizeof(dims) / sizeof(dims[0]); i++)
+        if (head_dim <= dims[i])
+            return !too_much[type][i];
+    return true;
+}
+
 extern "C" cudaError_t k_attention_init(void)
 {
-    static const int32_t dims[] = {64, 96, 128, 256, 512};
     for (int32_t type = OPS_KV_F32; type < OPS_KV_TYPES; type++)
-        for (int32_t d : dims) {
-            const cudaError_t e = launcher_of(type, d)(nullptr, nullptr, 0, nullptr);
-            if (e != cudaSuccess)
+        for (size_t i = 0; i < sizeof(dims) / sizeof(dims[0]); i++) {
+            const cudaError_t e = launcher_of(type, dims[i])(nullptr, nullptr, 0, nullptr);
+            too_much[type][i] = e == cudaErrorInvalidValue; /* a device with less than 8.0 or 9.0 has: told when it is asked for */
+            if (too_much[type][i])
+                (void)cudaGetLastError();
+            else if (e != cudaSuccess)
                 return e;
         }
     return cudaSuccess;
@@ -896,6 +909,8 @@ extern "C" cudaError_t k_attention(const gpu_step *step, int32_t rows, const gpu
     const attend_launcher launch = g->kv.type >= OPS_KV_F32 && g->kv.type < OPS_KV_TYPES ? launcher_of(g->kv.type, g->head_dim) : nullptr;
     if (launch == nullptr || g->n_heads < 1 || g->heads_per_kv < 1 || g->kv.head_dim != g->head_dim)
         return cudaErrorInvalidValue;
+    if (!fits(g->kv.type, g->head_dim))
+        return cudaErrorNotSupported;
     if (rows < 1 || g->max_work < 1)
         return cudaSuccess;
     attend_args a = {};

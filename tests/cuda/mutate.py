@@ -57,10 +57,10 @@ TESTS_OF_THE_REST = ["test_cuda_backend", "test_cuda_graph", "test_cuda_step"]
 # How a mutant of a rule is tried, in this order, until a test fails: (build, environment).
 PLAIN, EARLY, LAZY = ("plain", {}), ("plain", {"CUEMU_CPASYNC": "early"}), ("plain", {"CUEMU_STREAMS": "lazy", "CUEMU_GUARD": "1"})
 ASAN, TSAN, TSAN_EARLY = ("asan", {}), ("tsan", {}), ("tsan", {"CUEMU_CPASYNC": "early"})
-RANDOM = ("plain", {"CUEMU_STREAMS": "rand:5"})
+RANDOM, OPEN = ("plain", {"CUEMU_STREAMS": "rand:5"}), ("plain", {"CUEMU_STREAMS": "lazy"}) # without the guard, which opens what was freed too
 STAGES = {
     "barrier": [PLAIN, EARLY, TSAN, TSAN_EARLY], "wait": [PLAIN, EARLY, TSAN, TSAN_EARLY], "fence": [PLAIN, TSAN],
-    "order": [PLAIN, LAZY, RANDOM, ASAN], "stream": [PLAIN, LAZY, RANDOM],
+    "order": [PLAIN, LAZY, OPEN, RANDOM, ASAN], "stream": [PLAIN, LAZY, OPEN, RANDOM],
     "bound": [PLAIN, ASAN], "index": [PLAIN, ASAN],
 }
 SANITIZE = {"plain": "", "asan": "address,undefined", "tsan": "thread"}

@@ -313,6 +313,18 @@ static char *attend(const world *w, const device_step *st, ops_type y_type, int3
     return out;
 }
 
+/* Devices of 8.6 and 8.9 have too little shared memory for some kernels: those are refused by name. */
+static bool served(const shape *s)
+{
+    gpu_attention a = {.n_heads = 1, .head_dim = s->head_dim, .heads_per_kv = 1, .kv = {.type = (int32_t)s->type, .head_dim = s->head_dim}};
+    cudaError_t e = k_attention(NULL, 0, &a, stream);
+    if (e == cudaErrorNotSupported)
+        print_message("left out: heads of %d, cache %d: not on this device\n", s->head_dim, (int)s->type);
+    else
+        CUDA_OK(e);
+    return e == cudaSuccess;
+}
+
 static int32_t whole_spans(const world *w, part *parts)
 {
     for (int32_t i = 0; i < w->n_spans; i++)
@@ -437,7 +449,7 @@ static void every_shape_agrees(void **state)
     (void)state;
     const char *only = getenv("ATTENTION_SHAPE");
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
-        if (only == NULL || atoi(only) == (int)i)
+        if ((only == NULL || atoi(only) == (int)i) && served(&shapes[i]))
             check_shape(&shapes[i]);
 }
 
@@ -449,6 +461,8 @@ static void order_changes_nothing(void **state)
     static world w;
     for (size_t i = 0; i < sizeof(small) / sizeof(small[0]); i++) {
         part parts[MAX_ROWS];
+        if (!served(&shapes[small[i]]))
+            continue;
         world_make(&w, &shapes[small[i]]);
         int32_t n = whole_spans(&w, parts);
         order_set(0);
@@ -539,6 +553,8 @@ static void every_fp8_value_comes_through(void **state)
     static world w;
     for (int32_t dim = 256; dim <= 512; dim += 256) {
         shape s = {"fp8 values", OPS_KV_F8, dim, 1, 0, 1, 0, 0, 1.0f, 0.0f, false, false, OPS_F32, 0, 0, {{0, 1}}};
+        if (!served(&s))
+            continue;
         world_make(&w, &s);
         char *v = head_at(&w, 0, block_of(&w, 0, 0)) + w.kv.v_codes;
         for (int32_t d = 0; d < dim; d++)

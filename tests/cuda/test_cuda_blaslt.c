@@ -904,7 +904,7 @@ static int open_backend(void **state)
     (void)state;
     ops_ctx *ctx;
     status_mute();
-    setenv("CUEMU_CC", "90", 0); /* which multiplies fp8 */
+    setenv("CUEMU_CC", "89", 0); /* the first that multiplies fp8 */
     if (ops_device_open(OPS_DEVICE_CUDA, &be, NULL, 0) != ST_OK || be->weight_ready == NULL || ctx_try("cublaslt", "", &ctx) != ST_OK) {
         print_message("skipped: %s\n", be != NULL && be->weight_ready == NULL ? "the backend was built without cuBLASLt" : status_message());
         exit(77);

@@ -270,6 +270,45 @@ static void a_bucket_runs_is_recorded_is_played(void **state)
     teardown(&recorded, &plain);
 }
 
+/* A batch's first steps, queued one behind the other: its work lists are made with the first, and each step keeps its own until the device has read it. */
+static void first_steps_keep_their_lists(void **state)
+{
+    (void)state;
+    enum { STEPS = 4 };
+    static char got[STEPS][64 * HEAD * 4], want[64 * HEAD * 4];
+    runner recorded, plain;
+    setup(&recorded, &plain);
+    for (int round = 0; round < 3; round++) {
+        runner r[STEPS];
+        size_t at = recorded.q.stride * 64 * 10;
+        batch_open(&r[0], MOST_ROWS);
+        for (int i = 0; i < STEPS; i++) {
+            r[i].batch = r[0].batch;
+            r[i].q = recorded.q;
+            r[i].y[0] = matrix(&at);
+        }
+        OK(be->sync(ctx));
+        for (int i = 0; i < STEPS; i++) { /* 1, 3, 4 and 8 rows */
+            static const int which[STEPS] = {1, 6, 4, 7};
+            ops_attention_args a = {.q = r[i].q, .n_heads = 1, .head_dim = HEAD, .heads_per_kv = 1, .scale = 0.5f, .kv = full, .kv_group = 0, .y = r[i].y[0]};
+            set(&r[i], &steps[which[(i + round) % STEPS]]);
+            OK(be->attention(ctx, r[i].batch, &a));
+        }
+        OK(be->sync(ctx));
+        for (int i = 0; i < STEPS; i++) {
+            static const int which[STEPS] = {1, 6, 4, 7};
+            const asked *a = &steps[which[(i + round) % STEPS]];
+            size_t bytes = (size_t)rows_of(a) * recorded.q.stride;
+            OK(be->buf_read(ctx, buf, r[i].y[0].offset, got[i], bytes));
+            run(&plain, a);
+            OK(be->buf_read(ctx, buf, plain.y[0].offset, want, bytes));
+            assert_memory_equal(got[i], want, bytes);
+        }
+        be->batch_destroy(ctx, &r[0].batch);
+    }
+    teardown(&recorded, &plain);
+}
+
 /* There is room for 64 recordings: what comes later runs as ever, and those that are there are played. */
 static void there_is_an_end_to_recordings(void **state)
 {
@@ -398,6 +437,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bucket_runs_is_recorded_is_played),
+        cmocka_unit_test(first_steps_keep_their_lists),
         cmocka_unit_test(there_is_an_end_to_recordings),
         cmocka_unit_test(there_is_an_end_to_windows),
         cmocka_unit_test(a_played_step_refuses_what_others_would),

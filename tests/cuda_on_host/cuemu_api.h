@@ -10,7 +10,7 @@
  *   CUEMU_FAIL     name:N[+][=code],... the Nth call of a function fails (with +, all later ones too); "kernel" fails the Nth kernel while it runs
  *   CUEMU_DEVICES  N                    devices there are; 0: cudaErrorNoDevice, -1: no driver, -2: one for CUDA 11.4, a runtime for 12.6 (both cudaErrorInsufficientDriver)
  *   CUEMU_MEMORY   MiB                  each device's memory (8192)
- *   CUEMU_CC       80 | 90 | 100        the compute capability it claims, with that one's shared memory (80)
+ *   CUEMU_CC       80 | 89 | 90 | 100        the compute capability it claims, with that one's shared memory (80)
  *   CUEMU_SMS      N                    multiprocessors it claims (4)
  *   CUEMU_LEAKS    1                    a process that ends with something not freed says so and exits with 98 (only as a variable)
  *   CUEMU_TRACE    FILE                 what is queued, in the order of the calls, to FILE.PID: a line each, "STREAM kernel NAME", "STREAM record EVENT",

@@ -177,9 +177,9 @@ static void set_one(const std::string &name, const std::string &v)
             cuemu_fault("CUEMU_DEVICES=%d: -2 to %d", n_devices, (int)MAX_DEVICES);
     } else if (name == "CUEMU_MEMORY") {
         device_bytes = (size_t)number(v) << 20;
-    } else if (name == "CUEMU_CC" && (v == "80" || v == "90" || v == "100")) {
+    } else if (name == "CUEMU_CC" && (v == "80" || v == "89" || v == "90" || v == "100")) {
         capability = (int)number(v);
-        cuemu_options.block_smem = (size_t)(capability == 80 ? 163 : 227) << 10;
+        cuemu_options.block_smem = (size_t)(capability == 80 ? 163 : capability == 89 ? 99 : 227) << 10;
     } else if (name == "CUEMU_SMS") {
         multiprocessors = (int)number(v);
     } else if (name == "CUEMU_FAIL") {
