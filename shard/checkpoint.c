@@ -349,11 +349,14 @@ static status bind_scale(shard_checkpoint *c, shard_bound *b)
         snprintf(name, sizeof(name), names[i], (int)stem, t->name);
         s = shard_tensors_find(&c->tensors, name);
     }
-    if (s == NULL)
-        return ST_OK; /* as they are */
     int64_t rows = b->stored_rows, cols = b->stored_cols, br = 0, bc = 0;
     json_t *q, *block;
     TRY(json_get_obj(c->config, c->path, "quantization_config", &q));
+    if (s == NULL && q != NULL)
+        return FAIL(ST_FORMAT, "%s: tensor %s is fp8, and there is no %.*s.weight_scale_inv or weight_scale beside it: the checkpoint is incomplete; fetch it again",
+                    c->files[t->file].path, t->name, (int)stem, t->name);
+    if (s == NULL)
+        return ST_OK; /* as they are */
     block = json_object_get(q, "weight_block_size");
     if (s->elements == 1) {
         br = rows, bc = cols;

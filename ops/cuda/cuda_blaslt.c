@@ -474,30 +474,18 @@ static status gemm_of(ops_ctx *ctx, packed_shape shape, void *w, cuda_gemm **out
 
 /* ---- weights ---- */
 
-/* In place, through the scratch. */
-static status turn(ops_ctx *ctx, char *w, const packed_layout *l)
+/* In place, through the scratch.  Codes of fp8 move up into the room of the scales of panels before theirs, and behind the last one come the rows' scales (bf16: NULL). */
+static status turn(ops_ctx *ctx, char *w, const packed_layout *l, int32_t bytes, const float *scales)
 {
     int32_t at_once = (int32_t)(ctx->product.bytes / l->panel_bytes);
-    for (int32_t at = 0; at < l->panels; at += at_once) {
-        int32_t n = l->panels - at < at_once ? l->panels - at : at_once;
-        char *p = w + (size_t)at * l->panel_bytes;
-        CUDA_TRY(cudaMemcpyAsync(ctx->product.p, p, (size_t)n * l->panel_bytes, cudaMemcpyDeviceToDevice, ctx->stream), "a weight's order");
-        CUDA_TRY(k_blaslt_turn(ctx->product.p, (int64_t)l->panel_bytes, p, n, l->shape.cols, 2, ctx->stream), "a weight's order");
-    }
-    return ST_OK;
-}
-
-/* fp8: codes move up into the room of the scales of panels before theirs; behind the last one come the rows' scales. */
-static status turn_f8(ops_ctx *ctx, char *w, const packed_layout *l, const float *scales)
-{
-    int32_t at_once = (int32_t)(ctx->product.bytes / l->panel_bytes);
-    size_t codes = (size_t)PACKED_ROWS * (size_t)l->shape.cols, rows = (size_t)l->panels * PACKED_ROWS;
+    size_t codes = (size_t)PACKED_ROWS * (size_t)l->shape.cols * (size_t)bytes, rows = (size_t)l->panels * PACKED_ROWS;
     for (int32_t at = 0; at < l->panels; at += at_once) {
         int32_t n = l->panels - at < at_once ? l->panels - at : at_once;
         CUDA_TRY(cudaMemcpyAsync(ctx->product.p, w + (size_t)at * l->panel_bytes, (size_t)n * l->panel_bytes, cudaMemcpyDeviceToDevice, ctx->stream), "a weight's order");
-        CUDA_TRY(k_blaslt_turn(ctx->product.p, (int64_t)l->panel_bytes, w + (size_t)at * codes, n, l->shape.cols, 1, ctx->stream), "a weight's order");
+        CUDA_TRY(k_blaslt_turn(ctx->product.p, (int64_t)l->panel_bytes, w + (size_t)at * codes, n, l->shape.cols, bytes, ctx->stream), "a weight's order");
     }
-    CUDA_TRY(cudaMemcpyAsync(w + (size_t)l->panels * codes, scales, rows * sizeof(float), cudaMemcpyDeviceToDevice, ctx->stream), "a weight's scales");
+    if (scales != NULL)
+        CUDA_TRY(cudaMemcpyAsync(w + (size_t)l->panels * codes, scales, rows * sizeof(float), cudaMemcpyDeviceToDevice, ctx->stream), "a weight's scales");
     return ST_OK;
 }
 
@@ -545,7 +533,7 @@ status cuda_weight_ready(ops_ctx *ctx, const ops_weight *w)
     size_t bytes = (size_t)(g->part * g->stride) * sizeof(float);
     TRY(cuda_block_grow(ctx, &ctx->product, bytes > l.panel_bytes ? bytes : l.panel_bytes, "cuBLASLt's products"));
     TRY(cuda_buf_turn(w->buf, &(cuda_turned){w->offset, l.bytes, w->shape.type, w->shape.rows, w->shape.cols, g}));
-    return f8 ? turn_f8(ctx, p, &l, scales) : turn(ctx, p, &l);
+    return turn(ctx, p, &l, element(g), scales);
 }
 
 /* ---- linear ---- */

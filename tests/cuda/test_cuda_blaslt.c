@@ -298,6 +298,18 @@ static const struct {
 } shapes[] = {{16, 8}, {1, 64}, {17, 72}, {100, 520}, {257, 264}, {33, 2056}, {4096, 4096}, {14336, 4096}, {4096, 14336}};
 enum { SMALL = 6 }; /* so many of them; the others are those of a model of 8 billion, for devices */
 
+/* Of so many of the last rows of x, given as f32 and in the other format by turns. */
+static void products_are_near(ops_ctx *ctx, const weight *w, const rows *x, const ops_mat *other)
+{
+    static const int32_t counts[] = {1, 31, 32, 33, 70, MAX_ROWS};
+    for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+        int32_t row = MAX_ROWS - counts[i];
+        float *y = product(ctx, w, i % 2 == 0 ? other : &x->f32, row, counts[i], false, false, 0.25f);
+        assert_true(near(w, x, row, counts[i], y));
+        free(y);
+    }
+}
+
 static void products_agree_with_plain_c(void **state)
 {
     (void)state;
@@ -305,13 +317,7 @@ static void products_agree_with_plain_c(void **state)
     for (size_t s = 0; s < SMALL; s++) {
         weight w = weight_ready(ctx, shapes[s].outs, shapes[s].cols, s);
         rows x = rows_make(ctx, MAX_ROWS, shapes[s].cols, 7 + s);
-        static const int32_t counts[] = {1, 31, 32, 33, 70, MAX_ROWS};
-        for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
-            int32_t row = MAX_ROWS - counts[i];
-            float *y = product(ctx, &w, i % 2 == 0 ? &x.bf16 : &x.f32, row, counts[i], false, false, 0.25f);
-            assert_true(near(&w, &x, row, counts[i], y));
-            free(y);
-        }
+        products_are_near(ctx, &w, &x, &x.bf16);
         rows_free(ctx, &x);
         weight_free(ctx, &w);
     }
@@ -373,13 +379,7 @@ static void products_of_fp8_are_those_of_its_codes(void **state)
         weight w = f8_ready(ctx, f8_shapes[s].outs, f8_shapes[s].cols, s);
         rows x = rows_make(ctx, MAX_ROWS, f8_shapes[s].cols, 7 + s);
         f8_round(&x);
-        static const int32_t counts[] = {1, 31, 32, 33, 70, MAX_ROWS};
-        for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
-            int32_t row = MAX_ROWS - counts[i];
-            float *y = product(ctx, &w, &x.f32, row, counts[i], false, false, 0.25f);
-            assert_true(near(&w, &x, row, counts[i], y));
-            free(y);
-        }
+        products_are_near(ctx, &w, &x, &x.f32);
         rows_free(ctx, &x);
         weight_free(ctx, &w);
     }

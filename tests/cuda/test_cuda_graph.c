@@ -275,6 +275,7 @@ static void first_steps_keep_their_lists(void **state)
 {
     (void)state;
     enum { STEPS = 4 };
+    static const int which[STEPS] = {1, 6, 4, 7};
     static char got[STEPS][64 * HEAD * 4], want[64 * HEAD * 4];
     runner recorded, plain;
     setup(&recorded, &plain);
@@ -289,14 +290,12 @@ static void first_steps_keep_their_lists(void **state)
         }
         OK(be->sync(ctx));
         for (int i = 0; i < STEPS; i++) { /* 1, 3, 4 and 8 rows */
-            static const int which[STEPS] = {1, 6, 4, 7};
             ops_attention_args a = {.q = r[i].q, .n_heads = 1, .head_dim = HEAD, .heads_per_kv = 1, .scale = 0.5f, .kv = full, .kv_group = 0, .y = r[i].y[0]};
             set(&r[i], &steps[which[(i + round) % STEPS]]);
             OK(be->attention(ctx, r[i].batch, &a));
         }
         OK(be->sync(ctx));
         for (int i = 0; i < STEPS; i++) {
-            static const int which[STEPS] = {1, 6, 4, 7};
             const asked *a = &steps[which[(i + round) % STEPS]];
             size_t bytes = (size_t)rows_of(a) * recorded.q.stride;
             OK(be->buf_read(ctx, buf, r[i].y[0].offset, got[i], bytes));
