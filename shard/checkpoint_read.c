@@ -219,8 +219,8 @@ static status read_scales(shard_checkpoint *c, const shard_bound *b, int64_t r, 
         st = shard_unpack_f32(t->dtype, raw, 0, n, *out);
     free(raw);
     for (int64_t i = 0; st == ST_OK && i < n; i++)
-        if (!isfinite((*out)[i]))
-            st = FAIL(ST_FORMAT, "%s: tensor %s: scale %lld is not a number", c->files[t->file].path, t->name, (long long)(first * each + i));
+        if (!(fabsf((*out)[i]) < SHARD_F8_SCALE_LIMIT)) /* not a number neither */
+            st = FAIL(ST_FORMAT, "%s: tensor %s: scale %lld is %g, which no weight can have", c->files[t->file].path, t->name, (long long)(first * each + i), (double)(*out)[i]);
     if (st != ST_OK) {
         free(*out);
         *out = NULL;

@@ -12,6 +12,9 @@
 #include "base/status.h"
 #include "shard/dtype.h"
 
+/* Scales are smaller: the largest code (448) times one is a number then, and so is 256 times one, which kernels multiply by. */
+#define SHARD_F8_SCALE_LIMIT 0x1p119f
+
 /* What the elements of an fp8 tensor are multiplied by: element (r, c) by values[(r / rows) * stride + c / cols].  NULL: 1. */
 typedef struct shard_scales {
     const float *values;

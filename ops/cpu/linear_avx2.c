@@ -422,20 +422,81 @@ static void expand_bf16(const packed_layout *l, const char *panel, int32_t k0, i
     expand_template(PACKED_BF16, panel, k0, k1, out);
 }
 
-/* e4m3 with its bits one place up is f16 times 2^-8 but for NaN, which is refused at import. */
+/* A column of a panel of fp8 as f16 times 2^-8: e4m3 with its bits one place up, but for NaN, which is refused at import. */
+INLINE __m256i f8_halves(const char *panel, int32_t k)
+{
+    __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(panel + (size_t)k * PACKED_ROWS)));
+    return _mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80));
+}
+
+/* Half h of f8_halves. */
+INLINE __m256 f8_half(__m256i halves, int h)
+{
+    return _mm256_cvtph_ps(h == 0 ? _mm256_castsi256_si128(halves) : _mm256_extracti128_si256(halves, 1));
+}
+
+/* 256 times the scales that column k has: what halves are multiplied by.  Exact, as are the halves: a weight is rounded once. */
+INLINE void f8_scales(const packed_layout *l, const char *panel, int32_t k, __m256 scale[2])
+{
+    const float *at = (const float *)(const void *)(panel + l->super_offset) + (size_t)packed_super_of(l, k) * PACKED_ROWS;
+    for (int h = 0; h < 2; h++)
+        scale[h] = _mm256_mul_ps(_mm256_loadu_ps(at + h * 8), _mm256_set1_ps(256));
+}
+
+/* The end of the super-group of column k. */
+INLINE int32_t f8_end(const packed_layout *l, int32_t k, int32_t k1)
+{
+    int32_t end = (packed_super_of(l, k) + 1) * PACKED_F8_SUPER - l->shape.phase;
+    return end < k1 ? end : k1;
+}
+
 static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
 {
-    const __m256 up = _mm256_set1_ps(256);
-    const float *scales = (const float *)(const void *)(panel + l->super_offset);
-    for (int32_t k = k0; k < k1; k++, out += PACKED_ROWS) {
-        const float *scale = scales + (size_t)packed_super_of(l, k) * PACKED_ROWS;
-        __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(panel + (size_t)k * PACKED_ROWS)));
-        bits = _mm256_or_si256(_mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x7f)), 7), _mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x80)), 8));
-        for (int h = 0; h < 2; h++) {
-            __m256 v = _mm256_cvtph_ps(h == 0 ? _mm256_castsi256_si128(bits) : _mm256_extracti128_si256(bits, 1));
-            _mm256_storeu_ps(out + h * 8, _mm256_mul_ps(_mm256_mul_ps(v, up), _mm256_loadu_ps(scale + h * 8)));
+    for (int32_t k = k0; k < k1;) {
+        int32_t end = f8_end(l, k, k1);
+        __m256 scale[2];
+        f8_scales(l, panel, k, scale);
+        for (; k < end; k++, out += PACKED_ROWS) {
+            __m256i halves = f8_halves(panel, k);
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_ps(out + h * 8, _mm256_mul_ps(f8_half(halves, h), scale[h]));
         }
     }
+}
+
+INLINE void f8_panels(const packed_layout *l, const char *panel, int n, const float *x, cpu_acc *acc)
+{
+    __m256 a[4][2], scale[4][2];
+    for (int p = 0; p < n; p++)
+        a[p][0] = a[p][1] = _mm256_setzero_ps();
+    for (int32_t k = 0; k < l->shape.cols;) {
+        int32_t end = f8_end(l, k, l->shape.cols);
+        for (int p = 0; p < n; p++)
+            f8_scales(l, panel + (size_t)p * l->panel_bytes, k, scale[p]);
+        for (; k < end; k++) {
+            __m256 xk = _mm256_broadcast_ss(x + k);
+            for (int p = 0; p < n; p++) {
+                const char *at = panel + (size_t)p * l->panel_bytes;
+                if (k % 4 == 0)
+                    _mm_prefetch(at + (size_t)k * PACKED_ROWS + PREFETCH / 4, _MM_HINT_T0);
+                __m256i halves = f8_halves(at, k);
+                for (int h = 0; h < 2; h++)
+                    a[p][h] = _mm256_fmadd_ps(xk, _mm256_mul_ps(f8_half(halves, h), scale[p][h]), a[p][h]);
+            }
+        }
+    }
+    for (int p = 0; p < n; p++)
+        for (int h = 0; h < 2; h++)
+            _mm256_storeu_ps(acc[p] + h * 8, a[p][h]);
+}
+
+static void floats_one_f8(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
+{
+    int32_t p = 0;
+    for (; p + 4 <= n_panels; p += 4)
+        f8_panels(l, panel + (size_t)p * l->panel_bytes, 4, x, acc + p);
+    for (; p < n_panels; p++)
+        f8_panels(l, panel + (size_t)p * l->panel_bytes, 1, x, acc + p);
 }
 
 #define DEFINE_FLOATS(name, type)                                                                                                             \
@@ -507,7 +568,7 @@ const cpu_linear_kernels cpu_linear_avx2 = {
              [PACKED_Q5_0] = many_u5_zero, [PACKED_Q5_1] = many_u5_min, [PACKED_Q5_K] = many_u5_min, [PACKED_Q2_K] = many_u2_min16,
              [PACKED_Q3_K] = many_u3_zero16, [PACKED_Q6_K] = many_u6_zero16},
     .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
-    .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
+    .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16, [PACKED_F8] = floats_one_f8},
     .expand = {[PACKED_F16] = expand_f16, [PACKED_BF16] = expand_bf16, [PACKED_F8] = expand_f8},
     .quantise = cpu_quantise_avx2,
     .peak = peak,

@@ -96,6 +96,16 @@ INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_
     }
 INTEGERS(DEFINE_PACKED)
 
+/* Tiles hold bytes: types that differ only in how they are stored share the kernel for many rows.  name, group, zero shift, minimum */
+#define TILES(X)               \
+    X(zero7, 32, 7, false)     \
+    X(zero3, 32, 3, false)     \
+    X(zero4, 32, 4, false)     \
+    X(min, 32, -1, true)       \
+    X(min16, 16, -1, true)     \
+    X(zero2_16, 16, 2, false)  \
+    X(zero5_16, 16, 5, false)
+
 #define DEFINE_TILE(name, group, zero, has_min)                                                                                               \
     static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row,  \
                             int32_t n_rows, cpu_acc *acc)                                                                                    \
@@ -186,17 +196,97 @@ DEFINE_FLOATS(f32, PACKED_F32)
 DEFINE_FLOATS(f16, PACKED_F16)
 DEFINE_FLOATS(bf16, PACKED_BF16)
 
-/* e4m3 with its bits one place up is f16 times 2^-8 but for NaN, which is refused at import. */
+/* Two k of a panel of fp8 (lanes 0 to 15 the first), as f16 times 2^-8: e4m3 with its bits one place up, but for NaN, which is refused at import. */
+INLINE __m512i f8_halves(const char *panel, int32_t k)
+{
+    __m512i bits = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(panel + (size_t)k * PACKED_ROWS)));
+    return _mm512_and_si512(_mm512_slli_epi16(bits, 7), _mm512_set1_epi16((short)0xbf80));
+}
+
+/* 256 times the scales that column k has: what halves are multiplied by.  Exact, as are the halves: a weight is rounded once. */
+INLINE __m512 f8_scales(const packed_layout *l, const char *panel, int32_t k)
+{
+    return _mm512_mul_ps(_mm512_loadu_ps(panel + l->super_offset + (size_t)packed_super_of(l, k) * PACKED_ROWS * sizeof(float)), _mm512_set1_ps(256));
+}
+
+/* The end of the super-group of column k. */
+INLINE int32_t f8_end(const packed_layout *l, int32_t k, int32_t k1)
+{
+    int32_t end = (packed_super_of(l, k) + 1) * PACKED_F8_SUPER - l->shape.phase;
+    return end < k1 ? end : k1;
+}
+
+INLINE __m512 f8_low(__m512i halves)
+{
+    return _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+}
+
+INLINE __m512 f8_high(__m512i halves)
+{
+    return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+}
+
+/* The last column of a super-group that has an odd number. */
+INLINE __m512 f8_last(const char *panel, int32_t k)
+{
+    __m256i bits = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(panel + (size_t)k * PACKED_ROWS)));
+    return _mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(bits, 7), _mm256_set1_epi16((short)0xbf80)));
+}
+
 static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
 {
-    const __m512 up = _mm512_set1_ps(256);
-    const float *scales = (const float *)(const void *)(panel + l->super_offset);
-    for (int32_t k = k0; k < k1; k++, out += PACKED_ROWS) {
-        __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(panel + (size_t)k * PACKED_ROWS)));
-        bits = _mm256_or_si256(_mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x7f)), 7), _mm256_slli_epi16(_mm256_and_si256(bits, _mm256_set1_epi16(0x80)), 8));
-        __m512 v = _mm512_mul_ps(_mm512_cvtph_ps(bits), up);
-        _mm512_storeu_ps(out, _mm512_mul_ps(v, _mm512_loadu_ps(scales + (size_t)packed_super_of(l, k) * PACKED_ROWS)));
+    for (int32_t k = k0; k < k1;) {
+        int32_t end = f8_end(l, k, k1);
+        __m512 scale = f8_scales(l, panel, k);
+        for (; k + 2 <= end; k += 2, out += 2 * PACKED_ROWS) {
+            __m512i halves = f8_halves(panel, k);
+            _mm512_storeu_ps(out, _mm512_mul_ps(f8_low(halves), scale));
+            _mm512_storeu_ps(out + PACKED_ROWS, _mm512_mul_ps(f8_high(halves), scale));
+        }
+        if (k < end) {
+            _mm512_storeu_ps(out, _mm512_mul_ps(f8_last(panel, k), scale));
+            k++;
+            out += PACKED_ROWS;
+        }
     }
+}
+
+INLINE void f8_panels(const packed_layout *l, const char *panel, int n, const float *x, cpu_acc *acc)
+{
+    __m512 a[8], scale[8];
+    for (int p = 0; p < n; p++)
+        a[p] = _mm512_setzero_ps();
+    for (int32_t k = 0; k < l->shape.cols;) {
+        int32_t end = f8_end(l, k, l->shape.cols);
+        for (int p = 0; p < n; p++)
+            scale[p] = f8_scales(l, panel + (size_t)p * l->panel_bytes, k);
+        for (; k + 2 <= end; k += 2) {
+            for (int p = 0; p < n; p++) {
+                const char *at = panel + (size_t)p * l->panel_bytes;
+                if (k % 4 == 0)
+                    _mm_prefetch(at + (size_t)k * PACKED_ROWS + PREFETCH / 4, _MM_HINT_T0);
+                __m512i halves = f8_halves(at, k);
+                a[p] = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_mul_ps(f8_low(halves), scale[p]), a[p]);
+                a[p] = _mm512_fmadd_ps(_mm512_set1_ps(x[k + 1]), _mm512_mul_ps(f8_high(halves), scale[p]), a[p]);
+            }
+        }
+        if (k < end) {
+            for (int p = 0; p < n; p++)
+                a[p] = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_mul_ps(f8_last(panel + (size_t)p * l->panel_bytes, k), scale[p]), a[p]);
+            k++;
+        }
+    }
+    for (int p = 0; p < n; p++)
+        _mm512_storeu_ps(acc[p], a[p]);
+}
+
+static void floats_one_f8(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
+{
+    int32_t p = 0;
+    for (; p + 8 <= n_panels; p += 8)
+        f8_panels(l, panel + (size_t)p * l->panel_bytes, 8, x, acc + p);
+    for (; p < n_panels; p++)
+        f8_panels(l, panel + (size_t)p * l->panel_bytes, 1, x, acc + p);
 }
 
 #ifdef CPU_EMULATE
@@ -240,9 +330,11 @@ static int64_t peak(cpu_peak what, int64_t rounds)
 const cpu_linear_kernels cpu_linear_avx512 = {
     .one = {INTEGERS(ONE_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
-    .many = MANY_TABLE,
+    .many = {[PACKED_Q8_0] = many_zero7, [PACKED_IQ4_NL] = many_zero7, [PACKED_Q4_0] = many_zero3, [PACKED_Q4_1] = many_min, [PACKED_Q4_K] = many_min,
+             [PACKED_Q5_0] = many_zero4, [PACKED_Q5_1] = many_min, [PACKED_Q5_K] = many_min, [PACKED_Q2_K] = many_min16, [PACKED_Q3_K] = many_zero2_16,
+             [PACKED_Q6_K] = many_zero5_16},
     .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats_f16, [PACKED_BF16] = floats_bf16},
-    .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16},
+    .floats_one = {[PACKED_F32] = floats_one_f32, [PACKED_F16] = floats_one_f16, [PACKED_BF16] = floats_one_bf16, [PACKED_F8] = floats_one_f8},
     .expand = {[PACKED_F8] = expand_f8},
     .quantise = cpu_quantise_avx512,
     .peak = peak,

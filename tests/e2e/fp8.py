@@ -152,8 +152,9 @@ def check_refusals(a, report, folder):
     refused(a, report, folder / "nan", "a weight that is no number", {**block, name: (dtype, shape, codes)}, q, name)
     dtype, shape, scales = block[name + "_scale_inv"]
     bad = scales.copy()
-    bad[0, 1] = np.inf
-    refused(a, report, folder / "inf", "a scale that is no number", {**block, name + "_scale_inv": (dtype, shape, bad)}, q, name + "_scale_inv")
+    for value, what in ((np.inf, "a scale that is no number"), (1e36, "a scale beyond what weights have")):
+        bad[0, 1] = value
+        refused(a, report, folder / f"{value}", what, {**block, name + "_scale_inv": (dtype, shape, bad)}, q, name + "_scale_inv")
     refused(a, report, folder / "lost", "scales that are not there", {k: v for k, v in block.items() if k != name + "_scale_inv"}, q, name + " is fp8")
     refused(a, report, folder / "shape", "scales for other blocks", block, {**q, "weight_block_size": [64, 128]}, "cannot be the scales of a weight")
     refused(a, report, folder / "narrow", "blocks that are too narrow", block, {**q, "weight_block_size": [128, 64]}, "multiples of 128")
