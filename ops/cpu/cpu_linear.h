@@ -59,8 +59,8 @@ typedef void (*cpu_expand_fn)(const packed_layout *l, const char *panel, int32_t
 /* Rounds of the instructions that multiply, on registers alone, as the kernels chain them: how many operations that were (a multiply-add is two).  What bounds them. */
 typedef enum cpu_peak { CPU_PEAK_CODES4, CPU_PEAK_CODES8, CPU_PEAK_F32, CPU_PEAK_BF16, CPU_PEAKS } cpu_peak;
 typedef int64_t (*cpu_peak_fn)(cpu_peak what, int64_t rounds);
-/* A panel of bf16 against bf16 rows, all k, begun at zero. */
-typedef void (*cpu_bf16_fn)(const packed_layout *l, const char *panel, const uint16_t *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
+/* One or two panels of bf16 against bf16 rows, all k, begun at zero: the first panel's rows in acc, then the second's. */
+typedef void (*cpu_bf16_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const uint16_t *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
 
 struct cpu_linear_kernels {
     cpu_one_fn one[PACKED_TYPES];       /* of the integer types */

@@ -20,14 +20,14 @@ static __thread emulate_tile emulate_tiles[8];
 #undef _tile_zero
 #undef _tile_loadd
 #undef _tile_stored
-#undef _tile_dpbsud
+#undef _tile_dpbssd
 #undef _tile_dpbf16ps
 #define _tile_loadconfig emulate_tile_loadconfig
 #define _tile_release emulate_tile_release
 #define _tile_zero emulate_tile_zero
 #define _tile_loadd emulate_tile_loadd
 #define _tile_stored emulate_tile_stored
-#define _tile_dpbsud emulate_tile_dpbsud
+#define _tile_dpbssd emulate_tile_dpbssd
 #define _tile_dpbf16ps emulate_tile_dpbf16ps
 
 static inline void emulate_tile_check(int ok)
@@ -81,7 +81,7 @@ static inline void emulate_tile_check_product(int c, int a, int b)
     emulate_tile_check(emulate_tiles[a].bytes / 4 == emulate_tiles[b].rows && c != a && c != b && a != b);
 }
 
-static inline void emulate_tile_dpbsud(int c, int a, int b)
+static inline void emulate_tile_dpbssd(int c, int a, int b)
 {
     emulate_tile_check_product(c, a, b);
     for (int m = 0; m < emulate_tiles[c].rows; m++)
@@ -89,7 +89,7 @@ static inline void emulate_tile_dpbsud(int c, int a, int b)
             int32_t sum;
             memcpy(&sum, &emulate_tiles[c].data[m][4 * n], 4);
             for (int k = 0; k < emulate_tiles[a].bytes; k++)
-                sum += (int8_t)emulate_tiles[a].data[m][k] * emulate_tiles[b].data[k / 4][4 * n + k % 4];
+                sum += (int8_t)emulate_tiles[a].data[m][k] * (int8_t)emulate_tiles[b].data[k / 4][4 * n + k % 4];
             memcpy(&emulate_tiles[c].data[m][4 * n], &sum, 4);
         }
 }

@@ -19,7 +19,7 @@
 
 typedef struct linear_scratch {
     cpu_tile tile;
-    cpu_acc acc[ROW_TILE];
+    cpu_acc acc[2 * ROW_TILE]; /* of one panel, bf16 of two */
 } linear_scratch;
 
 typedef struct weight_job {
@@ -207,10 +207,6 @@ static void panel_rows(const linear_job *j, const weight_job *w, const char *pan
     const cpu_linear_kernels *k = j->ctx->linear;
     const packed_layout *l = &w->layout;
     packed_type type = l->shape.type;
-    if (w->x_type == OPS_BF16) {
-        k->bf16(l, panel, x_row(j, OPS_BF16, row), j->x_stride[OPS_BF16], n, s->acc);
-        return;
-    }
     memset(s->acc, 0, (size_t)n * sizeof(*s->acc));
     if (w->x_type == OPS_F32) {
         float_panel_rows(j, l, panel, row, n, s);
@@ -233,9 +229,15 @@ static void piece_many_rows(const linear_job *j, const piece *pc, linear_scratch
     int32_t tile = fit < 32 ? 32 : fit > ROW_TILE ? ROW_TILE : (int32_t)fit;
     for (int32_t r = pc->r0; r < pc->r1; r += tile) {
         int32_t n = pc->r1 - r < tile ? pc->r1 - r : tile;
-        for (int32_t p = pc->p0; p < pc->p1; p++) {
-            panel_rows(j, w, w->data + (size_t)p * w->layout.panel_bytes, r, n, s);
-            finish(j, pc, p, r, n, s->acc);
+        for (int32_t p = pc->p0, m; p < pc->p1; p += m) {
+            const char *panel = w->data + (size_t)p * w->layout.panel_bytes;
+            m = w->x_type == OPS_BF16 && p + 1 < pc->p1 ? 2 : 1;
+            if (w->x_type == OPS_BF16)
+                j->ctx->linear->bf16(&w->layout, panel, m, x_row(j, OPS_BF16, r), j->x_stride[OPS_BF16], n, s->acc);
+            else
+                panel_rows(j, w, panel, r, n, s);
+            for (int32_t i = 0; i < m; i++)
+                finish(j, pc, p + i, r, n, s->acc + i * n);
         }
     }
 }

@@ -111,6 +111,15 @@ INLINE source packed_source(const packed_layout *l, const char *panel, int32_t u
                     .phase = l->shape.phase + unit * PACKED_UNIT};
 }
 
+INLINE void unpack_scales(kind k, const source *s, int32_t n_units, cpu_tile *tile)
+{
+    for (int32_t g = 0; g < n_units * (PACKED_UNIT / k.group); g++) {
+        _mm512_storeu_ps(tile->scale[g], group_scale(k, s, g));
+        if (k.has_min)
+            _mm512_storeu_ps(tile->min[g], group_min(k, s, g));
+    }
+}
+
 INLINE void unpack_template(kind k, const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)
 {
     source s = packed_source(l, panel, unit, k);
@@ -118,11 +127,7 @@ INLINE void unpack_template(kind k, const packed_layout *l, const char *panel, i
 #pragma GCC unroll 8
         for (int c = 0; c < 8; c++)
             _mm512_storeu_si512(tile->codes + (size_t)(u * 8 + c) * 64, chunk_codes(k, &s, s.codes + (size_t)u * (size_t)k.bits * 64, c));
-    for (int32_t g = 0; g < n_units * (PACKED_UNIT / k.group); g++) {
-        _mm512_storeu_ps(tile->scale[g], group_scale(k, &s, g));
-        if (k.has_min)
-            _mm512_storeu_ps(tile->min[g], group_min(k, &s, g));
-    }
+    unpack_scales(k, &s, n_units, tile);
 }
 
 /* acc + (exact dot - zero * sum) * ws * xs + wm * xm for one row: xg = bytes to the group's place in a plane of one number a group of this size,
@@ -157,20 +162,5 @@ INLINE int32_t zero_term(kind k, const cpu_q8_view *x, const char *xr, size_t xg
     X(q5_k, PACKED_Q5_K, 5, 32, -1, true, false, PACKED_SCALE_U8)            \
     X(q6_k, PACKED_Q6_K, 6, 16, 5, false, false, PACKED_SCALE_S8)            \
     X(iq4_nl, PACKED_IQ4_NL, 4, 32, 7, false, true, PACKED_SCALE_F16)
-
-/* Tiles hold bytes: types that differ only in how they are stored share the kernel for many rows.  name, group, zero shift, minimum */
-#define TILES(X)               \
-    X(zero7, 32, 7, false)     \
-    X(zero3, 32, 3, false)     \
-    X(zero4, 32, 4, false)     \
-    X(min, 32, -1, true)       \
-    X(min16, 16, -1, true)     \
-    X(zero2_16, 16, 2, false)  \
-    X(zero5_16, 16, 5, false)
-
-#define MANY_TABLE                                                                                                                                   \
-    {[PACKED_Q8_0] = many_zero7, [PACKED_IQ4_NL] = many_zero7, [PACKED_Q4_0] = many_zero3, [PACKED_Q4_1] = many_min, [PACKED_Q4_K] = many_min,       \
-     [PACKED_Q5_0] = many_zero4, [PACKED_Q5_1] = many_min, [PACKED_Q5_K] = many_min, [PACKED_Q2_K] = many_min16, [PACKED_Q3_K] = many_zero2_16,      \
-     [PACKED_Q6_K] = many_zero5_16}
 
 #endif
