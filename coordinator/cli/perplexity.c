@@ -19,17 +19,18 @@
 typedef struct perplexity_args {
     cli_replica_args replica;
     const char *text, *ids;
-    int32_t window;
+    int32_t window, unscored;
     bool json;
 } perplexity_args;
 
-enum { OPT_TEXT = 0x2000, OPT_IDS, OPT_WINDOW, OPT_JSON };
+enum { OPT_TEXT = 0x2000, OPT_IDS, OPT_WINDOW, OPT_UNSCORED, OPT_JSON };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to score:", 1},
     {"text", OPT_TEXT, "FILE", 0, "A text file; no special tokens are added", 0},
     {"ids", OPT_IDS, "FILE", 0, "A JSON list of token ids", 0},
-    {"window", OPT_WINDOW, "TOKENS", 0, "Windows of so many tokens, each scored on its own from its second token on (default 512)", 0},
+    {"window", OPT_WINDOW, "TOKENS", 0, "Windows of so many tokens, each scored on its own (default 512)", 0},
+    {"unscored", OPT_UNSCORED, "TOKENS", 0, "The first so many tokens of each window are context for the others (default 1, the least)", 0},
     {"json", OPT_JSON, NULL, 0, "One line: {\"tokens\", \"nll\", \"perplexity\"}", 0},
     {0},
 };
@@ -39,6 +40,7 @@ static const char doc[] =
     "Examples:\n"
     "  trireme perplexity -m model.gguf --text wiki.txt\n"
     "  mpirun -n 2 trireme perplexity -m model.gguf --ids ids.json --window 1024 --compute f32 --json\n"
+    "  trireme perplexity -m model.gguf --text wiki.txt --window 512 --unscored 257     as llama-perplexity counts\n"
     "\n"
     "tokens counts the tokens scored, nll is the sum of their negative log-likelihoods.  The last window may be shorter than the others.";
 
@@ -61,12 +63,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--window %s: a whole number of at least 2 is needed", arg);
         a->window = (int32_t)v;
         return 0;
+    case OPT_UNSCORED:
+        if (!cli_parse_int(arg, 1, 1 << 24, &v))
+            argp_error(state, "--unscored %s: a whole number of at least 1 is needed", arg);
+        a->unscored = (int32_t)v;
+        return 0;
     case OPT_JSON:
         a->json = true;
         return 0;
     case ARGP_KEY_END:
         if ((a->text == NULL) == (a->ids == NULL))
             argp_error(state, "give either --text FILE or --ids FILE");
+        if (a->unscored >= a->window)
+            argp_error(state, "--unscored %d leaves nothing of windows of %d tokens (--window)", a->unscored, a->window);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -106,6 +115,7 @@ static status read_text(shard_checkpoint *c, const char *path, shard_ids *out)
 }
 
 typedef struct score {
+    int32_t unscored; /* of each window's tokens */
     double nll;
     int64_t tokens;
     int64_t ended;
@@ -114,11 +124,11 @@ typedef struct score {
 static void on_event(void *arg, const coord_event *e)
 {
     score *s = arg;
-    if (e->prompt) {
+    if (!e->prompt) {
+        s->ended++;
+    } else if (e->index >= s->unscored) {
         s->nll -= (double)e->logprob;
         s->tokens++;
-    } else {
-        s->ended++;
     }
 }
 
@@ -145,7 +155,7 @@ static status score_all(coord_replica *r, const shard_ids *ids, int32_t window, 
     while (next < ids->n || s->ended < submitted) {
         while (next < ids->n && submitted - s->ended < 64) {
             size_t n = ids->n - next < (size_t)window ? ids->n - next : (size_t)window;
-            if (n > 1)
+            if (n > (size_t)s->unscored)
                 TRY(window_submit(r, ids, next, n, (uint64_t)submitted++));
             next += n;
         }
@@ -161,11 +171,11 @@ static status score_all(coord_replica *r, const shard_ids *ids, int32_t window, 
 static status perplexity(coord_replica *r, const perplexity_args *a)
 {
     shard_ids ids = {0};
-    score s = {0};
+    score s = {.unscored = a->unscored};
     shard_checkpoint *c = coord_replica_checkpoint(r);
     status st = a->ids != NULL ? read_ids(a->ids, shard_checkpoint_arch(c)->vocab, &ids) : read_text(c, a->text, &ids);
-    if (st == ST_OK && ids.n < 2)
-        st = FAIL(ST_INVALID, "%s: at least two tokens are needed", a->ids != NULL ? a->ids : a->text);
+    if (st == ST_OK && ids.n <= (size_t)a->unscored)
+        st = FAIL(ST_INVALID, "%s: %zu tokens; at least %d are needed", a->ids != NULL ? a->ids : a->text, ids.n, a->unscored + 1);
     if (st == ST_OK && a->window >= coord_replica_max_context(r))
         st = FAIL(ST_INVALID, "--window %d: the context of %d tokens leaves room for %d", a->window, coord_replica_max_context(r),
                   coord_replica_max_context(r) - 1);
@@ -183,7 +193,7 @@ static status perplexity(coord_replica *r, const perplexity_args *a)
 
 int cli_perplexity(int argc, char **argv)
 {
-    perplexity_args a = {.window = DEFAULT_WINDOW};
+    perplexity_args a = {.window = DEFAULT_WINDOW, .unscored = 1};
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
     struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
     cli_parse(&argp, argc, argv, &a);

@@ -3,7 +3,8 @@
 
     vs_llamacpp.py --trireme build/release/trireme --peer LLAMA/build/bin -m a.gguf -m b.gguf [--cells prefill:512,decode:0,batch:32] [--threads 2] [--isa avx2]
 
-Cells: prefill:TOKENS, decode:CONTEXT, batch:SEQUENCES (decode with 16 tokens of context), start (a process from nothing to one token: seconds, peak memory).
+Cells: prefill:TOKENS, decode:CONTEXT, batch:SEQUENCES (decode with 16 tokens of context), start (a process from nothing to one token: seconds, peak memory),
+perplexity (of --text: windows of 512, their second halves scored; the peer's llama-perplexity).
 The peer is built by hand, with its own defaults for this machine; it is never needed to build or to test:
     pip download --no-deps --no-binary :all: llama-cpp-python && tar xzf llama_cpp_python-*.tar.gz && cd llama_cpp_python-*/vendor/llama.cpp
     cmake -B build -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF && cmake --build build --target llama-bench llama-batched-bench
@@ -16,6 +17,7 @@ import os
 import re
 import statistics
 import subprocess
+import tempfile
 import time
 
 import gguf
@@ -65,6 +67,25 @@ class Ours:
         return timed([self.binary, "generate", "-m", model, "-t", self.threads, "--device", "cpu", "--ctx", 512, "--max-tokens", 1, "-p", "the"], self.env)
 
 
+    def ids(self, model, text, *args):
+        p = subprocess.run([self.binary, "tokenize", "-m", model, "--jsonl", "-", *args], input=json.dumps({"text": text}), capture_output=True, text=True, check=True)
+        return json.loads(p.stdout)["ids"]
+
+    def perplexity(self, model, text):
+        """As the peer counts: whole windows, each with the token that opens a text, where the checkpoint has one, in place of its first."""
+        with open(text, encoding="utf-8") as f:
+            text = f.read()
+        ids, opening = self.ids(model, text, "--special"), self.ids(model, "", "--special")
+        ids = ids[:len(ids) // 512 * 512]
+        for i in range(0, len(ids), 512):
+            ids[i:i + 1] = opening[:1] or ids[i:i + 1]
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
+            json.dump(ids, f)
+            f.flush()
+            out = output([self.binary, "perplexity", "-m", model, "-t", self.threads, "--device", "cpu", "--ctx", 528, "--ids", f.name, "--unscored", 257, "--json"], self.env)
+        return json.loads(out)["perplexity"]
+
+
 class Peer:
     def __init__(self, a):
         self.folder, self.threads, self.name = a.peer, a.threads, a.peer_name
@@ -86,6 +107,13 @@ class Peer:
 
     def start(self, model):
         return timed([f"{self.folder}/llama-bench", "-m", model, "-t", self.threads, "-r", 1, "-p", 0, "-n", 1, "--no-warmup"])
+
+    def perplexity(self, model, text):
+        p = subprocess.run([f"{self.folder}/llama-perplexity", "-m", model, "-t", str(self.threads), "-c", "512", "-b", "512", "-f", text], capture_output=True, text=True, timeout=7200)
+        found = re.search(r"Final estimate: PPL = ([\d.]+)", p.stdout + p.stderr)
+        if not found:
+            raise SystemExit(f"llama-perplexity: exit code {p.returncode}\n{p.stderr[-2000:]}")
+        return float(found[1])
 
 
 def model_work(path):
@@ -129,6 +157,7 @@ def main():
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--isa", help="instruction set of trireme, where the peer was built for that one")
+    p.add_argument("--text", help="a text file, for the cell perplexity")
     p.add_argument("--json", help="a line for each cell is added to this file")
     a = p.parse_args()
     ours, peer, limits = Ours(a), Peer(a), peaks(a)
@@ -139,6 +168,10 @@ def main():
         print(f"{'':14} {'trireme':>26} {a.peer_name:>26}  ratio   of limit")
         for cell in a.cells.split(","):
             kind, _, n = cell.partition(":")
+            if kind == "perplexity":
+                mx, my = ours.perplexity(model, a.text), peer.perplexity(model, a.text)
+                print(f"{kind:14} {mx:26.4f} {my:26.4f}  {mx / my:7.5f}", flush=True)
+                continue
             x, y = [], []
             for _ in range(a.rounds):
                 for engine, results in ((ours, x), (peer, y)):

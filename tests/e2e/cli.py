@@ -90,13 +90,13 @@ def check_perplexity(a, report):
     golden = max(json.loads((a.model / "golden.json").read_text())["records"], key=lambda r: len(r["input_ids"]))
     file = a.work / "ids.json"
     file.write_text(json.dumps(golden["input_ids"]))
-    want = -sum(golden["next_token_logprobs"])
-    for ranks in (1, 2):
-        code, out, err = run(a.trireme, ["perplexity", "-m", a.model, "--ids", file, "--window", 200, "--json", "--compute", "f32"], ranks)
+    for ranks, unscored in ((1, 1), (2, 1), (1, 7)):
+        want = -sum(golden["next_token_logprobs"][unscored - 1:])
+        code, out, err = run(a.trireme, ["perplexity", "-m", a.model, "--ids", file, "--window", 200, "--unscored", unscored, "--json", "--compute", "f32"], ranks)
         x = json.loads(out) if code == 0 else {}
-        report.check(code == 0 and x["tokens"] == len(golden["input_ids"]) - 1 and abs(x["nll"] - want) < 2e-3 * x["tokens"]
-                     and abs(x["perplexity"] - math.exp(x["nll"] / x["tokens"])) < 1e-3 * x["perplexity"], f"perplexity on {ranks} ranks: {x} {err[-300:]}")
-    for content, name in (("{}", "list"), ("[1]", "two tokens"), ("[1,99999]", "entry 1")):
+        report.check(code == 0 and x["tokens"] == len(golden["input_ids"]) - unscored and abs(x["nll"] - want) < 2e-3 * x["tokens"]
+                     and abs(x["perplexity"] - math.exp(x["nll"] / x["tokens"])) < 1e-3 * x["perplexity"], f"perplexity on {ranks} ranks, without {unscored} tokens: {x} {err[-300:]}")
+    for content, name in (("{}", "list"), ("[1]", "at least 2"), ("[1,99999]", "entry 1")):
         file.write_text(content)
         code, out, err = run(a.trireme, ["perplexity", "-m", a.model, "--ids", file, "--json"])
         report.check(code == 2 and out == "" and name in err, f"perplexity of {content}: {code} {err}")
