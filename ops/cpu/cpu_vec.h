@@ -10,7 +10,6 @@
 
 #define CPU_SAMPLE_PIECE 4096 /* columns of logits summed apart: piece sums are added in order */
 #define CPU_TILE_QUERIES 24   /* (row, head) pairs attended together, so that keys and values are read once for all of them */
-#define CPU_TILE_GROUP 6      /* of these, as many as one register tile holds */
 
 typedef struct cpu_norm_job { /* ops_norm_args with addresses; absent vectors NULL */
     int32_t cols;

@@ -2,30 +2,55 @@
  *
  * Scores:  a lane is a token.  s[t] = sum over d, in order, of q[d] * K[d][t].
  * Values:  a lane is a dimension.  o[d] = sum over t, in order, of p[t] * V[t][d].
- * Both run in register tiles of up to CPU_TILE_GROUP queries, so that a key or value loaded (and widened) once serves all of them.
+ * Both run in register tiles of up to GROUP queries, so that a key or value loaded (and widened) once serves all of them.
  * Only tokens a query sees enter its sums: what lies in the rest of a block, stale or not yet written, is never multiplied. */
 #include "ops/cpu/vec_kernels.h"
 #include "ops/cpu/vec_math.h"
 
 #define CHUNK OPS_ATTENTION_CHUNK
-#define G CPU_TILE_GROUP
+
+/* The queries that one register tile holds: their sums stay in registers, and are enough to hide the latency of a multiply-add. */
+#ifdef CPU_LEVEL_AVX512
+#define GROUP 12
+#else
+#define GROUP 6
+#endif
+
+/* How many of the queries that are left are taken together: each number is code of its own. */
+VEC int32_t group_of(int32_t left)
+{
+    return left >= GROUP ? GROUP : left >= 8 ? 8 : left >= 6 ? 6 : left;
+}
 
 /* M(0) ... M(n - 1), n a constant after inlining: accumulators are named, so that they stay in registers. */
-#define EACH(n, M)     \
-    do {               \
-        if ((n) > 0)   \
-            M(0);      \
-        if ((n) > 1)   \
-            M(1);      \
-        if ((n) > 2)   \
-            M(2);      \
-        if ((n) > 3)   \
-            M(3);      \
-        if ((n) > 4)   \
-            M(4);      \
-        if ((n) > 5)   \
-            M(5);      \
+#define EACH(n, M)      \
+    do {                \
+        if ((n) > 0)    \
+            M(0);       \
+        if ((n) > 1)    \
+            M(1);       \
+        if ((n) > 2)    \
+            M(2);       \
+        if ((n) > 3)    \
+            M(3);       \
+        if ((n) > 4)    \
+            M(4);       \
+        if ((n) > 5)    \
+            M(5);       \
+        if ((n) > 6)    \
+            M(6);       \
+        if ((n) > 7)    \
+            M(7);       \
+        if ((n) > 8)    \
+            M(8);       \
+        if ((n) > 9)    \
+            M(9);       \
+        if ((n) > 10)   \
+            M(10);      \
+        if ((n) > 11)   \
+            M(11);      \
     } while (0)
+#define SUMS a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11
 
 VEC vf load_code(ops_kv_type type, const char *p, size_t element)
 {
@@ -45,8 +70,8 @@ VEC vf load_code(ops_kv_type type, const char *p, size_t element)
 
 void VEC_NAME(attention_pack)(const float *const *q, int32_t n, int32_t head_dim, float *packed)
 {
-    for (int32_t g = 0; g < n; g += G) {
-        int32_t m = n - g < G ? n - g : G;
+    for (int32_t g = 0, m; g < n; g += m) {
+        m = group_of(n - g);
         for (int32_t d = 0; d < head_dim; d++)
             for (int32_t i = 0; i < m; i++)
                 *packed++ = q[g + i][d];
@@ -71,7 +96,10 @@ VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
     int32_t dim = kv->head_dim, step = type == OPS_KV_Q8 ? CPU_KV_GROUP : dim;
     for (int32_t begin = 0; begin < dim; begin += step) {
         int32_t end = dim - begin < step ? dim : begin + step;
-        vf a0 = vf_zero(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
+        vf SUMS;
+#define M(i) a##i = vf_zero()
+        EACH(nq, M);
+#undef M
         for (int32_t d = begin; d < end; d++, q += nq) {
             vf k = load_code(type, block, (size_t)d * OPS_KV_BLOCK);
             fetch(ahead + (size_t)d * OPS_KV_BLOCK * code_bytes(type));
@@ -98,7 +126,7 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
     const size_t e = (size_t)kv->padded;
     const char *values = block + kv->v_codes;
     ahead += kv->v_codes;
-    float scaled[G * OPS_KV_BLOCK];
+    float scaled[GROUP * OPS_KV_BLOCK];
     size_t p_step = type == OPS_KV_Q8 ? OPS_KV_BLOCK : CHUNK;
     const float *w = type == OPS_KV_Q8 ? scaled : p;
     for (size_t d = 0; d < e; d += VEC_LANES) {
@@ -107,7 +135,7 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
             for (int i = 0; i < nq; i++)
                 vf_store(scaled + i * OPS_KV_BLOCK, vf_mul(vf_load(p + i * CHUNK), scale));
         }
-        vf a0 = vf_zero(), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0;
+        vf SUMS;
 #define M(i) a##i = vf_load(o + (i) * e + d)
         EACH(nq, M);
 #undef M
@@ -125,8 +153,20 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
 }
 
 /* One function for each (type, nq): the constants make them different code. */
+#if GROUP > 6
+#define BY_WIDE(CALL)  \
+    case 8:            \
+        CALL(8);       \
+        break;         \
+    case 12:           \
+        CALL(12);      \
+        break;
+#else
+#define BY_WIDE(CALL)
+#endif
 #define BY_COUNT(n, CALL)  \
     switch (n) {           \
+        BY_WIDE(CALL)      \
     case 1:                \
         CALL(1);           \
         break;             \
@@ -255,8 +295,9 @@ void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
     int32_t lo = max_i(t->begin[0], t->chunk), hi = min_i(t->end[t->n - 1], chunk_end);
     const int32_t first = (lo - t->chunk) / OPS_KV_BLOCK, last = (hi - 1 - t->chunk) / OPS_KV_BLOCK;
     for (int32_t b = first; b <= last; b++)
-        for (int32_t q0 = 0; q0 < t->n; q0 += G) {
-            int32_t nq = min_i(G, t->n - q0), base = t->chunk + b * OPS_KV_BLOCK;
+        for (int32_t q0 = 0, nq; q0 < t->n; q0 += nq) {
+            nq = group_of(t->n - q0);
+            int32_t base = t->chunk + b * OPS_KV_BLOCK;
             const char *ahead = q0 > 0 ? t->block[b] : b < last ? t->block[b + 1] : t->block[first] + t->kv->v_codes;
             if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
                 scores(nq, t->kv, t->q + (size_t)q0 * (size_t)dim, t->block[b], ahead, t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK);
@@ -270,8 +311,9 @@ void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
             soften(t, i, from - t->chunk, to - t->chunk);
     }
     for (int32_t b = first; b <= last; b++)
-        for (int32_t q0 = 0; q0 < t->n; q0 += G) {
-            int32_t nq = min_i(G, t->n - q0), base = t->chunk + b * OPS_KV_BLOCK;
+        for (int32_t q0 = 0, nq; q0 < t->n; q0 += nq) {
+            nq = group_of(t->n - q0);
+            int32_t base = t->chunk + b * OPS_KV_BLOCK;
             if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
                 group_values(t, values, q0, nq, b, q0 == 0 && b < last ? t->block[b + 1] : t->block[b]);
         }
