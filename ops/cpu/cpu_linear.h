@@ -40,15 +40,18 @@ typedef struct cpu_tile {
     float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
 } cpu_tile;
 
-/* acc[r][0..15]: the sums of row r, continued from what is there, except by the `one` kernels, which begin at zero. */
+/* acc[r][0..15]: the sums of row r, continued from what is there, except by the kernels said to begin at zero. */
 typedef float cpu_acc[PACKED_ROWS];
 
 /* One row of x against n_panels panels that follow one another (integers). */
 typedef void (*cpu_one_fn)(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc);
+/* n_rows (2 to few_rows) rows of x from row `row` on against one panel, begun at zero: unpacked on the way, since memory decides how long it takes. */
+typedef void (*cpu_few_fn)(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc);
 typedef void (*cpu_unpack_fn)(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile);
-/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of a panel, unpacked in tile. */
-typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows,
-                            cpu_acc *acc);
+/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of a panel, unpacked in tile.  ahead: codes of as many units that will be unpacked next, which
+ * are fetched meanwhile (it may point past the weights). */
+typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+                            int32_t n_rows, cpu_acc *acc);
 
 /* k in [k0, k1) (k0 even) of a panel of floats, of whose type the function is (l may be another's, whose block was expanded); x: f32 rows, x_stride bytes apart, the first element is k = 0. */
 typedef void (*cpu_floats_fn)(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);
@@ -64,6 +67,8 @@ typedef void (*cpu_bf16_fn)(const packed_layout *l, const char *panel, int32_t n
 
 struct cpu_linear_kernels {
     cpu_one_fn one[PACKED_TYPES];       /* of the integer types */
+    int32_t few_rows;                   /* 0: unpacked first, however few the rows */
+    cpu_few_fn few[PACKED_TYPES];
     cpu_unpack_fn unpack[PACKED_TYPES];
     cpu_many_fn many[PACKED_TYPES];
     cpu_floats_fn floats[PACKED_TYPES]; /* of the float types; NULL: expanded first, however few the rows */

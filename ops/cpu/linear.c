@@ -16,6 +16,7 @@
 #define EXPAND_ROWS 12             /* from so many rows on, a block of half floats is expanded once for all of them */
 #define ONE_PANELS 8               /* panels of a call of a one-row kernel */
 #define ROWS_WORTH_SPLITTING 32
+#define MEMORY_ROWS 8              /* up to so many rows reading the weights decides: shares are even in bytes */
 
 typedef struct linear_scratch {
     cpu_tile tile;
@@ -213,11 +214,16 @@ static void panel_rows(const linear_job *j, const weight_job *w, const char *pan
         return;
     }
     cpu_q8_view view = cpu_q8_view_of(j->x[OPS_Q8], j->x_stride[OPS_Q8], l->shape.cols);
+    if (n > 1 && n <= k->few_rows) {
+        k->few[type](l, panel, &view, row, n, s->acc);
+        return;
+    }
     int32_t blocks = (l->units + CPU_TILE_UNITS - 1) / CPU_TILE_UNITS, each = (l->units + blocks - 1) / blocks;
     for (int32_t u = 0; u < l->units; u += each) {
         int32_t units = l->units - u < each ? l->units - u : each;
         k->unpack[type](l, panel, u, units, &s->tile);
-        k->many[type](l, &s->tile, u, units, &view, row, n, s->acc);
+        const char *next = u + units < l->units ? panel + (size_t)(u + units) * l->unit_bytes : panel + l->panel_bytes;
+        k->many[type](l, &s->tile, u, units, next, &view, row, n, s->acc);
     }
 }
 
@@ -333,7 +339,7 @@ status cpu_linear(ops_ctx *ctx, const ops_linear_args *args)
     for (int i = 0; i < args->n; i++) {
         TRY(check_weight(args, i, &j.w[i]));
         j.w[i].x_type = cpu_linear_input(ctx, args->w[i].shape.type);
-        j.w[i].cost = args->rows < 4 ? j.w[i].layout.panel_bytes : 1;
+        j.w[i].cost = args->rows <= MEMORY_ROWS ? j.w[i].layout.panel_bytes : 1;
         j.w[i].first = panels;
         panels += j.w[i].layout.panels;
     }

@@ -70,16 +70,17 @@ INLINE void group_dots(int group, const cpu_tile *tile, int32_t at, const char *
     }
 }
 
-/* n_rows: a constant or not, at most 16, as the tiles are configured for. */
-INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int n_rows, cpu_acc *acc)
+/* n_rows: a constant or not, at most 16, as the tiles are configured for.  With each group `ahead_bytes` more are fetched from `ahead` on. */
+INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows,
+                       cpu_acc *acc)
 {
     _Alignas(64) int32_t dots[2][TILE_ROWS][PACKED_ROWS];
     const char *x0 = x->rows + (size_t)row * x->stride;
     const int per_unit = PACKED_UNIT / k.group;
     source s = {.scale = (const char *)tile->scale, .min = (const char *)tile->min};
-    __m512 a[TILE_ROWS];
-#pragma GCC unroll 16
-    for (int r = 0; r < n_rows; r++)
+    __m512 a[TILE_ROWS]; /* of 16 rows the sums stay in registers */
+    const bool whole = n_rows == TILE_ROWS;
+    for (int r = 0; whole && r < TILE_ROWS; r++)
         a[r] = _mm512_loadu_ps(acc[r]);
     int32_t n_groups = n_units * per_unit;
     group_dots(k.group, tile, 0, x0 + (size_t)unit * PACKED_UNIT, x->stride, dots[0]);
@@ -87,27 +88,35 @@ INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_uni
         size_t group = (size_t)unit * (size_t)per_unit + (size_t)g, xg = group * 4, xu = group / (size_t)per_unit * 4;
         if (g + 1 < n_groups) /* the tiles work on the next group while this one is scaled */
             group_dots(k.group, tile, g + 1, x0 + (group + 1) * (size_t)k.group, x->stride, dots[(g + 1) % 2]);
+        for (size_t b = (size_t)g * ahead_bytes; b < (size_t)(g + 1) * ahead_bytes; b += 64)
+            _mm_prefetch(ahead + b, _MM_HINT_T0);
         __m512 ws = group_scale(k, &s, g), wm = k.has_min ? group_min(k, &s, g) : ws;
+        if (whole) {
 #pragma GCC unroll 16
-        for (int r = 0; r < n_rows; r++)
-            a[r] = add_group(k, x, x0 + (size_t)r * x->stride, xu, xg, _mm512_load_si512(dots[g % 2][r]), ws, wm, a[r]);
+            for (int r = 0; r < TILE_ROWS; r++)
+                a[r] = add_group(k, x, x0 + (size_t)r * x->stride, xu, xg, _mm512_load_si512(dots[g % 2][r]), ws, wm, a[r]);
+        } else {
+            for (int r = 0; r < n_rows; r++)
+                _mm512_storeu_ps(acc[r], add_group(k, x, x0 + (size_t)r * x->stride, xu, xg, _mm512_load_si512(dots[g % 2][r]), ws, wm, _mm512_loadu_ps(acc[r])));
+        }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < n_rows; r++)
+    for (int r = 0; whole && r < TILE_ROWS; r++)
         _mm512_storeu_ps(acc[r], a[r]);
 }
 
-INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+                          int32_t n_rows, cpu_acc *acc)
 {
+    const size_t bytes = l->unit_bytes * (size_t)k.group / PACKED_UNIT; /* by the first rows alone */
     int32_t r = 0;
     if (n_rows >= TILE_ROWS) {
         configure(TILE_ROWS, k.group);
         for (; r + TILE_ROWS <= n_rows; r += TILE_ROWS)
-            rows_units(k, tile, unit, n_units, x, row + r, TILE_ROWS, acc + r);
+            rows_units(k, tile, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, TILE_ROWS, acc + r);
     }
     if (r < n_rows) {
         configure(n_rows - r, k.group);
-        rows_units(k, tile, unit, n_units, x, row + r, n_rows - r, acc + r);
+        rows_units(k, tile, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, n_rows - r, acc + r);
     }
     _tile_release();
 }
@@ -115,7 +124,12 @@ INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_
 #define DEFINE_UNPACK(name, type, bits, group, zero, has_min, codebook, scale)                                                                    static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                          {                                                                                                                                                unpack_signed((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, unit, n_units, tile);                                }
 INTEGERS(DEFINE_UNPACK)
 
-#define DEFINE_TILE(name, group, has_min)                                                                                                         static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row,                              int32_t n_rows, cpu_acc *acc)                                                                                        {                                                                                                                                                (void)l;                                                                                                                                     many_template((kind){8, group, -1, has_min, false, true, PACKED_SCALE_NONE}, tile, unit, n_units, x, row, n_rows, acc);                  }
+#define DEFINE_TILE(name, group, has_min)                                                                                                     \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead,                  \
+                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                                                 \
+    {                                                                                                                                        \
+        many_template((kind){8, group, -1, has_min, false, true, PACKED_SCALE_NONE}, l, tile, unit, n_units, ahead, x, row, n_rows, acc);    \
+    }
 DEFINE_TILE(32, 32, false)
 DEFINE_TILE(32_min, 32, true)
 DEFINE_TILE(16, 16, false)
@@ -124,6 +138,11 @@ DEFINE_TILE(16_min, 16, true)
 static void one(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
 {
     cpu_linear_avx512.one[l->shape.type](l, panel, n_panels, x, acc);
+}
+
+static void few(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+{
+    cpu_linear_avx512.few[l->shape.type](l, panel, x, row, n_rows, acc);
 }
 
 static void floats(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
@@ -271,10 +290,13 @@ static int64_t peak(cpu_peak what, int64_t rounds)
 }
 
 #define ONE_ENTRY(name, type, ...) [type] = one,
+#define FEW_ENTRY(name, type, ...) [type] = few,
 #define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
 
 const cpu_linear_kernels cpu_linear_amx = {
     .one = {INTEGERS(ONE_ENTRY)},
+    .few_rows = 8, /* as AVX-512 has it */
+    .few = {INTEGERS(FEW_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
     .many = {[PACKED_Q8_0] = many_32, [PACKED_IQ4_NL] = many_32, [PACKED_Q4_0] = many_32, [PACKED_Q4_1] = many_32_min, [PACKED_Q4_K] = many_32_min, [PACKED_Q5_0] = many_32,
              [PACKED_Q5_1] = many_32_min, [PACKED_Q5_K] = many_32_min, [PACKED_Q2_K] = many_16_min, [PACKED_Q3_K] = many_16, [PACKED_Q6_K] = many_16},

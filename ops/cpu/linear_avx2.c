@@ -170,23 +170,24 @@ INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int
     }
 }
 
-/* n_rows (at most 4) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix. */
-INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_q8_view *x, int32_t row, int n_rows, cpu_acc *acc)
+/* n_rows (at most 4; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
+ * With each unit `ahead_bytes` more are fetched from `ahead` on. */
+INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const char *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
+                       cpu_acc *acc)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
     __m256 a[4][2];
     const char *xr[4];
     for (int r = 0; r < n_rows; r++) {
-        xr[r] = x->rows + (size_t)(row + r) * x->stride;
+        xr[r] = x->rows + (size_t)(row + (r < last ? r : last)) * x->stride;
         for (int h = 0; h < 2; h++)
             a[r][h] = _mm256_loadu_ps(acc[r] + h * 8);
     }
     for (int32_t u = 0; u < n_units; u++) {
         size_t xu = (size_t)(unit0 + u) * 4; /* bytes into a plane of one number a unit */
-        if (k.scale != PACKED_SCALE_NONE)
 #pragma GCC unroll 8
-            for (int v = 0; v < k.bits; v++)
-                _mm_prefetch((const char *)s->codes + (size_t)u * unit_bytes + PREFETCH + v * 64, _MM_HINT_T0);
+        for (size_t b = 0; b < ahead_bytes; b += 64)
+            _mm_prefetch(ahead + (size_t)u * ahead_bytes + b, _MM_HINT_T0);
 #pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
             __m256i dot[4][2];
@@ -243,8 +244,25 @@ INLINE void one_template(kind k, bool has_codebook, const packed_layout *l, cons
         source s = packed_source(l, panel + (size_t)p * l->panel_bytes, 0, k);
         if (!has_codebook)
             s.codebook = NULL;
-        rows_units(k, &s, 0, l->units, x, 0, 1, &acc[p]);
+        rows_units(k, &s, 0, l->units, (const char *)s.codes + PREFETCH, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
     }
+}
+
+#define FEW_ROWS 4
+
+INLINE void few_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+{
+    source s = packed_source(l, panel, 0, k);
+    const char *ahead = (const char *)s.codes + PREFETCH;
+    const size_t bytes = (size_t)k.bits * 64;
+    cpu_acc sums[FEW_ROWS] = {{0}};
+    if (!has_codebook)
+        s.codebook = NULL;
+    if (n_rows <= 2)
+        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 2, n_rows - 1, sums);
+    else
+        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 4, n_rows - 1, sums);
+    memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
 }
 
 INLINE void unpack_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)
@@ -269,20 +287,22 @@ INLINE void unpack_template(kind k, bool has_codebook, const packed_layout *l, c
     }
 }
 
-INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+                          int32_t n_rows, cpu_acc *acc)
 {
+    const size_t bytes = l->unit_bytes; /* by the first rows alone */
     source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
     k.bits = 8;
     k.scale = PACKED_SCALE_NONE;
     int32_t r = 0;
     for (; r + 4 <= n_rows; r += 4)
-        rows_units(k, &s, unit, n_units, x, row + r, 4, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
     if (n_rows & 2) {
-        rows_units(k, &s, unit, n_units, x, row + r, 2, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
         r += 2;
     }
     if (n_rows & 1)
-        rows_units(k, &s, unit, n_units, x, row + r, 1, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
 }
 
 /* name, type, bits, chain, group, zero shift, signed, minimum, scale, codebook */
@@ -315,6 +335,10 @@ INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_
     {                                                                                                                                        \
         one_template((kind){bits, chain, group, zero, is_signed, has_min, scale}, codebook, l, panel, n_panels, x, acc);                     \
     }                                                                                                                                        \
+    static void few_##name(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)       \
+    {                                                                                                                                        \
+        few_template((kind){bits, chain, group, zero, is_signed, has_min, scale}, codebook, l, panel, x, row, n_rows, acc);                  \
+    }                                                                                                                                        \
     static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                      \
     {                                                                                                                                        \
         unpack_template((kind){bits, chain, group, zero, is_signed, has_min, scale}, codebook, l, panel, unit, n_units, tile);               \
@@ -322,11 +346,11 @@ INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_
 INTEGERS(DEFINE_PACKED)
 
 #define DEFINE_TILE(name, chain, group, zero, is_signed, has_min)                                                                             \
-    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row,  \
-                            int32_t n_rows, cpu_acc *acc)                                                                                    \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead,                  \
+                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                                                 \
     {                                                                                                                                        \
-        (void)l;                                                                                                                             \
-        many_template((kind){8, chain, group, zero, is_signed, has_min, PACKED_SCALE_NONE}, tile, unit, n_units, x, row, n_rows, acc);       \
+        many_template((kind){8, chain, group, zero, is_signed, has_min, PACKED_SCALE_NONE}, l, tile, unit, n_units, ahead, x, row, n_rows,   \
+                      acc);                                                                                                                  \
     }
 TILES(DEFINE_TILE)
 
@@ -559,10 +583,13 @@ static int64_t peak(cpu_peak what, int64_t rounds)
 }
 
 #define ONE_ENTRY(name, type, ...) [type] = one_##name,
+#define FEW_ENTRY(name, type, ...) [type] = few_##name,
 #define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
 
 const cpu_linear_kernels cpu_linear_avx2 = {
     .one = {INTEGERS(ONE_ENTRY)},
+    .few_rows = FEW_ROWS,
+    .few = {INTEGERS(FEW_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
     .many = {[PACKED_Q8_0] = many_s8, [PACKED_IQ4_NL] = many_s8, [PACKED_Q4_0] = many_u4_zero, [PACKED_Q4_1] = many_u4_min, [PACKED_Q4_K] = many_u4_min,
              [PACKED_Q5_0] = many_u5_zero, [PACKED_Q5_1] = many_u5_min, [PACKED_Q5_K] = many_u5_min, [PACKED_Q2_K] = many_u2_min16,

@@ -12,22 +12,23 @@ INLINE __m512i broadcast_four(const char *x)
     return _mm512_set1_epi32(four);
 }
 
-/* n_rows (at most 8) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix. */
-INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_q8_view *x, int32_t row, int n_rows, cpu_acc *acc)
+/* n_rows (at most 8; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
+ * With each unit `ahead_bytes` more are fetched from `ahead` on. */
+INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const char *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
+                       cpu_acc *acc)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
     __m512 a[8];
     const char *xr[8];
     for (int r = 0; r < n_rows; r++) {
-        xr[r] = x->rows + (size_t)(row + r) * x->stride;
+        xr[r] = x->rows + (size_t)(row + (r < last ? r : last)) * x->stride;
         a[r] = _mm512_loadu_ps(acc[r]);
     }
     for (int32_t u = 0; u < n_units; u++) {
         const uint8_t *unit = s->codes + (size_t)u * unit_bytes;
-        if (!k.in_tile)
 #pragma GCC unroll 8
-            for (int v = 0; v < k.bits; v++)
-                _mm_prefetch((const char *)unit + PREFETCH + v * 64, _MM_HINT_T0);
+        for (size_t b = 0; b < ahead_bytes; b += 64)
+            _mm_prefetch(ahead + (size_t)u * ahead_bytes + b, _MM_HINT_T0);
         size_t xk = (size_t)(unit0 + u) * PACKED_UNIT, xu = xk / 8;
 #pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
@@ -63,32 +64,57 @@ INLINE void one_template(kind k, const packed_layout *l, const char *panel, int3
     memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     for (int32_t p = 0; p < n_panels; p++) {
         source s = packed_source(l, panel + (size_t)p * l->panel_bytes, 0, k);
-        rows_units(k, &s, 0, l->units, x, 0, 1, &acc[p]);
+        rows_units(k, &s, 0, l->units, (const char *)s.codes + PREFETCH, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
     }
 }
 
-INLINE void many_template(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
+#define FEW_ROWS 8
+
+INLINE void few_template(kind k, const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
 {
+    source s = packed_source(l, panel, 0, k);
+    const char *ahead = (const char *)s.codes + PREFETCH;
+    const size_t bytes = (size_t)k.bits * 64;
+    cpu_acc sums[FEW_ROWS] = {{0}};
+    if (n_rows <= 2)
+        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 2, n_rows - 1, sums);
+    else if (n_rows <= 4)
+        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 4, n_rows - 1, sums);
+    else if (n_rows <= 6)
+        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 6, n_rows - 1, sums);
+    else
+        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 8, n_rows - 1, sums);
+    memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
+}
+
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+                          int32_t n_rows, cpu_acc *acc)
+{
+    size_t bytes = l->unit_bytes; /* by the first rows alone */
     source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
     int32_t r = 0;
     for (; r + 8 <= n_rows; r += 8)
-        rows_units(k, &s, unit, n_units, x, row + r, 8, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 8, 7, acc + r);
     if (n_rows & 4) {
-        rows_units(k, &s, unit, n_units, x, row + r, 4, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
         r += 4;
     }
     if (n_rows & 2) {
-        rows_units(k, &s, unit, n_units, x, row + r, 2, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
         r += 2;
     }
     if (n_rows & 1)
-        rows_units(k, &s, unit, n_units, x, row + r, 1, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
 }
 
 #define DEFINE_PACKED(name, type, bits, group, zero, has_min, codebook, scale)                                                                \
     static void one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)                  \
     {                                                                                                                                        \
         one_template((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, n_panels, x, acc);                                \
+    }                                                                                                                                        \
+    static void few_##name(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)       \
+    {                                                                                                                                        \
+        few_template((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, x, row, n_rows, acc);                             \
     }                                                                                                                                        \
     static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                      \
     {                                                                                                                                        \
@@ -107,11 +133,10 @@ INTEGERS(DEFINE_PACKED)
     X(zero5_16, 16, 5, false)
 
 #define DEFINE_TILE(name, group, zero, has_min)                                                                                               \
-    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_q8_view *x, int32_t row,  \
-                            int32_t n_rows, cpu_acc *acc)                                                                                    \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead,                  \
+                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                                                 \
     {                                                                                                                                        \
-        (void)l;                                                                                                                             \
-        many_template((kind){8, group, zero, has_min, false, true, PACKED_SCALE_NONE}, tile, unit, n_units, x, row, n_rows, acc);            \
+        many_template((kind){8, group, zero, has_min, false, true, PACKED_SCALE_NONE}, l, tile, unit, n_units, ahead, x, row, n_rows, acc);  \
     }
 TILES(DEFINE_TILE)
 
@@ -325,10 +350,13 @@ static int64_t peak(cpu_peak what, int64_t rounds)
 }
 
 #define ONE_ENTRY(name, type, ...) [type] = one_##name,
+#define FEW_ENTRY(name, type, ...) [type] = few_##name,
 #define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
 
 const cpu_linear_kernels cpu_linear_avx512 = {
     .one = {INTEGERS(ONE_ENTRY)},
+    .few_rows = FEW_ROWS,
+    .few = {INTEGERS(FEW_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
     .many = {[PACKED_Q8_0] = many_zero7, [PACKED_IQ4_NL] = many_zero7, [PACKED_Q4_0] = many_zero3, [PACKED_Q4_1] = many_min, [PACKED_Q4_K] = many_min,
              [PACKED_Q5_0] = many_zero4, [PACKED_Q5_1] = many_min, [PACKED_Q5_K] = many_min, [PACKED_Q2_K] = many_min16, [PACKED_Q3_K] = many_zero2_16,
