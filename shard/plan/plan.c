@@ -131,7 +131,10 @@ static status units_set(planner *p)
     TRY(arena_take(p, (size_t)a->n_layers, sizeof(layer_cost), &p->layers));
     for (int32_t l = 0; l < a->n_layers; l++) {
         layer_cost c = p->layers[l] = cost_of_layer(&p->model, l);
+        p->sum.overlaps = c.overlaps;
         p->sum.head += c.head;
+        p->sum.scores += c.scores;
+        p->sum.cache += c.cache;
         p->sum.kv_head += c.kv_head;
         p->sum.o_col += c.o_col;
         p->sum.attention_fixed += c.attention_fixed;
