@@ -40,14 +40,14 @@ static double *place(shard_device *d, const field *f)
     return (double *)(void *)((char *)d + f->offset);
 }
 
-/* A rate is above 0; a time may be 0. */
+/* A rate is at least 1; a time may be 0. */
 static status read_number(const char *where, const char *key, const json_t *v, bool seconds, double *out)
 {
     if (!json_is_number(v))
         return FAIL(ST_FORMAT, "%s: %s must be a number", where, key);
     double n = json_number_value(v);
-    if (seconds ? !(n >= 0 && n <= MOST_SECONDS) : !(n > 0 && n <= MOST_PER_SECOND))
-        return FAIL(ST_FORMAT, "%s: %s is %g, must be %s", where, key, n, seconds ? "from 0 to 3600 seconds" : "above 0 and at most 1e21 a second");
+    if (seconds ? !(n >= 0 && n <= MOST_SECONDS) : !(n >= 1 && n <= MOST_PER_SECOND))
+        return FAIL(ST_FORMAT, "%s: %s is %g, must be %s", where, key, n, seconds ? "from 0 to 3600 seconds" : "from 1 to 1e21 a second");
     *out = n;
     return ST_OK;
 }

@@ -19,6 +19,11 @@ cost_model cost_model_of(const shard_arch *arch, const shard_plan_options *o)
     if (m.keys > arch->max_positions && arch->max_positions > 0)
         m.keys = arch->max_positions;
     m.cached = m.keys;
+    if (o->cost_rows > 1) {
+        m.rows *= o->cost_rows;
+        m.cached += o->cost_rows;
+        m.keys += (o->cost_rows + 1) / 2.0;
+    }
     return m;
 }
 

@@ -94,7 +94,7 @@ static status check_arch(const shard_arch *a)
     if (a->n_heads % a->n_kv_heads != 0)
         return FAIL(ST_INVALID, "plan: %d query heads do not share %d KV heads evenly", a->n_heads, a->n_kv_heads);
     if (a->n_experts > 0 || a->kv_latent > 0)
-        return FAIL(ST_UNSUPPORTED, "plan: mixtures of experts and latent attention cannot be split yet");
+        return FAIL(ST_UNSUPPORTED, "plan: experts and latent attention cannot be laid out over ranks yet: `trireme plan --machine` predicts how fast they would be served");
     if ((int64_t)a->n_heads * a->head_dim > INT32_MAX / 4)
         return FAIL(ST_INVALID, "plan: %d heads of %d are too wide", a->n_heads, a->head_dim);
     return ST_OK;

@@ -250,8 +250,8 @@ typedef struct decode_time {
 static decode_time decode_seconds(const predictor *p, double seqs, double context)
 {
     const shard_device *d = &p->s.machine->device;
-    double pp = p->split.pp, in_flight = fmin(pp, seqs), each = ceil(seqs / in_flight), rows = each * (1 + p->s.draft_tokens);
-    cost_model m = model_of(p, rows, each, context, context, rows);
+    double pp = p->split.pp, in_flight = fmin(pp, seqs), each = ceil(seqs / in_flight);
+    cost_model m = model_of(p, each, each, context, context, each);
     step_cost c;
     step_seconds(p, &m, true, &c);
     stages_time t = stages_seconds(p, &c);
@@ -435,17 +435,17 @@ void predictor_serve(predictor *p, const shard_load *load, prompt_time prompt, s
 {
     double seqs = (double)share_of(load->batch, p->split.ep), replicas = p->split.replicas, devices = (double)p->split.tp * p->split.pp * p->split.ep;
     decode_time d = decode_seconds(p, seqs, load->prompt + load->output / 2.0);
-    double steps = fmax(1, (load->output - 1) / (1 + p->s.draft_tokens)), interrupted = load->batch * prompt.share;
+    double steps = load->output - 1, interrupted = load->batch * prompt.share;
     memory_set(p, load, out);
     out->decode_step = d.seconds;
     out->exchange = d.exchange;
     out->bubble = d.bubble;
     out->ttft = prompt.latency + d.seconds / 2;
-    out->tpot = (d.seconds + (load->output > 1 ? interrupted / steps : 0)) / (1 + p->s.draft_tokens);
+    out->tpot = d.seconds + (steps > 0 ? interrupted / steps : 0);
     out->per_user = 1 / out->tpot;
-    out->tokens_per_second = replicas * load->batch * load->output / (interrupted + (load->output > 1 ? steps * d.seconds : 0));
+    out->tokens_per_second = replicas * load->batch * load->output / (interrupted + steps * d.seconds);
     out->per_device = out->tokens_per_second / (replicas * devices);
-    out->decode_rate = replicas * load->batch * (1 + p->s.draft_tokens) / d.seconds;
+    out->decode_rate = replicas * load->batch / d.seconds;
     out->prompt_rate = replicas * load->prompt / prompt.share;
     out->price_per_million = replicas * devices * p->s.machine->price_per_hour / 3600 / out->tokens_per_second * 1e6;
 }

@@ -33,7 +33,6 @@ typedef struct shard_serving {
     /* Bytes of an element in sums between ranks and on its way to the next stage (0 = 4: Trireme adds in f32), and on its way to an expert (0 = the same). */
     double sum_bytes, dispatch_bytes;
     int32_t overlap_rows;   /* steps of at least so many tokens are computed in two pieces, one's exchanges behind the other's phases; 0 = never */
-    double draft_tokens;    /* tokens a decode step yields for each sequence beyond the first, by guessing ahead; its cost is that of so many more rows */
 } shard_serving;
 
 typedef struct shard_prediction {
