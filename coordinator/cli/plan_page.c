@@ -19,7 +19,7 @@ static const char style[] =
     ":root{color-scheme:light dark;--ground:#fff;--line:#d0d4da;--text:#1a1d21;--soft:#565d66;--dot:#9aa5b1;--front:#0b57a4;--best:#b3261e}"
     "@media(prefers-color-scheme:dark){:root{--ground:#14171a;--line:#3a424b;--text:#e8eaed;--soft:#a6aeb8;--dot:#5d6874;--front:#8ec1f5;--best:#f5a29b}}"
     "body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--ground);color:var(--text);font:1rem/1.5 system-ui,sans-serif}"
-    "h1{font-size:1.3rem;margin:0}h2{font-size:1.1rem;margin:1.5rem 0 .5rem}p{margin:.3rem 0;color:var(--soft)}"
+    "h1{font-size:1.3rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.1rem;margin:1.5rem 0 .5rem}p{margin:.3rem 0;color:var(--soft)}"
     "svg{width:100%;height:auto;font:13px system-ui,sans-serif}svg text{fill:var(--soft)}.grid{stroke:var(--line);stroke-width:1}"
     ".dot{fill:var(--dot);opacity:.55}.front{fill:none;stroke:var(--front);stroke-width:2}.on{fill:var(--front)}.best{fill:none;stroke:var(--best);stroke-width:3}"
     ".slo{stroke:var(--best);stroke-dasharray:4 4}"
@@ -163,7 +163,7 @@ static void put_head(mem_str *s, const plan_result *r)
     put_text(s, r->question->model);
     mem_str_printf(s, "</title><style>%s</style></head><body>\n<h1>", style);
     put_text(s, r->question->model);
-    mem_str_printf(s, "</h1>\n<p>%s, %.4g weights (%.4g for a token), on %d x ", r->question->arch->family, r->weights, r->active_weights, o->n_devices);
+    mem_str_printf(s, "</h1>\n<p>%s, %.4g billion weights (%.4g for a token), on %d x ", r->question->arch->family, r->weights / 1e9, r->active_weights / 1e9, o->n_devices);
     put_text(s, m->name);
     mem_str_printf(s, ", %d to a host, %s each; prompts of %d tokens, %d generated; KV cache %s</p>\n<p>%lld splits, of which %lld fit; %lld predictions. Predicted, not measured.</p>\n",
                    m->devices_per_host, cli_show_bytes(m->memory_bytes, t[0]), o->prompt, o->output, shard_kv_type_name(r->serving->kv_type), (long long)r->sweep->n_splits,

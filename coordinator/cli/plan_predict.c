@@ -165,8 +165,8 @@ static status find_machine(const plan_predict_args *a, const plan_question *q, s
 static json_t *point_json(const shard_point *x)
 {
     const shard_prediction *p = &x->p;
-    return json_pack("{s:i,s:i,s:i,s:i,s:i,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:I,s:I}", "tp", x->split.tp, "pp", x->split.pp, "ep", x->split.ep, "replicas",
-                     x->split.replicas, "batch", x->batch, "ttft_seconds", p->ttft, "tpot_seconds", p->tpot, "tokens_per_second", p->tokens_per_second, "tokens_per_second_device",
+    return json_pack("{s:i,s:i,s:i,s:i,s:i,s:b,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:I,s:I,s:I}", "tp", x->split.tp, "pp", x->split.pp, "ep", x->split.ep, "replicas",
+                     x->split.replicas, "batch", x->batch, "fits", (int)p->fits, "ttft_seconds", p->ttft, "tpot_seconds", p->tpot, "tokens_per_second", p->tokens_per_second, "tokens_per_second_device",
                      p->per_device, "tokens_per_second_user", p->per_user, "decode_step_seconds", p->decode_step, "exchange_seconds", p->exchange, "bubble_seconds", p->bubble,
                      "decode_tokens_per_second", p->decode_rate, "prompt_tokens_per_second", p->prompt_rate, "price_per_million_tokens", p->price_per_million, "weight_bytes",
                      (json_int_t)p->weight_bytes, "kv_bytes", (json_int_t)p->kv_bytes, "buffer_bytes", (json_int_t)p->buffer_bytes);
@@ -226,6 +226,24 @@ static void show_point(const shard_point *x, bool priced)
            100 * p->bubble / p->decode_step, cli_show_bytes(p->weight_bytes, t[5]), cli_show_bytes(p->kv_bytes, t[6]), price);
 }
 
+/* Of points that hardly differ one is enough for reading; --json has all. */
+static void show_front(const shard_sweep *s, bool priced)
+{
+    int32_t shown = -1, left = 0;
+    show_head();
+    for (int32_t i = 0; i < s->n_front; i++) {
+        const shard_prediction *p = &s->front[i].p, *before = shown < 0 ? NULL : &s->front[shown].p;
+        if (before != NULL && i + 1 < s->n_front && p->per_user > 0.95 * before->per_user && p->per_device < 1.15 * before->per_device) {
+            left++;
+            continue;
+        }
+        show_point(&s->front[i], priced);
+        shown = i;
+    }
+    if (left > 0)
+        printf("(%d points between these are left out)\n", left);
+}
+
 static void show_table(const plan_result *r)
 {
     const shard_sweep_options *o = &r->args->sweep;
@@ -233,8 +251,8 @@ static void show_table(const plan_result *r)
     const shard_machine *m = r->serving->machine;
     char t[3][CLI_AMOUNT];
     bool priced = m->price_per_hour > 0;
-    printf("%s: %s, %.4g weights (%.4g for a token), %d layers; KV %s, sums %s\n", r->question->model, r->question->arch->family, r->weights, r->active_weights,
-           r->question->arch->n_layers, shard_kv_type_name(r->serving->kv_type), r->serving->sum_bytes == 2 ? "bf16" : "f32");
+    printf("%s: %s, %.4g billion weights (%.4g for a token), %d layers; KV %s, sums %s\n", r->question->model, r->question->arch->family, r->weights / 1e9,
+           r->active_weights / 1e9, r->question->arch->n_layers, shard_kv_type_name(r->serving->kv_type), r->serving->sum_bytes == 2 ? "bf16" : "f32");
     printf("%d x %s, %d to a host, %s each%s; prompts of %d tokens, %d generated\n", o->n_devices, m->name, m->devices_per_host, cli_show_bytes(m->memory_bytes, t[0]),
            priced ? "" : ", no price", o->prompt, o->output);
     printf("%lld splits, of which %lld fit; %lld predictions in %s\n", (long long)s->n_splits, (long long)s->n_fit, (long long)s->n_points, cli_show_seconds(r->seconds, t[1]));
@@ -243,9 +261,7 @@ static void show_table(const plan_result *r)
         return;
     }
     printf("\n%s\n", s->n_points > 1 ? "The front: nothing else gives more to both users and devices." : "Predicted:");
-    show_head();
-    for (int32_t i = 0; i < s->n_front; i++)
-        show_point(&s->front[i], priced);
+    show_front(s, priced);
     if (r->args->every) {
         printf("\nEvery split that fits, each with its best batch:\n");
         show_head();
@@ -258,6 +274,8 @@ static void show_table(const plan_result *r)
         show_head();
         show_point(&s->best, priced);
     }
+    if (!s->best.p.fits)
+        printf("\nIt does NOT fit: %s of buffers beside weights and KV cache, and a device has %s.\n", cli_show_bytes(s->best.p.buffer_bytes, t[0]), cli_show_bytes(m->memory_bytes, t[1]));
     if (s->n_points == 1)
         printf("\nDecoding alone     %s tokens/s, a step %s\nPrompts alone      %s tokens/s\n", count(s->front[0].p.decode_rate, t[0]), cli_show_seconds(s->front[0].p.decode_step, t[1]),
                count(s->front[0].p.prompt_rate, t[2]));

@@ -26,7 +26,8 @@
 #define OF_ATTENTION 0.55
 #define OF_NVLINK 0.80
 #define OF_NETWORK 0.85
-#define OF_CAPACITY 0.92 /* what drivers, contexts and fragments leave */
+#define OF_CAPACITY 0.95 /* what drivers, contexts and fragments leave */
+#define GIB 1073741824.0
 
 /* A node of 8 SXM GPUs on NVSwitch, one InfiniBand port for each.  Operations/s dense, bytes/s, links in one direction.  Integer formats: each group's integer sum is scaled on the
  * CUDA cores, 4 instructions for 32 weights, which limits them to 8 multiply-adds an instruction (BENCHMARKS.md).  starts: a kernel launch inside a recorded step, and a barrier over
@@ -50,6 +51,7 @@
 
 /* Sources, all of NVIDIA: "A100 Tensor Core GPU" data sheet (June 2021), "H100 Tensor Core GPU" data sheet (2023), "H200 Tensor Core GPU" data sheet (2024), "DGX B200" data sheet
  * (2024; a GPU's share); "DGX A100", "DGX H100" and "DGX H200" data sheets for the networks (8 ports of 200, 400 and 400 Gb/s; B200: 400).  A100 has no fp8: products in 16 bits.
+ * Capacities are what the driver reports of these boards (81,920, 81,559, 143,771 and 183,359 MiB).
  * Prices: round figures of what renting one cost in 2025, in US dollars; `trireme plan --price` sets another. */
 static const shard_machine machines[] = {
     {
@@ -75,10 +77,10 @@ static const shard_machine machines[] = {
             .network_bytes_per_second = 1e9,
         },
     },
-    GPU("a100", 2.039e12, 80e9, 312e12, 312e12, 19.5e12, 300e9, 25e9, 9e-6, 9e-6, 1.30),
-    GPU("h100", 3.35e12, 80e9, 989e12, 1979e12, 67e12, 450e9, 50e9, 7e-6, 7e-6, 2.00),
-    GPU("h200", 4.8e12, 141e9, 989e12, 1979e12, 67e12, 450e9, 50e9, 7e-6, 7e-6, 2.60),
-    GPU("b200", 8.0e12, 180e9, 2250e12, 4500e12, 75e12, 900e9, 50e9, 6e-6, 6e-6, 4.00),
+    GPU("a100", 2.039e12, 80 * GIB, 312e12, 312e12, 19.5e12, 300e9, 25e9, 9e-6, 9e-6, 1.30),
+    GPU("h100", 3.35e12, 80 * GIB, 989e12, 1979e12, 67e12, 450e9, 50e9, 7e-6, 7e-6, 2.00),
+    GPU("h200", 4.8e12, 140 * GIB, 989e12, 1979e12, 67e12, 450e9, 50e9, 7e-6, 7e-6, 2.60),
+    GPU("b200", 8.0e12, 179 * GIB, 2250e12, 4500e12, 75e12, 900e9, 50e9, 6e-6, 6e-6, 4.00),
 };
 
 const shard_machine *shard_machine_find(const char *name)

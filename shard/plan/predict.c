@@ -144,8 +144,9 @@ static double different(double n_used, double places)
     return places * (1 - pow(1 - 1 / places, n_used));
 }
 
-/* Rows to their experts and back: each row once to every rank, and once to every host, that has one of its experts.  A group's ranks take a part of its rows each. */
-static double experts_exchange(const predictor *p, double rows)
+/* Rows to their experts and back: once to every rank that has one of a row's experts, and where many rows come at once (prompts) over the network once to every host, to be handed on
+ * there.  Such are the two kinds of kernels that DeepEP has: a hand-over inside the host costs a decode step more than it saves.  A group's ranks take a part of its rows each. */
+static double experts_exchange(const predictor *p, double rows, bool once_a_host)
 {
     const shard_arch *a = p->a;
     const shard_device *d = &p->s.machine->device;
@@ -153,25 +154,25 @@ static double experts_exchange(const predictor *p, double rows)
     if (p->split.ep < 2)
         return shard_sum_seconds(d, tp, p->tp_hosts, rows * a->hidden * p->s.sum_bytes);
     double here = ranks / (double)hosts, mine = rows / tp * a->hidden, used = a->n_experts_used;
-    double near = different(used / hosts, here) * (here - 1) / here * mine, far = hosts > 1 ? different(used, hosts) * (hosts - 1) / hosts * mine : 0;
+    double near = different(used / hosts, here) * (here - 1) / here * mine, far = hosts > 1 ? different(used, once_a_host ? hosts : ranks) * (hosts - 1) / hosts * mine : 0;
     double there = shard_exchange_seconds(d, near * p->s.dispatch_bytes, far * p->s.dispatch_bytes);
     double back = shard_exchange_seconds(d, near * p->s.sum_bytes, far * p->s.sum_bytes);
     return there + back + shard_gather_seconds(d, tp, p->tp_hosts, rows * a->hidden * p->s.sum_bytes);
 }
 
-static void layer_seconds(const predictor *p, const cost_model *m, const layer_kind *k, bool absorbed, double *compute, double *exchange)
+static void layer_seconds(const predictor *p, const cost_model *m, const layer_kind *k, bool decode, double *compute, double *exchange)
 {
     const shard_arch *a = p->a;
     const shard_device *d = &p->s.machine->device;
     double sum = shard_sum_seconds(d, p->split.tp, p->tp_hosts, m->rows * a->hidden * p->s.sum_bytes);
     layer_cost c = cost_of_layer(m, k->layer);
-    *compute = a->kv_latent > 0 ? cost_latent(m, k->layer, p->heads, absorbed) : cost_attention(&c, p->heads, p->kv_heads, p->o_cols);
+    *compute = a->kv_latent > 0 ? cost_latent(m, k->layer, p->heads, decode) : cost_attention(&c, p->heads, p->kv_heads, p->o_cols);
     *exchange = a->parallel_block ? 0 : sum;
     if (k->moe) {
         int32_t ep = p->split.ep;
         expert_share s = {.ranks = ep > 1 ? p->split.tp * ep : 1, .width = p->expert_width, .shared_width = p->shared_width, .tokens = m->rows * ep};
         *compute += cost_experts(m, k->layer, &s);
-        *exchange += experts_exchange(p, m->rows);
+        *exchange += experts_exchange(p, m->rows, !decode);
     } else {
         *compute += cost_mlp(&c, p->channels, p->channels);
         *exchange += sum;
@@ -179,13 +180,13 @@ static void layer_seconds(const predictor *p, const cost_model *m, const layer_k
 }
 
 /* Two pieces in turn: the weights are read twice, and what one says is heard while the other computes; the last piece's words of a layer have the next layer's to hide behind. */
-static void layer_overlapped(const predictor *p, const cost_model *m, const layer_kind *k, bool absorbed, double *compute, double *exchange)
+static void layer_overlapped(const predictor *p, const cost_model *m, const layer_kind *k, bool decode, double *compute, double *exchange)
 {
     cost_model half = *m;
     double c, e;
     half.rows /= 2;
     half.seqs /= 2;
-    layer_seconds(p, &half, k, absorbed, &c, &e);
+    layer_seconds(p, &half, k, decode, &c, &e);
     double together = fmax(2 * c, 2 * e);
     if (together < *compute + *exchange) {
         *compute = 2 * c;
@@ -193,14 +194,14 @@ static void layer_overlapped(const predictor *p, const cost_model *m, const laye
     }
 }
 
-static void step_seconds(const predictor *p, const cost_model *m, bool absorbed, step_cost *out)
+static void step_seconds(const predictor *p, const cost_model *m, bool decode, step_cost *out)
 {
     const shard_device *d = &p->s.machine->device;
     double row_bytes = p->a->hidden * p->s.sum_bytes;
     for (int32_t k = 0; k < p->n_kinds; k++) {
-        layer_seconds(p, m, &p->kinds[k], absorbed, &out->compute[k], &out->exchange[k]);
+        layer_seconds(p, m, &p->kinds[k], decode, &out->compute[k], &out->exchange[k]);
         if (p->s.overlap_rows > 0 && m->rows >= p->s.overlap_rows && m->rows >= 2)
-            layer_overlapped(p, m, &p->kinds[k], absorbed, &out->compute[k], &out->exchange[k]);
+            layer_overlapped(p, m, &p->kinds[k], decode, &out->compute[k], &out->exchange[k]);
     }
     out->embed = cost_embed(m);
     out->head = cost_head(m, p->vocab_rows);
@@ -440,7 +441,7 @@ void predictor_serve(predictor *p, const shard_load *load, prompt_time prompt, s
     out->decode_step = d.seconds;
     out->exchange = d.exchange;
     out->bubble = d.bubble;
-    out->ttft = prompt.latency + d.seconds / 2;
+    out->ttft = prompt.latency + (load->batch > 1 ? d.seconds / 2 : 0);
     out->tpot = d.seconds + (steps > 0 ? interrupted / steps : 0);
     out->per_user = 1 / out->tpot;
     out->tokens_per_second = replicas * load->batch * load->output / (interrupted + steps * d.seconds);

@@ -38,7 +38,7 @@ typedef struct shard_serving {
 typedef struct shard_prediction {
     bool fits;
     size_t weight_bytes, kv_bytes, buffer_bytes; /* of the fullest rank, the KV cache that of `batch` whole sequences */
-    double ttft;                    /* of a request that comes while the others decode: half a step's wait, and its prompt */
+    double ttft;                    /* of a request that comes while the others, if there are any, decode: half a step's wait, and its prompt */
     double tpot;                    /* seconds between tokens, prompts of others included */
     double decode_step;             /* without them */
     double exchange, bubble;        /* parts of the decode step: ranks' exchanges, stages that wait */
@@ -84,7 +84,8 @@ typedef struct shard_sweep {
     shard_point *splits;
     int32_t n_points_kept;
     bool found;                 /* something keeps the SLO */
-    shard_point best;           /* the most tokens/s a device within it; if nothing keeps it what comes nearest; batch 0: nothing fits */
+    shard_point best;           /* the most tokens/s a device within it; if nothing keeps it what comes nearest; batch 0: nothing fits.  A single split and batch that
+                                 * was asked for is here though it does not fit */
 } shard_sweep;
 /* Tries every tp x pp x ep x replicas of at most n_devices; devices left over count as idle ones that are paid for. */
 status shard_sweep_create(const shard_arch *arch, const shard_serving *s, const shard_sweep_options *options, bool every, shard_sweep **out);

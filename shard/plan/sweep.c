@@ -76,13 +76,14 @@ static status one_split(sweeper *w)
     const shard_split *split = &w->p.split;
     int64_t room = predictor_room(&w->p, (int64_t)o->prompt + o->output, o->batch > 0 ? o->batch : INT32_MAX / 2);
     shard_point best = {.batch = 0};
+    bool fits = room >= (o->batch > 0 ? o->batch : 1), asked = o->batch > 0 && o->fixed.tp > 0 && o->fixed.pp > 0 && (o->fixed.ep > 0 || w->p.a->n_experts == 0);
     w->out->n_splits++;
-    if (room < (o->batch > 0 ? o->batch : 1))
+    w->out->n_fit += fits;
+    if (!fits && !asked) /* the one thing asked for is answered though it does not fit */
         return ST_OK;
-    w->out->n_fit++;
     prompt_time prompt = predictor_prompt(&w->p, o->prompt);
     /* A sequence for each group, two, four ... and as many as there is room for. */
-    for (int64_t batch = o->batch > 0 ? o->batch : split->ep; batch <= room; batch = batch < room && batch * 2 > room ? room : batch * 2) {
+    for (int64_t batch = o->batch > 0 ? o->batch : split->ep; batch <= room || asked; batch = batch < room && batch * 2 > room ? room : batch * 2) {
         shard_point point = {.split = *split, .batch = (int32_t)batch};
         shard_load load = {o->prompt, o->output, (int32_t)batch};
         predictor_serve(&w->p, &load, prompt, &point.p);
@@ -150,7 +151,7 @@ status shard_sweep_create(const shard_arch *arch, const shard_serving *s, const 
     w->every = every;
     predictor_init(&w->p, arch, s, shapes);
     st = all_splits(w, arch);
-    w->out->found = w->out->best.batch > 0 && miss(options, &w->out->best.p) <= 1;
+    w->out->found = w->out->best.batch > 0 && w->out->best.p.fits && miss(options, &w->out->best.p) <= 1;
     if (st == ST_OK)
         *out = w->out;
     else
