@@ -248,6 +248,30 @@ static void memory_is_the_plans(void **state)
     }
 }
 
+/* Without exchanges that differ, a decode step is what `trireme plan` says of the same split: one cost model. */
+static void a_decode_step_is_the_plans(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *machine;
+        shard_split split;
+        int32_t seqs;
+        double tolerance;
+    } cases[] = {{"cpu", {1, 1, 1, 1}, 1, 1e-9}, {"cpu", {1, 1, 1, 1}, 8, 1e-9}, {"h100", {1, 1, 1, 1}, 32, 1e-9}, {"cpu", {8, 1, 1, 1}, 4, 0.01}, {"h100", {8, 1, 1, 1}, 4, 0.03}, {"cpu", {2, 4, 1, 1}, 1, 0.01}};
+    config("llama-3.1-70b");
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        machine = *shard_machine_find(cases[i].machine);
+        machine.devices_per_host = 8;
+        serving = (shard_serving){.machine = &machine, .types = {PACKED_Q4_K, NULL}, .kv_type = SHARD_KV_F16};
+        shard_plan *plan;
+        shard_plan_options o = {.tp = cases[i].split.tp, .pp = cases[i].split.pp, .types = serving.types, .kv_type = SHARD_KV_F16, .may_not_fit = true, .device = &machine.device,
+                                .cost_seqs = cases[i].seqs, .cost_context = 1000};
+        assert_int_equal(shard_plan_create(&arch, &o, &plan), ST_OK);
+        near(shard_predict_decode(&arch, &serving, &cases[i].split, cases[i].seqs, 1000), plan->step_seconds + machine.device.step_seconds, cases[i].tolerance);
+        shard_plan_destroy(&plan);
+    }
+}
+
 /* The front against every point there is, for few devices. */
 static void fronts_are_not_dominated(void **state)
 {
@@ -377,6 +401,7 @@ int main(void)
         cmocka_unit_test(reading_and_computing),
         cmocka_unit_test(exchanges_hide_behind_the_other_piece),
         cmocka_unit_test(memory_is_the_plans),
+        cmocka_unit_test(a_decode_step_is_the_plans),
         cmocka_unit_test(fronts_are_not_dominated),
         cmocka_unit_test(a_checkpoint_that_fits_nowhere),
         cmocka_unit_test(what_cannot_be_split_is_refused),
