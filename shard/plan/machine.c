@@ -18,7 +18,7 @@
     TYPES((f32_) / 2, (half_) / 2, (half_) / 2, (f8_) / 2, (integer_) / 2, (integer_) / 2, (integer_) / 2, (integer_) / 2, (integer_) / 2, (integer_) / 2, \
           (integer_) / 2, (integer_) / 2)
 
-/* What of a data sheet's peak is reckoned with.  Assumptions, the same for every GPU, and not fitted to any published result of serving: streaming kernels reach 80 to 90 % of a
+/* What of a data sheet's peak is reckoned with.  Assumptions, the same for every GPU, not fitted to any published result of serving: streaming kernels reach 80 to 90 % of a
  * memory's bandwidth; large dense products 60 to 75 % of the tensor cores' peak at the clocks that power allows; attention kernels 50 to 65 % (FlashAttention-2 and -3,
  * arXiv:2307.08691 and 2407.08608); nccl-tests 75 to 85 % of NVLink and 85 to 95 % of InfiniBand. */
 #define OF_MEMORY 0.85

@@ -3,7 +3,7 @@
 
     plan_published.py --trireme build/release/trireme [--commands]
 
-Nothing is fitted: the machines' figures are data sheets' and a few fractions of them that are the same for all (shard/plan/machine.c).  A row says what was published, where, and the options
+The machines' figures are data sheets' and a few fractions of them that are the same for all and were not fitted (shard/plan/machine.c); PREDICTIONS.md says what was changed after a first look.  A row says what was published, where, and the options
 that describe it: the engine's formats, its split, its batch.  --commands prints the commands too.
 """
 import argparse
@@ -27,7 +27,7 @@ H800 = {"machine": "h800", "base": "h100", "in_host": {"bytes_per_second": 0.8 *
 
 FP8 = "--type fp8 --kv-type fp8 --sums bf16 --overlap-rows 0"
 F16 = "--type f16 --kv-type f16 --sums bf16 --overlap-rows 0"
-# Two micro-batches at once, rows to experts in fp8 and back in bf16 (DeepEP), latent vectors in bf16.
+# Sequences and prompt tokens a GPU are assumptions where the sources, as read, do not say.  Two micro-batches at once, rows to experts in fp8 and back in bf16 (DeepEP), latent vectors in bf16.
 WIDE = "--kv-type bf16 --sums bf16 --dispatch fp8 --overlap-rows 1 --tp 1 --pp 1"
 
 # source, checkpoint, machine, options, what, published, from the best point's figures
@@ -47,7 +47,7 @@ ROWS = [
     (NIM, "llama-3.1-70b", "h100", f"{FP8} --tp 2 --pp 1 --batch 1 --prompt-len 5000 --output-len 500", "time to first token, ms", 406.77, "ttft_seconds"),
     (NIM, "llama-3.1-70b", "h100", f"{FP8} --tp 2 --pp 1 --batch 1 --prompt-len 5000 --output-len 500", "between tokens, ms", 18.58, "tpot_seconds"),
     (NIM, "llama-3.1-70b", "h100", f"{FP8} --tp 2 --pp 1 --batch 25 --prompt-len 5000 --output-len 500", "between tokens, ms", 38.75, "tpot_seconds"),
-    # Without what was in the cache already (56.3 % of 73.7 k tokens/s); 20 to 22 tokens/s a user over 4,989 tokens of cache on average: 88 sequences a GPU.
+    # Averages of a day.  Without what was in the cache already (56.3 % of 73.7 k tokens/s); 20 to 22 tokens/s a user over 4,989 tokens of cache on average: 88 sequences a GPU.
     (DEEPSEEK, "deepseek-v3", "h800", f"{WIDE} --ep 32 --devices 32 --batch 32 --batch-tokens 16384 --prompt-len 4096 --output-len 1", "prompt tokens/s a node of 8", 32200,
      "prompt_tokens_per_second"),
     (DEEPSEEK, "deepseek-v3", "h800", f"{WIDE} --ep 144 --devices 144 --batch 12672 --prompt-len 4489 --output-len 1000", "decoded tokens/s a node of 8", 14800, "decode_tokens_per_second"),
