@@ -1,6 +1,6 @@
 /* coordinator/measure.c - how fast this machine is.
  *
- * Everything is timed as a decode step meets it.  Weights: matrix after matrix of a working set as large as all that a step reads (at most WORKING_SET), so that
+ * Everything is timed as a step meets it, a decode step or one that computes prompts, of which a few matrices and layers are enough, since products take the time there.  Weights: matrix after matrix of a working set as large as all that a step reads (at most WORKING_SET), so that
  * between two reads of one as much else has gone through the caches; with one row and with a row for each sequence, the difference telling a row's part from
  * the part paid once.  Keys and values: layer after layer of a cache filled by those sequences, the weights having been read in between.  Last, whole layers
  * are run, since operations that follow one another take longer than each repeated: the sums are scaled to that. */
@@ -127,23 +127,31 @@ static job job_of(bench *b, packed_type type, int32_t rows, int32_t out, int32_t
     j.input.stride = ops_row_bytes(j.input.type, in);
     j.stride = mem_align(packed_bytes(j.shape), 64);
     j.count = (int32_t)(b->working_set / j.stride);
+    if (b->chunk > 1 && j.count > PROMPT_LAYERS)
+        j.count = PROMPT_LAYERS;
     j.count = j.count > 0 ? j.count : 1;
     return j;
 }
 
-/* A row for each of n sequences, the last of the tokens whose keys and values fill `blocks` blocks. */
-static status batch_fill(bench *b, int32_t n, int32_t blocks)
+/* `chunk` rows for each of n sequences, the last of the tokens whose keys and values fill `blocks` blocks. */
+static status batch_fill(bench *b, int32_t n, int32_t chunk, int32_t blocks)
 {
-    int32_t tokens[MAX_ROWS] = {0}, *table;
-    ops_span spans[MAX_ROWS];
-    TRY(mem_calloc((size_t)n * (size_t)blocks, sizeof(*table), "measuring", &table));
+    int32_t *tokens = NULL, *table = NULL;
+    ops_span spans[MAX_SEQS];
+    TRY(mem_calloc((size_t)n * (size_t)chunk, sizeof(*tokens), "measuring", &tokens));
+    status st = mem_calloc((size_t)n * (size_t)blocks, sizeof(*table), "measuring", &table);
+    if (st != ST_OK) {
+        free(tokens);
+        return st;
+    }
     for (int32_t i = 0; i < n * blocks; i++)
         table[i] = i % (b->seqs * b->blocks);
     for (int32_t i = 0; i < n; i++)
-        spans[i] = (ops_span){.row = i, .n_rows = 1, .position = blocks * OPS_KV_BLOCK - 1, .table = {i * blocks}};
-    ops_batch_desc d = {.n_rows = n, .tokens = tokens, .n_spans = n, .spans = spans, .tables = {table}, .n_table = {n * blocks}};
-    status st = b->ops->batch_set(b->ctx, b->batch, &d);
+        spans[i] = (ops_span){.row = i * chunk, .n_rows = chunk, .position = blocks * OPS_KV_BLOCK - chunk, .table = {i * blocks}};
+    ops_batch_desc d = {.n_rows = n * chunk, .tokens = tokens, .n_spans = n, .spans = spans, .tables = {table}, .n_table = {n * blocks}};
+    st = b->ops->batch_set(b->ctx, b->batch, &d);
     free(table);
+    free(tokens);
     return st;
 }
 
@@ -152,18 +160,21 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
     double one, many, overhead;
     job j = job_of(b, type, 1, b->out, b->in);
     double n = (double)j.count * b->out * b->in;
-    TRY(batch_fill(b, b->many, 1));
+    int passes = b->chunk > 1 ? PROMPT_PASSES : PASSES;
+    TRY(batch_fill(b, b->seqs, b->chunk, b->blocks));
+    if (b->many != b->seqs * b->chunk)
+        TRY(batch_fill(b, b->many, 1, 1));
     TRY(run_norm(&j, 0));
-    TRY(usual_of(b, run_linear, &j, PASSES, NULL, &one));
+    TRY(usual_of(b, run_linear, &j, passes, NULL, &one));
     j.rows = b->many;
-    TRY(usual_of(b, run_linear, &j, PASSES, NULL, &many));
+    TRY(usual_of(b, run_linear, &j, passes, NULL, &many));
     job tiny = job_of(b, type, 1, PACKED_ROWS, 32);
     tiny.count = 1;
     TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, NULL, &overhead));
     one -= overhead * j.count;
     many -= overhead * j.count;
     double row = (many - one) / (b->many - 1); /* noise may not make either part vanish */
-    row = fmin(fmax(row, 0.02 * one), 0.98 * one);
+    row = fmin(fmax(row, (b->chunk > 1 ? 1e-4 : 0.02) * one), 0.98 * one); /* of hundreds of rows each may be as good as free beside the first */
     d->macs_per_second[type] = n / row;
     d->weights_per_second[type] = n / fmax(one - row, 0.02 * one);
     double bytes = (double)j.stride * j.count / one, narrow;
@@ -171,9 +182,25 @@ static status measure_weights(bench *b, packed_type type, shard_device *d)
     /* A matrix as narrow as k and v are takes longer than its share of a wide one's time. */
     int32_t rows = b->a->n_kv_heads * b->a->head_dim;
     job small = job_of(b, type, 1, rows < b->out ? rows : b->out, b->in);
-    TRY(usual_of(b, run_linear, &small, PASSES, NULL, &narrow));
+    TRY(usual_of(b, run_linear, &small, passes, NULL, &narrow));
     double extra = narrow / small.count - overhead - (one / n) * small.shape.rows * (double)b->in;
     d->matrix_seconds = fmin(d->matrix_seconds, fmax(extra, 0)); /* the least of the types: noise only adds */
+    return ST_OK;
+}
+
+/* Attention of a step of prompts: every row sees what came before its chunk and a part of that. */
+static status measure_prompt_attention(bench *b, double linear, shard_device *d)
+{
+    const shard_arch *a = b->a;
+    job j = {.b = b, .count = b->kv_layers < PROMPT_LAYERS ? b->kv_layers : PROMPT_LAYERS};
+    double qkv, attention, rows = (double)b->seqs * b->chunk, keys = (double)b->blocks * OPS_KV_BLOCK - (b->chunk - 1) / 2.0;
+    TRY(batch_fill(b, b->seqs, b->chunk, b->blocks));
+    TRY(usual_of(b, run_qkv, &j, PASSES, NULL, &qkv));
+    TRY(usual_of(b, run_attention, &j, PASSES, NULL, &attention));
+    d->rotated_per_second = rows * (a->n_heads + 2.0 * a->n_kv_heads) * a->head_dim / fmax(qkv / j.count - linear, 1e-9);
+    d->attention_macs_per_second = rows * keys * 2 * a->head_dim * a->n_heads / fmax(attention / j.count - linear, 1e-9);
+    d->attention_head_seconds = 0;
+    d->bytes_per_second = 1e18; /* in those seconds */
     return ST_OK;
 }
 
@@ -185,18 +212,20 @@ static status measure_rest(bench *b, shard_kv_type kv_type, shard_device *d)
     job between = job_of(b, b->type, 1, b->out, b->in);
     wide.count = tiny.count = 1;
     all.count = b->kv_layers;
-    TRY(batch_fill(b, MANY, 1));
+    TRY(batch_fill(b, MANY, 1, 1));
     TRY(usual_of(b, run_norm, &wide, SMALL_PASSES, NULL, &norm));
-    TRY(batch_fill(b, 1, 1));
+    TRY(batch_fill(b, 1, 1, 1));
     TRY(usual_of(b, run_norm, &tiny, SMALL_PASSES, NULL, &small));
     TRY(usual_of(b, run_linear, &tiny, SMALL_PASSES, NULL, &linear));
-    TRY(batch_fill(b, b->seqs, 1));
-    TRY(usual_of(b, run_attention, &all, PASSES, &between, &start));
-    TRY(batch_fill(b, b->seqs, b->blocks));
-    TRY(usual_of(b, run_qkv, &all, PASSES, &between, &qkv));
-    TRY(usual_of(b, run_attention, &all, PASSES, &between, &attention));
     d->elements_per_second = (double)MANY * b->in / fmax(norm - small, norm * 0.1);
     d->phase_seconds = 2.25 * (small + linear); /* four or five operations in a phase */
+    if (b->chunk > 1)
+        return measure_prompt_attention(b, linear, d);
+    TRY(batch_fill(b, b->seqs, 1, 1));
+    TRY(usual_of(b, run_attention, &all, PASSES, &between, &start));
+    TRY(batch_fill(b, b->seqs, 1, b->blocks));
+    TRY(usual_of(b, run_qkv, &all, PASSES, &between, &qkv));
+    TRY(usual_of(b, run_attention, &all, PASSES, &between, &attention));
     double heads = a->n_heads + 2.0 * a->n_kv_heads;
     d->rotated_per_second = rows * heads * a->head_dim / fmax(qkv / layers - linear, 1e-9);
     double macs = layers * rows * b->blocks * OPS_KV_BLOCK * 2 * a->head_dim * a->n_heads;
@@ -263,9 +292,9 @@ static status bench_make(bench *b, const coord_measure_options *o)
 {
     int32_t q = b->a->n_heads * b->a->head_dim, widest = q > b->in ? q : b->in;
     widest = b->out > widest ? b->out : widest;
-    ops_ctx_options c = {.n_threads = o->n_threads, .first_core = -1, .spin = true, .max_rows = MAX_ROWS, .max_cols = widest};
+    ops_ctx_options c = {.n_threads = o->n_threads, .first_core = -1, .spin = true, .max_rows = b->max_rows, .max_cols = widest};
     TRY(b->ops->ctx_create(&c, &b->ctx));
-    size_t in = ops_row_bytes(OPS_F32, widest) * MAX_ROWS, out = ops_row_bytes(OPS_F32, b->out) * MAX_ROWS;
+    size_t in = ops_row_bytes(OPS_F32, widest) * (size_t)b->max_rows, out = ops_row_bytes(OPS_F32, b->out) * (size_t)b->max_rows;
     TRY(b->ops->buf_create(b->ctx, 2 * in + out, "measuring", &b->rows));
     TRY(measure_fill(b, PACKED_F32, b->rows, 2 * in + out));
     b->x = (ops_mat){b->rows, 0, OPS_F32, widest, ops_row_bytes(OPS_F32, widest)};
@@ -275,9 +304,9 @@ static status bench_make(bench *b, const coord_measure_options *o)
     size_t bytes = b->working_set > matrix ? b->working_set : matrix;
     TRY(b->ops->buf_create(b->ctx, bytes, "measuring", &b->weights));
     TRY(measure_fill(b, b->type, b->weights, bytes));
-    TRY(kv_make(b, o->kv_type, o->context));
+    TRY(kv_make(b, o->kv_type, b->chunk > 1 ? o->context + b->chunk : o->context));
     int32_t blocks = b->seqs * b->blocks;
-    ops_batch_limits l = {.max_rows = MAX_ROWS, .max_spans = MAX_ROWS, .max_out = 1, .max_blocks = blocks > MAX_ROWS ? blocks : MAX_ROWS, .n_kv_groups = 1};
+    ops_batch_limits l = {.max_rows = b->max_rows, .max_spans = MAX_SEQS, .max_out = 1, .max_blocks = blocks > MAX_SEQS ? blocks : MAX_SEQS, .n_kv_groups = 1};
     float freq[SHARD_MAX_ROPE_DIMS / 2] = {0};
     if (b->a->n_ropes > 0) {
         l.n_ropes = 1;
@@ -346,9 +375,14 @@ status coord_measure_device(const ops_backend *ops, const coord_measure_options 
 {
     const shard_arch *a = options->arch;
     bench b = {.ops = ops, .a = a, .out = a->intermediate < MAX_SHAPE ? a->intermediate : MAX_SHAPE, .in = a->hidden < MAX_SHAPE ? a->hidden : MAX_SHAPE,
-               .seqs = options->seqs < MAX_ROWS ? options->seqs : MAX_ROWS, .type = shard_plan_type(a, options->types, SHARD_UP, 0)};
+               .seqs = options->seqs < MAX_SEQS ? options->seqs : MAX_SEQS, .chunk = options->chunk > 1 ? options->chunk : 1,
+               .type = shard_plan_type(a, options->types, SHARD_UP, 0)};
     double bytes = step_bytes(options);
-    b.many = b.seqs > 1 ? b.seqs : MANY;
+    int64_t rows = (int64_t)b.seqs * b.chunk;
+    if (rows > MAX_PROMPT_ROWS)
+        return FAIL(ST_INVALID, "measuring: a step of %lld tokens is too large; at most %d", (long long)rows, MAX_PROMPT_ROWS);
+    b.many = rows > 1 ? (int32_t)rows : MANY;
+    b.max_rows = rows > MAX_SEQS ? (int32_t)rows : MAX_SEQS;
     b.working_set = bytes < (double)WORKING_SET ? (size_t)bytes : WORKING_SET;
     *out = *shard_device_find("cpu");
     out->name = "this machine";

@@ -14,6 +14,7 @@ typedef struct coord_measure_options {
     const shard_types *types;
     shard_kv_type kv_type;
     int32_t seqs, context; /* of the steps that are planned for: what depends on them is measured there */
+    int32_t chunk;         /* tokens that each of the sequences brings: 0 or 1 = a decode step, more = a step that computes prompts, after `context` tokens */
 } coord_measure_options;
 
 /* Takes a second or a few and at most 1.3 GB; ST_NO_MEMORY without them. */

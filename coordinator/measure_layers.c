@@ -1,4 +1,4 @@
-/* coordinator/measure_layers.c - a decode step of made-up weights, operation by operation as worker/forward.c runs it, timed by phase. */
+/* coordinator/measure_layers.c - a step of made-up weights, operation by operation as worker/forward.c runs it, timed by phase. */
 #include "coordinator/measure_internal.h"
 
 #include <math.h>
@@ -13,7 +13,7 @@ typedef struct step_bench {
     bench *b;
     const coord_measure_options *o;
     size_t at;                 /* the next weight lies here */
-    int32_t rows;
+    int32_t rows, layers;      /* of a step; of those that are run */
     ops_buf *memory;
     ops_mat x, h, h2, q, k, v, att, gate, up, act, part, logits;
     ops_sample_out *out;
@@ -25,10 +25,10 @@ typedef struct product {
     ops_mat y;
 } product;
 
-static ops_mat mat(step_bench *s, size_t *at, int32_t cols)
+static ops_mat mat(step_bench *s, size_t *at, int32_t rows, int32_t cols)
 {
     ops_mat m = {s->memory, *at, OPS_F32, cols, ops_row_bytes(OPS_F32, cols)};
-    *at += m.stride * (size_t)s->rows;
+    *at += m.stride * (size_t)rows;
     return m;
 }
 
@@ -134,11 +134,15 @@ static status head_phase(step_bench *s)
 {
     const bench *b = s->b;
     const product head = {SHARD_HEAD, 0, b->a->vocab, b->a->hidden, s->logits};
-    TRY(norm_and_products(s, &head, 1));
-    ops_sample_row rows[MAX_ROWS];
-    for (int32_t i = 0; i < s->rows; i++)
+    int32_t all = s->rows;
+    s->rows = b->seqs; /* a row of each sequence */
+    status st = norm_and_products(s, &head, 1);
+    s->rows = all;
+    TRY(st);
+    ops_sample_row rows[MAX_SEQS];
+    for (int32_t i = 0; i < b->seqs; i++)
         rows[i] = (ops_sample_row){.row = i, .repetition_penalty = 1, .target = -1, .want_sample = true};
-    ops_sample_args a = {.logits = s->logits, .adjusted = s->logits, .multiplier = 1, .n = s->rows, .rows = rows, .out = s->out};
+    ops_sample_args a = {.logits = s->logits, .adjusted = s->logits, .multiplier = 1, .n = b->seqs, .rows = rows, .out = s->out};
     return b->ops->sample(b->ctx, &a);
 }
 
@@ -150,7 +154,7 @@ static status step_run(step_bench *s, phases *p)
 {
     double last = log_clock(), now;
     s->at = 0;
-    for (int32_t l = 0; l < s->b->a->n_layers; l++) {
+    for (int32_t l = 0; l < s->layers; l++) {
         TRY(attention_phase(s, l));
         TRY(s->b->ops->sync(s->b->ctx));
         now = log_clock();
@@ -171,7 +175,8 @@ static status step_run(step_bench *s, phases *p)
 /* What the plan says of the same step with the operations' figures alone. */
 static status planned(const coord_measure_options *o, const shard_device *d, shard_rank_plan *out)
 {
-    shard_plan_options p = {.tp = 1, .pp = 1, .types = *o->types, .kv_type = o->kv_type, .device = d, .cost_seqs = o->seqs, .cost_context = o->context, .may_not_fit = true};
+    shard_plan_options p = {.tp = 1, .pp = 1, .types = *o->types, .kv_type = o->kv_type, .device = d, .cost_seqs = o->seqs, .cost_context = o->context,
+                            .cost_rows = o->chunk, .may_not_fit = true};
     shard_plan *plan;
     TRY(shard_plan_create(o->arch, &p, &plan));
     *out = plan->ranks[0];
@@ -186,13 +191,16 @@ static status step_make(step_bench *s)
     const int32_t cols[] = {a->hidden, a->hidden, a->hidden, q, kv, kv, q, a->intermediate, a->intermediate, a->intermediate, a->hidden, a->vocab};
     ops_mat *const mats[] = {&s->x, &s->h, &s->h2, &s->q, &s->k, &s->v, &s->att, &s->gate, &s->up, &s->act, &s->part, &s->logits};
     size_t bytes = 0, at = 0;
-    for (size_t i = 0; i < ARRAY_LEN(cols); i++)
-        bytes += ops_row_bytes(OPS_F32, cols[i]) * (size_t)s->rows;
+    int32_t rows[ARRAY_LEN(cols)];
+    for (size_t i = 0; i < ARRAY_LEN(cols); i++) {
+        rows[i] = mats[i] == &s->logits ? s->b->seqs : s->rows;
+        bytes += ops_row_bytes(OPS_F32, cols[i]) * (size_t)rows[i];
+    }
     TRY(s->b->ops->buf_create(s->b->ctx, bytes, "measuring", &s->memory));
     TRY(measure_fill(s->b, PACKED_F32, s->memory, bytes)); /* of zeros nothing but zeros would come, and logits that are all equal take longer than others */
     for (size_t i = 0; i < ARRAY_LEN(cols); i++)
-        *mats[i] = mat(s, &at, cols[i]);
-    return mem_calloc((size_t)s->rows, sizeof(*s->out), "measuring", &s->out);
+        *mats[i] = mat(s, &at, rows[i], cols[i]);
+    return mem_calloc((size_t)s->b->seqs, sizeof(*s->out), "measuring", &s->out);
 }
 
 static status step_measure(step_bench *s, shard_device *d)
@@ -208,8 +216,9 @@ static status step_measure(step_bench *s, shard_device *d)
         st = step_run(s, &p);
     b->ops->step_end(b->ctx);
     TRY(st);
-    d->attention_scale = p.attention / n / plan.cost_attention;
-    d->mlp_scale = p.mlp / n / plan.cost_mlp;
+    double part = (double)s->layers / b->a->n_layers;
+    d->attention_scale = p.attention / n / (plan.cost_attention * part);
+    d->mlp_scale = p.mlp / n / (plan.cost_mlp * part);
     d->head_scale = p.head / n / plan.cost_head;
     return ST_OK;
 }
@@ -229,7 +238,9 @@ status measure_layers(bench *b, const coord_measure_options *o, shard_device *d)
 {
     if (!can_run(b, o))
         return ST_OK;
-    step_bench s = {.b = b, .o = o, .rows = b->seqs};
+    step_bench s = {.b = b, .o = o, .rows = b->seqs * b->chunk, .layers = b->a->n_layers};
+    if (b->chunk > 1 && s.layers > PROMPT_LAYERS)
+        s.layers = PROMPT_LAYERS;
     status st = step_make(&s);
     if (st == ST_OK)
         st = step_measure(&s, d);

@@ -19,6 +19,7 @@
 #define MAX_INTERMEDIATE (1 << 23)
 #define MAX_VOCAB (1 << 25)
 #define MAX_POSITIONS (1 << 30)
+#define MAX_EXPERTS (1 << 16)
 
 /* ---- words, refusals ---- */
 
@@ -53,7 +54,7 @@ static const struct {
 static void list_families(mem_str *s)
 {
     for (int i = 0; i < arch_n_families; i++) {
-        if (i == 0 || strcmp(arch_families[i].family, arch_families[i - 1].family) != 0)
+        if (!arch_families[i].plan_only && (i == 0 || strcmp(arch_families[i].family, arch_families[i - 1].family) != 0))
             mem_str_printf(s, "%s%s", s->len > 0 ? ", " : "", arch_families[i].family);
     }
 }
@@ -75,7 +76,7 @@ bool shard_family(int i, shard_family_info *out)
 {
     for (int row = 0; row < arch_n_families; row++) {
         const arch_family *f = &arch_families[row];
-        if ((row > 0 && strcmp(f->family, f[-1].family) == 0) || i-- > 0)
+        if (f->plan_only || (row > 0 && strcmp(f->family, f[-1].family) == 0) || i-- > 0)
             continue; /* rows of one family stand together */
         *out = (shard_family_info){f->family, f->title, f->hf_architectures, f->gguf_names != NULL ? f->gguf_names : "", f->notes};
         return true;
@@ -223,6 +224,50 @@ static bool when_holds(const json_t *config, arch_when when)
 
 /* ---- facts ---- */
 
+static status read_latent(const arch_source *src, shard_arch *out)
+{
+    int32_t plain = 0;
+    TRY(need_int(src, "kv_lora_rank", 1, MAX_HIDDEN, &out->kv_latent));
+    TRY(arch_read_int(src, "q_lora_rank", 0, MAX_HIDDEN, &out->q_latent));
+    TRY(need_int(src, "qk_nope_head_dim", 1, MAX_HEAD_DIM, &plain));
+    TRY(need_int(src, "qk_rope_head_dim", 2, MAX_HEAD_DIM, &out->rope_head_dim));
+    TRY(need_int(src, "v_head_dim", 1, MAX_HEAD_DIM, &out->value_head_dim));
+    out->head_dim = plain + out->rope_head_dim;
+    return ST_OK;
+}
+
+/* Sizes of the experts, and which layers have them: from first_k_dense_replace on, every moe_layer_freq-th (or decoder_sparse_step-th), but for mlp_only_layers. */
+static status read_experts(const arch_source *src, shard_arch *out)
+{
+    int32_t first = 0, every = 1, n_shared = 0;
+    TRY(need_int(src, "n_routed_experts", 1, MAX_EXPERTS, &out->n_experts));
+    TRY(need_int(src, "num_experts_per_tok", 1, out->n_experts, &out->n_experts_used));
+    out->expert_intermediate = out->intermediate;
+    TRY(arch_read_int(src, "moe_intermediate_size", 1, MAX_INTERMEDIATE, &out->expert_intermediate));
+    TRY(arch_read_int(src, "n_shared_experts", 0, MAX_EXPERTS, &n_shared));
+    if ((int64_t)n_shared * out->expert_intermediate > MAX_INTERMEDIATE)
+        return FAIL(ST_FORMAT, "%s: n_shared_experts is %d, too many of %d channels", src->where, n_shared, out->expert_intermediate);
+    out->shared_intermediate = n_shared * out->expert_intermediate;
+    TRY(arch_read_int(src, "shared_expert_intermediate_size", 0, MAX_INTERMEDIATE, &out->shared_intermediate));
+    out->shared_gate = out->shared_intermediate > 0 && n_shared == 0;
+    TRY(arch_read_int(src, "first_k_dense_replace", 0, out->n_layers, &first));
+    TRY(arch_read_int(src, "moe_layer_freq", 1, SHARD_MAX_LAYERS, &every));
+    TRY(arch_read_int(src, "decoder_sparse_step", 1, SHARD_MAX_LAYERS, &every));
+    for (int32_t i = first; i < out->n_layers; i++)
+        out->layers[i].moe = (src->row->moe_plus_one ? i + 1 : i) % every == 0;
+    const json_t *dense = arch_member(src, "mlp_only_layers"), *v;
+    size_t at;
+    if (dense != NULL && !json_is_array(dense))
+        return FAIL(ST_FORMAT, "%s: mlp_only_layers must be a list of layers", src->where);
+    json_array_foreach(dense, at, v) {
+        json_int_t layer = json_integer_value(v);
+        if (!json_is_integer(v) || layer < 0 || layer >= out->n_layers)
+            return FAIL(ST_FORMAT, "%s: mlp_only_layers[%zu] must be a layer from 0 to %d", src->where, at, out->n_layers - 1);
+        out->layers[layer].moe = false;
+    }
+    return ST_OK;
+}
+
 static status read_sizes(const arch_source *src, shard_arch *out)
 {
     const arch_family *f = src->row;
@@ -238,11 +283,15 @@ static status read_sizes(const arch_source *src, shard_arch *out)
     if (out->n_heads % out->n_kv_heads != 0)
         return FAIL(ST_FORMAT, "%s: num_attention_heads (%d) must be a multiple of num_key_value_heads (%d)", src->where, out->n_heads, out->n_kv_heads);
 
-    if (arch_member(src, "head_dim") == NULL && out->hidden % out->n_heads != 0)
+    if (f->latent)
+        TRY(read_latent(src, out));
+    else if (arch_member(src, "head_dim") == NULL && out->hidden % out->n_heads != 0)
         return FAIL(ST_FORMAT, "%s: hidden_size (%d) is not a multiple of num_attention_heads (%d), and there is no head_dim", src->where, out->hidden,
                     out->n_heads);
-    out->head_dim = out->hidden / out->n_heads;
-    TRY(arch_read_int(src, "head_dim", 2, MAX_HEAD_DIM, &out->head_dim));
+    if (!f->latent) {
+        out->head_dim = out->hidden / out->n_heads;
+        TRY(arch_read_int(src, "head_dim", 2, MAX_HEAD_DIM, &out->head_dim));
+    }
     if (out->head_dim < 2 || out->head_dim > MAX_HEAD_DIM || out->head_dim % 2 != 0)
         return FAIL(ST_FORMAT, "%s: head_dim is %d, must be an even number from 2 to %d", src->where, out->head_dim, MAX_HEAD_DIM);
 
@@ -510,7 +559,7 @@ static status refuse_keys(const arch_source *src)
 {
     static const char *const experts[] = {"num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "kv_lora_rank"};
     char name[128];
-    for (size_t i = 0; i < ARRAY_LEN(experts); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(experts) && !src->row->plan_only; i++) {
         int32_t n = 0;
         TRY(arch_read_int(src, experts[i], INT32_MIN, INT32_MAX, &n));
         if (n > 1)
@@ -561,7 +610,8 @@ status arch_build(const arch_source *src, shard_has_tensor_fn has_tensor, void *
     TRY(read_activation(src, out));
     TRY(read_attention(src, out));
     TRY(read_ends(src, has_tensor, arg, out));
-    return read_layers(src, out);
+    TRY(read_layers(src, out));
+    return f->experts ? read_experts(src, out) : ST_OK;
 }
 
 /* ---- config.json ---- */
@@ -595,6 +645,9 @@ static const struct {
     {"partial_rotary_factor", "rope_pct"},
     {"layer_norm_eps", "norm_eps"},
     {"sliding_window_pattern", "_sliding_window_pattern"},
+    {"n_routed_experts", "num_experts"},
+    {"n_routed_experts", "num_local_experts"},
+    {"rope_dims", "qk_rope_head_dim"},
 };
 
 static status canonical(json_t *config)
@@ -683,7 +736,7 @@ status arch_prepare(const arch_family *row, const json_t *config, json_t **out)
     return st;
 }
 
-static status build_from(const char *where, const json_t *config, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out)
+static status build_from(const char *where, const json_t *config, bool to_plan, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out)
 {
     bool is_class, known_type = false;
     const char *type = config_type(config, &is_class);
@@ -691,7 +744,7 @@ static status build_from(const char *where, const json_t *config, shard_has_tens
         return FAIL(ST_FORMAT, "%s: model_type is missing, so the architecture is unknown", where);
     for (int i = 0; i < arch_n_families; i++) {
         const arch_family *row = &arch_families[i];
-        if (!arch_word_in(is_class ? row->hf_architectures : row->model_types, type))
+        if ((row->plan_only && !to_plan) || !arch_word_in(is_class ? row->hf_architectures : row->model_types, type))
             continue;
         known_type = true;
         arch_source src = {.where = where, .row = row};
@@ -707,13 +760,23 @@ static status build_from(const char *where, const json_t *config, shard_has_tens
     return arch_refuse(where, type);
 }
 
-status shard_arch_from_config(const char *where, const json_t *config, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out)
+static status from_config(const char *where, const json_t *config, bool to_plan, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out)
 {
     json_t *copy;
     if (!json_is_object(config))
         return FAIL(ST_FORMAT, "%s: must be a JSON object", where);
     TRY(unwrap(where, config, &copy));
-    status st = build_from(where, copy, has_tensor, arg, out);
+    status st = build_from(where, copy, to_plan, has_tensor, arg, out);
     json_decref(copy);
     return st;
+}
+
+status shard_arch_from_config(const char *where, const json_t *config, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out)
+{
+    return from_config(where, config, false, has_tensor, arg, out);
+}
+
+status shard_arch_to_plan(const char *where, const json_t *config, shard_arch *out)
+{
+    return from_config(where, config, true, NULL, NULL, out);
 }

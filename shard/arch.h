@@ -31,6 +31,8 @@ typedef struct shard_meta {
 /* `where` names the file in messages.  has_tensor tells whether the checkpoint holds a tensor (tied or not, biases); NULL when planning from a config alone. */
 typedef bool (*shard_has_tensor_fn)(void *arg, const char *name);
 status shard_arch_from_config(const char *where, const json_t *config, shard_has_tensor_fn has_tensor, void *arg, shard_arch *out);
+/* The same from a configuration alone, and for families too that can be planned but not run yet: layers of experts, latent attention. */
+status shard_arch_to_plan(const char *where, const json_t *config, shard_arch *out);
 /* Whether a quantization_config says that weights are e4m3 with scales beside them, as DeepSeek, FBGEMM and compressed-tensors write them. */
 bool shard_config_is_f8(const json_t *quantization_config);
 status shard_arch_from_gguf(const char *where, const shard_meta *meta, shard_arch *out);

@@ -285,6 +285,30 @@ const arch_family arch_families[] = {
     .plain_mlp = true, .intermediate_times = 4, .nope = ARCH_NOPE_ALWAYS, .learned_positions = true, .hf_prefix = "transformer."
     {BIGCODE_ROW, .when = "multi_query", .kv_heads = 1, .hf = gpt2_hf},
     {BIGCODE_ROW, .when = "!multi_query", .kv_heads = -1, .hf = bigcode_heads_hf},
+
+    /* Plans only, as long as the forward pass has neither experts nor latent attention: what counts bytes and work, no names of tensors. */
+#define PLAN_ONLY .plan_only = true, .experts = true, RMS(1e-6), LLAMA_HF
+    {.family = "mixtral", .title = "Mixtral", .model_types = "mixtral", .hf_architectures = "MixtralForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"num_key_value_heads\":8}", .window = ARCH_WINDOW_ALL, PLAN_ONLY},
+    {.family = "qwen2_moe", .title = "Qwen 1.5 and 2 MoE", .model_types = "qwen2_moe", .hf_architectures = "Qwen2MoeForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"max_window_layers\":28}", .moe_plus_one = true, .qkv_bias = "1",
+     .window = ARCH_WINDOW_UPPER, PLAN_ONLY},
+    {.family = "qwen3_moe", .title = "Qwen 3 MoE", .model_types = "qwen3_moe", .hf_architectures = "Qwen3MoeForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"head_dim\":128,\"max_window_layers\":28}", .moe_plus_one = true,
+     .qk_norm = SHARD_QK_NORM_HEAD, .qkv_bias = "attention_bias", .o_bias = "attention_bias", .window = ARCH_WINDOW_UPPER, PLAN_ONLY},
+    {.family = "olmoe", .title = "OLMoE", .model_types = "olmoe", .hf_architectures = "OlmoeForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false}", .qk_norm = SHARD_QK_NORM_FULL, PLAN_ONLY},
+    {.family = "gpt_oss", .title = "gpt-oss", .model_types = "gpt_oss", .hf_architectures = "GptOssForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"head_dim\":64,\"sliding_window\":128,\"sliding_window_pattern\":2}",
+     .qkv_bias = "1", .o_bias = "1", .window = ARCH_WINDOW_PATTERN, PLAN_ONLY},
+    {.family = "glm4_moe", .title = "GLM-4.5", .model_types = "glm4_moe", .hf_architectures = "Glm4MoeForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,\"head_dim\":128,\"partial_rotary_factor\":0.5}", .qkv_bias = "attention_bias",
+     .qk_norm = SHARD_QK_NORM_HEAD, .qk_norm_key = "use_qk_norm", PLAN_ONLY},
+    {.family = "deepseek_v2", .title = "DeepSeek V2", .model_types = "deepseek_v2", .hf_architectures = "DeepseekV2ForCausalLM",
+     .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false}", .kv_heads = -1, .latent = true, .rope_interleaved = true, PLAN_ONLY},
+    {.family = "deepseek_v3", .title = "DeepSeek V3 and R1, Kimi K2", .model_types = "deepseek_v3 kimi_k2",
+     .hf_architectures = "DeepseekV3ForCausalLM", .defaults = "{\"hidden_act\":\"silu\",\"tie_word_embeddings\":false}", .kv_heads = -1, .latent = true,
+     .rope_interleaved = true, PLAN_ONLY},
 };
 
 const int arch_n_families = ARRAY_LEN(arch_families);

@@ -91,6 +91,12 @@ typedef struct arch_family {
     const char *clip_key;
     bool softcaps;                /* attn_logit_softcapping, final_logit_softcapping */
 
+    /* experts, latent attention */
+    bool plan_only;               /* can be planned, not run */
+    bool experts;                 /* n_routed_experts, num_experts_per_tok ...; which layers have them: read_experts in arch.c */
+    bool moe_plus_one;            /* every decoder_sparse_step-th layer counts from 1 (Qwen) */
+    bool latent;                  /* kv_lora_rank, q_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim */
+
     /* ends */
     bool embed_norm;              /* a norm right after the embedding */
     bool learned_positions;

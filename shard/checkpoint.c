@@ -458,6 +458,11 @@ static status open_config(shard_checkpoint *c, const char *config_path)
     TRY(json_parse_file(config_path, MAX_CONFIG_BYTES, &c->config));
     if (!json_is_object(c->config))
         return FAIL(ST_FORMAT, "%s: must be a JSON object", config_path);
+    if (c->to_plan) {
+        TRY(shard_arch_to_plan(config_path, c->config, &c->arch));
+        if (c->arch.n_experts > 0 || c->arch.kv_latent > 0) /* its tensors have no roles yet */
+            return types_of_config(c);
+    }
     TRY(shard_arch_from_config(config_path, c->config, c->has_weights ? has_tensor : NULL, c, &c->arch));
     if (!c->has_weights)
         return types_of_config(c);
@@ -737,6 +742,7 @@ status shard_checkpoint_open(const char *model, const shard_open_options *option
     pthread_mutex_init(&c->lock, NULL);
     c->model = strdup(model);
     c->types_f32 = (shard_types){.dflt = PACKED_F32};
+    c->to_plan = options != NULL && options->config_only && options->to_plan;
     status st = c->model == NULL ? FAIL(ST_NO_MEMORY, "%s: out of memory", model) : shard_tensors_init(&c->tensors);
     if (st == ST_OK)
         st = open_model(c, options == NULL ? &none : options);

@@ -23,6 +23,7 @@ typedef struct shard_open_options {
     const char *revision; /* of a hub name: branch, tag or commit; NULL = main */
     bool offline;         /* never the network */
     bool config_only;     /* a config.json, or a directory without weights, will do (planning) */
+    bool to_plan;         /* with config_only: families too that can be planned but not run (shard_arch_to_plan) */
 } shard_open_options;
 
 /* ST_NOT_FOUND, ST_FORMAT, ST_UNSUPPORTED (an unlisted family is refused by name) ...: each message names file, tensor or key, and the remedy. */

@@ -57,7 +57,7 @@ struct shard_checkpoint {
     char *path;     /* the folder, or the (first) GGUF file */
     char *hub_name; /* "org/name" where known, else NULL */
     char *revision; /* commit where known, else NULL */
-    bool has_weights;
+    bool has_weights, to_plan;
 
     shard_file *files;
     int32_t n_files;

@@ -337,8 +337,8 @@ static status print_json(const cli_replica *cr, const bench_args *a, const row *
     json_t *phases = json_pack("{sf sf sf sf sf sf}", "attention", per_step_ms(w, t->attention_seconds), "mlp", per_step_ms(w, t->mlp_seconds), "embed",
                                per_step_ms(w, t->embed_seconds), "head", per_step_ms(w, t->head_seconds), "exchange",
                                per_step_ms(w, t->exchange_seconds), "stage_wait", per_step_ms(w, t->stage_wait_seconds));
-    json_t *replica = json_pack("{ss si si si ss sb ss ss}", "model", a->replica.options.model, "tp", plan->tp, "pp", plan->pp, "threads",
-                                cr->reports[0].n_threads, "backend", cr->reports[0].backend, "f32", a->replica.options.f32, "kv_type",
+    json_t *replica = json_pack("{ss si si si si ss sb ss ss}", "model", a->replica.options.model, "tp", plan->tp, "pp", plan->pp, "threads",
+                                cr->reports[0].n_threads, "batch_tokens", a->replica.options.max_batched_tokens, "backend", cr->reports[0].backend, "f32", a->replica.options.f32, "kv_type",
                                 shard_kv_type_name(a->replica.options.kv_type), "version", TRIREME_VERSION " " TRIREME_COMMIT);
     if (o == NULL || phases == NULL || replica == NULL)
         return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");

@@ -1,4 +1,4 @@
-/* coordinator/cli/plan.c - `trireme plan`: how a checkpoint would be split, what each rank holds and how long it takes. */
+/* coordinator/cli/plan.c - `trireme plan`: how a checkpoint would be split, what each rank holds and how long it takes; and how fast it would be served (plan_predict.h). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
+#include "coordinator/cli/plan_predict.h"
 #include "coordinator/measure.h"
 #include "shard/checkpoint.h"
 #include "shard/plan/plan.h"
@@ -26,6 +27,7 @@ typedef struct plan_args {
     int32_t *stage_layers;  /* --layers */
     int32_t n_stage_layers;
     shard_device device;
+    plan_predict_args predict;
 } plan_args;
 
 static const struct argp_option options[] = {
@@ -42,7 +44,7 @@ static const struct argp_option options[] = {
     {"batch-tokens", OPT_BATCH, "N", 0, "tokens of a step, which sizes its buffers (default 512)", 2},
     {"type", OPT_TYPE, "TYPE", 0, "plan as if every matrix had this packed type: bf16, q8_0, q4_k ... (default: as stored)", 2},
     {"compute", OPT_COMPUTE, "auto|f32", 0, "f32 expands weights to f32 at load", 2},
-    {"device", OPT_DEVICE, "NAME", 0, "whose speed costs are reckoned with: cpu, a100, h100, or here, which measures this machine for a second (default cpu)", 3},
+    {"device", OPT_DEVICE, "NAME", 0, "whose speed costs are reckoned with: cpu, a100, h100, h200, b200, or here, which measures this machine for a second (default cpu)", 3},
     {"threads", OPT_THREADS, "N", 0, "threads of a rank, for cpu and here (default 1)", 3},
     {"step-seqs", OPT_STEP_SEQS, "N", 0, "the decode step that costs are of: its sequences (default 1)", 3},
     {"step-ctx", OPT_STEP_CTX, "N", 0, "... and the tokens before each (default 1024)", 3},
@@ -71,6 +73,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     plan_args *a = state->input;
     double *v;
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->predict;
+        break;
     case OPT_TP:
         a->o.tp = cli_arg_int(state, "tp", arg, 1, MAX_RANKS);
         break;
@@ -152,7 +157,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->model = arg;
         break;
     case ARGP_KEY_END:
-        if (a->model == NULL)
+        if (a->model == NULL && a->predict.check == NULL)
             argp_error(state, "which MODEL? A directory, a config.json, a GGUF file or a hub name");
         break;
     default:
@@ -161,21 +166,29 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
+static const struct argp_child children[] = {{&plan_predict_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
     .options = options,
+    .children = children,
     .parser = parse,
     .args_doc = "MODEL|config.json",
-    .doc = "Show how a checkpoint would be split over ranks.\vMODEL is a Hugging Face directory, a GGUF file, a directory written by `trireme "
+    .doc = "Show how a checkpoint would be split over ranks, or how fast a machine would serve it.\vMODEL is a Hugging Face directory, a GGUF file, a directory written by `trireme "
            "shard` or a hub name. A config.json alone is enough: no weights are read.\n\n"
            "A stage is a run of layers; its ranks share every layer by query heads, MLP channels and vocabulary rows. Ranks wait for each "
            "other twice in a layer, so each half is evened on its own; the imbalance says how much longer the slowest ranks take than perfect "
            "shares would, beside the least that whole heads allow.\n\n"
+           "With --machine times and rates are predicted instead, from rooflines of the phases and a start and a bandwidth for each link, for every tp x pp x ep x replicas of the "
+           "devices or the split given: time to first token (TTFT), time per output token (TPOT), tokens/s, memory and price. Checkpoints with experts or latent attention can be "
+           "predicted before they can run.\n\n"
            "Examples:\n"
            "  trireme plan config.json --tp 8 --pp 16 --memory 80GiB --device h100\n"
            "  trireme plan model.gguf --ranks 4\n"
            "  trireme plan model/ --memory 24GiB --device h100 --type q4_k     (how many ranks?)\n"
-           "  trireme plan model/ --tp 3 --pp 1 --weights 1,1,2                (the third rank is twice as fast)\n\n"
-           "Exit status: 0 it fits, 1 it does not, 2 wrong use or input.",
+           "  trireme plan model/ --tp 3 --pp 1 --weights 1,1,2                (the third rank is twice as fast)\n"
+           "  trireme plan deepseek-v3/config.json --machine h100 --devices 1024 --prompt-len 4000 --output-len 1000 --ttft 2s --tpot 50ms --html front.html\n"
+           "  trireme plan config.json --machine h200 --tp 8 --pp 1 --batch 64\n"
+           "  trireme plan --check results.jsonl                               (what bench --json printed, beside what is predicted)\n\n"
+           "Exit status: 0 it fits (and keeps the SLO), 1 it does not, 2 wrong use or input.",
 };
 
 /* ---- making the plan ---- */
@@ -349,21 +362,39 @@ static void show_table(const plan_args *a, const shard_arch *arch, const shard_p
     show_fit(a, p);
 }
 
+/* How fast, instead of how: everything that is predicted. */
+static status predict(const plan_args *a, shard_checkpoint *c, bool *found)
+{
+    plan_question q = {.model = a->model, .kv_type = a->o.kv_type, .tp = a->o.tp, .pp = a->o.pp, .chunk = a->o.max_batched_tokens, .threads = a->threads, .open = a->open,
+                       .json = a->json};
+    *found = true;
+    if (c != NULL) {
+        q.arch = shard_checkpoint_arch(c);
+        q.types = a->type != PACKED_TYPES ? (shard_types){.dflt = a->type} : *shard_checkpoint_types(c, a->f32);
+    }
+    return a->predict.check != NULL ? plan_check(&a->predict, &q) : plan_predict(&a->predict, &q, found);
+}
+
 int cli_plan(int argc, char **argv)
 {
-    plan_args a = {.type = PACKED_TYPES, .threads = 1, .o.kv_type = SHARD_KV_F16, .device = *shard_device_find("cpu"), .open.config_only = true};
+    plan_args a = {.type = PACKED_TYPES, .threads = 1, .o.kv_type = SHARD_KV_F16, .device = *shard_device_find("cpu"), .open = {.config_only = true, .to_plan = true}};
     shard_checkpoint *c = NULL;
     shard_plan *p = NULL;
+    bool fits = false;
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, &a);
-    status st = shard_checkpoint_open(a.model, &a.open, &c);
-    if (st == ST_OK)
+    status st = a.model != NULL ? shard_checkpoint_open(a.model, &a.open, &c) : ST_OK;
+    if (st == ST_OK && (a.predict.machine != NULL || a.predict.check != NULL)) {
+        st = predict(&a, c, &fits);
+    } else if (st == ST_OK) {
         st = make(&a, c, &p);
-    if (st == ST_OK && a.json)
-        st = show_json(&a, shard_checkpoint_arch(c), p);
-    else if (st == ST_OK)
-        show_table(&a, shard_checkpoint_arch(c), p);
-    int code = st != ST_OK ? status_exit_code(st) : p->fits ? 0 : 1;
+        if (st == ST_OK && a.json)
+            st = show_json(&a, shard_checkpoint_arch(c), p);
+        else if (st == ST_OK)
+            show_table(&a, shard_checkpoint_arch(c), p);
+        fits = p != NULL && p->fits;
+    }
+    int code = st != ST_OK ? status_exit_code(st) : fits ? 0 : 1;
     shard_plan_destroy(&p);
     shard_checkpoint_close(&c);
     free(a.weights);

@@ -24,8 +24,8 @@
  *   q, k, v = h Wq^T + bq ...; clamped to +-qkv_clip; q, k normalised by qk_norm; q, k rotated by ropes[layer.rope]
  *   s = attention_scale * q.k; s = attention_softcap * tanh(s / attention_softcap); s += shard_arch_alibi_slope(h) * (j - p)
  *
- * MoE and latent attention have their fields here and are refused by shard/arch.c until
- * the forward pass has them. */
+ * Layers of experts and latent attention have their fields here, and can be planned (shard/plan/predict.h); shard/arch.c refuses to
+ * run them until the forward pass has them. */
 #ifndef SHARD_PLAN_ARCH_H
 #define SHARD_PLAN_ARCH_H
 
@@ -139,8 +139,12 @@ typedef struct shard_arch {
     float logit_softcap;
     bool tied_embeddings;
 
-    /* experts and latent attention: room kept, 0 for dense families */
-    int32_t n_experts, n_experts_used, expert_intermediate, n_shared_experts;
+    /* 0 for dense families.  In layers with `moe` a router gives each token n_experts_used of n_experts gated MLPs of expert_intermediate channels, beside
+     * shared_intermediate channels that every token takes (shared_gate: weighted by a gate of its own); the other layers have `intermediate` channels. */
+    int32_t n_experts, n_experts_used, expert_intermediate, shared_intermediate;
+    bool shared_gate;
+    /* Latent attention (arXiv:2405.04434), where kv_latent is above 0: keys and values come out of one vector of kv_latent, which is cached beside rope_head_dim rotated
+     * dimensions that all heads share; queries come out of one of q_latent (0: straight from hidden).  head_dim is then a key's, its rope_head_dim included. */
     int32_t kv_latent, q_latent, rope_head_dim, value_head_dim;
 
     int32_t n_ropes;

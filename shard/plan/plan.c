@@ -94,7 +94,7 @@ static status check_arch(const shard_arch *a)
     if (a->n_heads % a->n_kv_heads != 0)
         return FAIL(ST_INVALID, "plan: %d query heads do not share %d KV heads evenly", a->n_heads, a->n_kv_heads);
     if (a->n_experts > 0 || a->kv_latent > 0)
-        return FAIL(ST_UNSUPPORTED, "plan: mixtures of experts and latent attention cannot be split yet");
+        return FAIL(ST_UNSUPPORTED, "plan: experts and latent attention cannot be laid out over ranks yet: `trireme plan --machine` predicts how fast they would be served");
     if ((int64_t)a->n_heads * a->head_dim > INT32_MAX / 4)
         return FAIL(ST_INVALID, "plan: %d heads of %d are too wide", a->n_heads, a->head_dim);
     return ST_OK;
@@ -131,7 +131,10 @@ static status units_set(planner *p)
     TRY(arena_take(p, (size_t)a->n_layers, sizeof(layer_cost), &p->layers));
     for (int32_t l = 0; l < a->n_layers; l++) {
         layer_cost c = p->layers[l] = cost_of_layer(&p->model, l);
+        p->sum.overlaps = c.overlaps;
         p->sum.head += c.head;
+        p->sum.scores += c.scores;
+        p->sum.cache += c.cache;
         p->sum.kv_head += c.kv_head;
         p->sum.o_col += c.o_col;
         p->sum.attention_fixed += c.attention_fixed;

@@ -72,11 +72,13 @@ typedef struct shard_device {
     double rotated_per_second;            /* elements of q, k and v rotated and put into the cache */
     double phase_seconds;
     double matrix_seconds;                /* the start of each matrix: the first misses */
+    double step_seconds;                  /* of a step outside the phases: scheduling, what every rank is told, the way of the tokens */
+    bool overlaps;                        /* reading and computing go on at once, so that the longer counts (GPUs); else both do, one after the other */
     double attention_scale, mlp_scale, head_scale; /* of a whole phase against the sum of its parts; 0 = 1 */
     double exchange_seconds, exchange_bytes_per_second; /* a sum between ranks of one host: start, and bytes of one partial */
     double network_seconds, network_bytes_per_second;   /* the same between hosts */
 } shard_device;
-/* "cpu" (the default), "a100", "h100"; NULL if unknown.  The list of names, for --help. */
+/* The device of a built-in machine (shard/plan/machine.h), "cpu" (the default), "h100" ...; NULL if unknown.  The list of names, for --help. */
 const shard_device *shard_device_find(const char *name);
 const char *shard_device_names(void);
 /* device x n: every rate n times as high (threads of a rank). */
@@ -96,7 +98,8 @@ typedef struct shard_plan_options {
     shard_types types;
     const int32_t *stage_layers;  /* [pp] fixed layers per stage; NULL: by cost */
     const shard_device *device;   /* NULL = "cpu" */
-    int32_t cost_seqs, cost_context; /* the decode step that costs are of: sequences, tokens before each; 0 = 1, 1024 */
+    int32_t cost_seqs, cost_context; /* the step that costs are of: sequences, tokens before each; 0 = 1, 1024 */
+    int32_t cost_rows;            /* ... tokens that each brings: 0 or 1 = a decode step, more = a step that computes prompts */
 } shard_plan_options;
 
 typedef struct shard_plan {

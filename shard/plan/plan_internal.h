@@ -2,7 +2,10 @@
  *
  *   plan.c   chooses tp, pp, stages and shares, in this order: heads, vocabulary, layers, channels, memory, KV blocks
  *   split.c  cutting consecutive items into parts so that the slowest part is fastest
- *   cost.c   the cost model: devices, and seconds of a phase
+ *   cost.c   the cost model: seconds of a phase
+ *   machine.c  machines, and seconds of what ranks say to each other
+ *   predict.c  from phases to tokens a second: stages, batches, prompts, memory
+ *   sweep.c  every split of so many devices
  *   kv.c     blocks of KV cache: how many fit, how many are of use
  *   slice.c  what a rank keeps of each role, and how many bytes that is */
 #ifndef SHARD_PLAN_INTERNAL_H
@@ -29,24 +32,36 @@ void split_units(int64_t units, int32_t n, double each, const double *base, cons
 
 /* ---- cost.c ---- */
 
-/* Seconds of one layer on a rank of speed 1: linear in what the rank has. */
+/* Seconds of one layer on a rank of speed 1: linear in what the rank has, but that scores and cache reads may go on at once. */
 typedef struct layer_cost {
-    double head, kv_head, o_col, attention_fixed; /* a query head (o apart), a KV head, a column of o, whatever is replicated */
+    bool overlaps;
+    double head, kv_head, o_col, attention_fixed; /* a query head (o and scores apart), a KV head (its cache apart), a column of o, whatever is replicated */
+    double scores, cache;                         /* a query head's scores, a KV head's keys and values */
     double channel, down_col, mlp_fixed;          /* a channel (down apart), a column of down */
 } layer_cost;
 
+/* A step: `rows` tokens of `seqs` sequences; a row attends to `keys` tokens on average, `cached` tokens are read of a sequence; logits for out_rows. */
 typedef struct cost_model {
     const shard_arch *arch;
     const shard_types *types;
     shard_device device;
     shard_kv_type kv_type;
-    double seqs, context;
+    double rows, seqs, keys, cached, out_rows;
 } cost_model;
 
 cost_model cost_model_of(const shard_arch *arch, const shard_plan_options *options);
 layer_cost cost_of_layer(const cost_model *m, int32_t layer);
 double cost_attention(const layer_cost *c, int64_t heads, int64_t kv_heads, int64_t o_cols);
 double cost_mlp(const layer_cost *c, int64_t channels, int64_t down_cols);
+/* Latent attention with `heads` query heads here: `absorbed`, over the cached vectors themselves, or with keys and values made from them (prompts). */
+double cost_latent(const cost_model *m, int32_t layer, int64_t heads, bool absorbed);
+/* The experts' half of a layer on a rank.  ranks: that share the experts, whole ones; 1: this rank has a slice of `width` channels of each.  tokens: of all those ranks. */
+typedef struct expert_share {
+    int32_t ranks;
+    int64_t width, shared_width;
+    double tokens;
+} expert_share;
+double cost_experts(const cost_model *m, int32_t layer, const expert_share *s);
 double cost_embed(const cost_model *m);
 double cost_head(const cost_model *m, int64_t rows);
 double cost_head_row(const cost_model *m);

@@ -34,7 +34,7 @@ static void figures_are_of_the_right_order(void **state)
     shard_types types = {PACKED_Q4_1, of};
     shard_device d;
     double start = log_clock();
-    assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 4, 100}, &d), ST_OK);
+    assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 4, 100, 0}, &d), ST_OK);
     static const packed_type used[] = {PACKED_Q4_1, PACKED_Q8_0};
     for (size_t i = 0; i < ARRAY_LEN(used); i++) {
         double w = d.weights_per_second[used[i]], m = d.macs_per_second[used[i]];
@@ -43,6 +43,15 @@ static void figures_are_of_the_right_order(void **state)
                w * 1e-9, m * 1e-9);
     }
     assert_true(d.attention_macs_per_second > 1e7 && d.elements_per_second > 1e6 && d.phase_seconds > 0 && d.phase_seconds < 0.01);
+    /* A step of prompts: products of many rows are faster than of few, and what a row costs is less than in a decode step. */
+    shard_device p;
+    double few = d.macs_per_second[PACKED_Q4_1];
+    assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 2, 100, 60}, &p), ST_OK);
+    assert_true(isfinite(p.macs_per_second[PACKED_Q4_1]) && p.macs_per_second[PACKED_Q4_1] > few / 4);
+    assert_true(p.attention_scale > 0.1 && p.attention_scale < 10 && p.mlp_scale > 0.1 && p.mlp_scale < 10 && p.attention_macs_per_second > 1e7);
+    status_mute();
+    assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 64, 100, 1 << 20}, &p), ST_INVALID);
+    status_unmute();
     printf("memory %.1f GB/s, attention %.2f G multiply-adds/s, %.2f G elements/s, %.2f us a phase; measured in %.2f s\n", d.bytes_per_second * 1e-9,
            d.attention_macs_per_second * 1e-9, d.elements_per_second * 1e-9, d.phase_seconds * 1e6, log_clock() - start);
 }

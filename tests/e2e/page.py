@@ -3,15 +3,18 @@
 
     page.py --trireme TRIREME --model CHECKPOINT
 
-First against a stand-in for the service, which can be hostile, slow and wrong; then against a service of the checkpoint on two ranks.
+First against a stand-in for the service, which can be hostile, slow and wrong; then the page that `trireme plan --html` writes; then against a service of the checkpoint on two ranks.
 
 Skipped, with the reason, where the browser or playwright is not installed.
 """
 import argparse
 import json
 import os
+import pathlib
 import shutil
+import subprocess
 import sys
+import tempfile
 
 import page_stand_in
 import run
@@ -182,6 +185,26 @@ def check_service(report, browser, trireme, model):
         report.check(s.stop() == 0, "the service ends")
 
 
+def check_plan(report, browser, trireme):
+    """The page that `trireme plan --html` writes: whole by itself, readable in both schemes, no wider than a phone."""
+    config = pathlib.Path(__file__).resolve().parent.parent / "coordinator/configs/deepseek-v3.json"
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "front.html"
+        subprocess.run([trireme, "plan", config, "--machine", "h100", "--devices", "256", "--tpot", "50ms", "--html", file], check=True, stdout=subprocess.DEVNULL, timeout=SECONDS)
+        for scheme in ("light", "dark"):
+            p = Page(browser, file.as_uri(), viewport={"width": 360, "height": 640}, color_scheme=scheme)
+            report.check(p.tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{scheme}: the front fits a phone's width")
+            report.check(p.tab.locator("circle.on").count() > 5 and p.tab.locator("circle.best").count() == 1, f"{scheme}: the front and the best are drawn")
+            report.check(p.tab.locator("tbody tr").count() >= p.tab.locator("circle.on").count(), f"{scheme}: and listed")
+            ground, text = (p.tab.evaluate(f"getComputedStyle(document.body).{key}") for key in ("backgroundColor", "color"))
+            report.check((ground == "rgb(255, 255, 255)") == (scheme == "light") and ground != text, f"{scheme}: in its colours: {text} on {ground}")
+            report.check(not p.errors and not p.outside, f"{scheme}: no errors, nothing from outside: {p.errors} {p.outside}")
+            if os.environ.get("PAGE_SHOTS"):
+                p.tab.set_viewport_size({"width": 1280, "height": 900})
+                p.tab.screenshot(path=f"{os.environ['PAGE_SHOTS']}/plan-{scheme}.png")
+            p.close()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--trireme", required=True)
@@ -196,6 +219,7 @@ def main():
         browser = browser_of(playwright)
         try:
             check_stand_in(report, browser)
+            check_plan(report, browser, args.trireme)
             check_service(report, browser, args.trireme, args.model)
         except run.Failed as e:
             report.check(False, str(e))

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "shard/arch.h"
+#include "shard/plan/predict.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -51,6 +52,22 @@ static void ask_everything(const shard_arch *a, unsigned salt)
     (void)shard_arch_alibi_slope(a, a->n_heads - 1);
 }
 
+/* What can be planned but not run: counts and predictions are finite, for a split of one. */
+static void predict(const shard_arch *a)
+{
+    double total, active;
+    shard_prediction p;
+    shard_serving s = {.machine = shard_machine_find("h100"), .types = {PACKED_F8, NULL}, .kv_type = SHARD_KV_F16, .chunk = 64};
+    shard_split one = {1, 1, 1, 1};
+    shard_arch_weights(a, &total, &active);
+    check(isfinite(total) && isfinite(active) && total > 0 && active > 0);
+    check(shard_split_check(a, &s, &one) == ST_OK);
+    shard_predict(a, &s, &one, &(shard_load){100, 10, 3}, &p);
+    check(isfinite(p.tpot) && p.tpot > 0 && isfinite(p.ttft) && p.ttft > 0);
+    for (int32_t l = 0; l < a->n_layers; l++)
+        check(!a->layers[l].moe || (a->n_experts > 0 && a->n_experts_used > 0 && a->n_experts_used <= a->n_experts && a->expert_intermediate > 0));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static shard_arch a;
@@ -62,6 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             ask_everything(&a, salt);
         if (shard_arch_from_config("config.json", config, sometimes, &salt, &a) == ST_OK)
             ask_everything(&a, salt);
+        if (shard_arch_to_plan("config.json", config, &a) == ST_OK)
+            predict(&a);
         if (json_object_get(config, "kv") != NULL && fixture_parse_gguf(config, &a) == ST_OK)
             ask_everything(&a, salt);
         json_decref(config);

@@ -298,6 +298,92 @@ static void refused_families_say_why(void **state)
     }
 }
 
+static status to_plan(const char *text)
+{
+    char buf[2048];
+    json_t *config;
+    snprintf(buf, sizeof(buf), "%s", text);
+    for (char *p = buf; *p != '\0'; p++)
+        *p = *p == '\'' ? '"' : *p;
+    assert_int_equal(json_parse("config.json", buf, strlen(buf), &config), ST_OK);
+    status st = shard_arch_to_plan("config.json", config, &a);
+    json_decref(config);
+    return st;
+}
+
+/* The same that are refused to run can be planned: experts and latent vectors have their sizes. */
+static void refused_families_can_be_planned(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        int32_t experts, used, width, shared, dense, latent, q_latent, head_dim, value;
+    } known[] = {
+        {"deepseek-v2-mla-groups", 8, 3, 32, 64, 1, 32, 0, 24, 12},
+        {"deepseek-v3-mla-sigmoid", 8, 3, 32, 32, 1, 32, 40, 24, 16},
+        {"gpt-oss-sinks", 4, 2, 0, 0, 0, 0, 0, 0, 0},
+        {"mixtral-4e2k", 4, 2, 0, 0, 0, 0, 0, 0, 0},
+        {"qwen3moe-10e3k", 10, 3, 40, 0, 1, 0, 0, 0, 0}, /* mlp_only_layers */
+    };
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        char path[512];
+        json_t *config;
+        int32_t dense = 0;
+        snprintf(path, sizeof(path), "%s/golden/refused/%s.json", TEST_SOURCE_DIR, known[i].name);
+        assert_int_equal(json_parse_file(path, 1 << 20, &config), ST_OK);
+        if (shard_arch_to_plan(path, config, &a) != ST_OK)
+            fail_msg("%s", status_message());
+        for (int32_t l = 0; l < a.n_layers; l++)
+            dense += !a.layers[l].moe;
+        assert_true(a.n_experts == known[i].experts && a.n_experts_used == known[i].used && dense == known[i].dense && a.shared_intermediate == known[i].shared);
+        assert_int_equal(a.expert_intermediate, known[i].width > 0 ? known[i].width : a.intermediate);
+        assert_true(a.kv_latent == known[i].latent && a.q_latent == known[i].q_latent && a.value_head_dim == known[i].value);
+        if (known[i].latent > 0)
+            assert_true(a.head_dim == known[i].head_dim && a.rope_head_dim == 8 && a.ropes[0].dims == 8);
+        json_decref(config);
+    }
+    /* Every other layer; and those named are dense. */
+#define MOE "{'model_type':'qwen2_moe','hidden_size':64,'num_hidden_layers':6,'num_attention_heads':4,'num_key_value_heads':2,'intermediate_size':96,'vocab_size':128,"      \
+            "'max_position_embeddings':256,'num_experts':8,'num_experts_per_tok':2,'moe_intermediate_size':32,'shared_expert_intermediate_size':64"
+    assert_int_equal(to_plan(MOE ",'decoder_sparse_step':2,'mlp_only_layers':[5]}"), ST_OK);
+    assert_true(!a.layers[0].moe && a.layers[1].moe && !a.layers[2].moe && a.layers[3].moe && !a.layers[5].moe && a.shared_intermediate == 64 && a.shared_gate && a.q_bias);
+    assert_int_equal(to_plan(LLAMA "}"), ST_OK); /* and those that run are planned as ever */
+    assert_int_equal(a.n_experts, 0);
+}
+
+static void hostile_experts_are_refused(void **state)
+{
+    (void)state;
+#define LATENT "{'model_type':'deepseek_v3','hidden_size':64,'num_hidden_layers':2,'num_attention_heads':4,'intermediate_size':96,'vocab_size':128,'max_position_embeddings':256," \
+               "'n_routed_experts':8,'num_experts_per_tok':2,'moe_intermediate_size':32"
+    static const struct {
+        const char *config, *says;
+    } cases[] = {
+        {MOE ",'mlp_only_layers':[6]}", "mlp_only_layers[0]"},
+        {MOE ",'mlp_only_layers':7}", "mlp_only_layers must be a list"},
+        {MOE ",'decoder_sparse_step':0}", "decoder_sparse_step is 0"},
+        {MOE ",'first_k_dense_replace':7}", "first_k_dense_replace is 7"},
+        {"{'model_type':'mixtral','hidden_size':64,'num_hidden_layers':2,'num_attention_heads':4,'intermediate_size':96,'vocab_size':128,'max_position_embeddings':256}",
+         "num_key_value_heads"},
+        {"{'model_type':'mixtral','hidden_size':64,'num_hidden_layers':2,'num_attention_heads':8,'intermediate_size':96,'vocab_size':128,'max_position_embeddings':256,"
+         "'num_local_experts':4,'num_experts_per_tok':5}", "num_experts_per_tok is 5"},
+        {"{'model_type':'mixtral','hidden_size':64,'num_hidden_layers':2,'num_attention_heads':8,'intermediate_size':96,'vocab_size':128,'max_position_embeddings':256,"
+         "'num_local_experts':-4}", "-4"},
+        {LATENT ",'kv_lora_rank':32,'qk_nope_head_dim':16,'qk_rope_head_dim':8,'v_head_dim':16,'n_shared_experts':65537}", "n_shared_experts is 65537"},
+        {LATENT "}", "kv_lora_rank is missing"},
+        {LATENT ",'kv_lora_rank':32,'qk_nope_head_dim':16,'v_head_dim':16}", "qk_rope_head_dim is missing"},
+        {LATENT ",'kv_lora_rank':0}", "kv_lora_rank is 0"},
+        {LATENT ",'kv_lora_rank':32,'qk_nope_head_dim':1000,'qk_rope_head_dim':1000,'v_head_dim':16}", "head_dim is 2000"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        status_mute();
+        status st = to_plan(cases[i].config);
+        status_unmute();
+        if (st != ST_FORMAT || strstr(status_message(), cases[i].says) == NULL)
+            fail_msg("%s\n  gave %s: %s\n  wanted ...%s...", cases[i].config, status_text(st), status_message(), cases[i].says);
+    }
+}
+
 static void the_table_of_families(void **state)
 {
     (void)state;
@@ -333,7 +419,8 @@ int main(void)
         cmocka_unit_test(llama_as_published),     cmocka_unit_test(gemma3_inside_its_wrapper), cmocka_unit_test(multimodal_mistral),
         cmocka_unit_test(windows),                cmocka_unit_test(lengths_after_scaling),     cmocka_unit_test(falcon_variants),
         cmocka_unit_test(storage),                cmocka_unit_test(model_type_may_be_missing), cmocka_unit_test(hostile_configs_are_refused),
-        cmocka_unit_test(refused_families_say_why), cmocka_unit_test(the_table_of_families),   cmocka_unit_test(roles_have_names),
+        cmocka_unit_test(refused_families_say_why), cmocka_unit_test(refused_families_can_be_planned),
+        cmocka_unit_test(hostile_experts_are_refused), cmocka_unit_test(the_table_of_families),   cmocka_unit_test(roles_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
