@@ -5,7 +5,7 @@
  *            until B * G tokens later, or one has no room left: all B take part in every step measured
  *
  *   shared   and
- *   among    bench_serve.h
+ *   among    bench_among.h
  *
  * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times. */
 #include <argp.h>
@@ -18,7 +18,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "coordinator/cli/bench_serve.h"
+#include "coordinator/cli/bench_among.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/replica_args.h"

@@ -1,4 +1,4 @@
-#include "coordinator/cli/bench_serve.h"
+#include "coordinator/cli/bench_among.h"
 
 #include <stdlib.h>
 #include <string.h>
