@@ -23,6 +23,7 @@
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/replica_args.h"
 #include "coordinator/cli/stats.h"
+#include "coordinator/results.h"
 #include "shard/arch.h"
 #include "trireme_version.h"
 
@@ -324,7 +325,7 @@ static void print_row(const row *w)
     fflush(stdout);
 }
 
-static status print_json(const cli_replica *cr, const bench_args *a, const row *w)
+static status print_json(const cli_replica *cr, const bench_args *a, json_t *environment, const row *w)
 {
     const coord_replica_times *t = &w->spent;
     const shard_plan *plan = coord_replica_plan(cr->replica);
@@ -345,7 +346,7 @@ static status print_json(const cli_replica *cr, const bench_args *a, const row *
     json_object_set_new(o, "rank0_step_ms", phases);
     json_object_update(o, replica);
     json_decref(replica);
-    return cli_print_json(o);
+    return results_put(o, environment, true, NULL);
 }
 
 static void print_head(const cli_replica *cr, const bench_args *a)
@@ -357,7 +358,7 @@ static void print_head(const cli_replica *cr, const bench_args *a)
         printf("%-22s %5s  %21s  %8s  %9s %7s %7s %7s %7s %7s\n", "test", "batch", "tokens/s", "step ms", "attention", "mlp", "embed", "head", "sums", "stage");
 }
 
-static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool decode, int32_t tokens, int32_t batch, int32_t depth)
+static status one_row(run *r, const cli_replica *cr, const bench_args *a, json_t *environment, bool decode, int32_t tokens, int32_t batch, int32_t depth)
 {
     row *w;
     if (tokens == 0)
@@ -366,7 +367,7 @@ static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool d
     *w = (row){.decode = decode, .tokens = tokens, .batch = batch, .depth = decode ? depth : 0, .repeat = a->repeat};
     status st = measure(r, w);
     if (st == ST_OK && a->json)
-        st = print_json(cr, a, w);
+        st = print_json(cr, a, environment, w);
     else if (st == ST_OK)
         print_row(w);
     free(w);
@@ -375,70 +376,88 @@ static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool d
 
 /* ---- the scheduler's rows ---- */
 
-static status shared_row(const cli_replica *cr, const bench_args *a, int32_t tokens)
+static status shared_row(const cli_replica *cr, const bench_args *a, json_t *environment, int32_t tokens)
 {
     bench_shared b = {.tokens = tokens, .repeat = a->repeat};
     if (tokens == 0)
         return ST_OK;
     TRY(bench_shared_measure(cr->replica, &b));
     if (a->json)
-        return cli_print_json(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds));
+        return results_put(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds), environment, true,
+                           NULL);
     printf("shared %d: first token after %.3f s cold, %.3f s with the prefix there (%.3f of it)\n", tokens, b.cold_seconds, b.shared_seconds,
            b.shared_seconds / b.cold_seconds);
     return ST_OK;
 }
 
-static status among_row(const cli_replica *cr, const bench_args *a, int32_t tokens, int32_t batch)
+static status among_row(const cli_replica *cr, const bench_args *a, json_t *environment, int32_t tokens, int32_t batch)
 {
     bench_among b = {.tokens = tokens, .batch = batch, .budget = a->replica.options.max_batched_tokens};
     if (tokens == 0)
         return ST_OK;
     TRY(bench_among_measure(cr->replica, &b));
     if (a->json)
-        return cli_print_json(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
-                                      "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
-                                      b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair));
+        return results_put(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
+                                     "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
+                                     b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair),
+                           environment, true, NULL);
     printf("among %d: %d sequences' tokens come %.3f s apart (p99 %.3f), %.3f s (p99 %.3f) while the prompt is computed in steps of %d tokens "
            "(%.3f s each); its first token after %.3f s, alone %.3f s, in turns %.3f s\n",
            tokens, batch, b.itl_alone_p50, b.itl_alone_p99, b.itl_during_p50, b.itl_during_p99, b.budget, b.budget_step, b.ttft, b.ttft_alone, b.ttft_fair);
     return ST_OK;
 }
 
-static status bench(const cli_replica *cr, const bench_args *a)
+static status bench(const cli_replica *cr, const bench_args *a, json_t *environment)
 {
     run r = {.replica = cr->replica, .options = &a->replica.options};
-    if (!a->json)
+    if (a->json)
+        TRY(results_add_replica(environment, cr->replica, &a->replica.options, cr->reports, cr->n_ranks));
+    else
         print_head(cr, a);
     for (int b = 0; b < a->batch.n; b++) {
         for (int p = 0; p < a->prompt.n; p++)
-            TRY(one_row(&r, cr, a, false, a->prompt.of[p], a->batch.of[b], 0));
+            TRY(one_row(&r, cr, a, environment, false, a->prompt.of[p], a->batch.of[b], 0));
         for (int d = 0; d < a->depth.n; d++)
             for (int g = 0; g < a->gen.n; g++)
-                TRY(one_row(&r, cr, a, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
+                TRY(one_row(&r, cr, a, environment, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
         for (int i = 0; i < a->among.n; i++)
-            TRY(among_row(cr, a, a->among.of[i], a->batch.of[b]));
+            TRY(among_row(cr, a, environment, a->among.of[i], a->batch.of[b]));
     }
     for (int i = 0; i < a->shared.n; i++)
-        TRY(shared_row(cr, a, a->shared.of[i]));
+        TRY(shared_row(cr, a, environment, a->shared.of[i]));
     return ST_OK;
 }
 
+static const struct {
+    const char *name;
+    char *title; /* what its --help is called */
+    int (*run)(int argc, char **argv);
+} subcommands[] = {
+    {"comm", "trireme bench comm", cli_bench_comm},
+    {"kernels", "trireme bench kernels", cli_bench_kernels},
+};
+
 int cli_bench(int argc, char **argv)
 {
-    if (argc > 1 && (strcmp(argv[1], "comm") == 0 || strcmp(argv[1], "kernels") == 0)) {
-        bool comm = argv[1][0] == 'c';
-        argv[1] = argv[0];
-        return (comm ? cli_bench_comm : cli_bench_kernels)(argc - 1, argv + 1);
+    for (size_t i = 0; i < ARRAY_LEN(subcommands) && argc > 1; i++) {
+        if (strcmp(argv[1], subcommands[i].name) != 0)
+            continue;
+        argv[1] = subcommands[i].title;
+        return subcommands[i].run(argc - 1, argv + 1);
     }
     bench_args a = {.prompt = {1, {512}}, .gen = {1, {128}}, .batch = {1, {1}}, .depth = {1, {16}}, .repeat = 3};
     a.replica.options.phase_times = true;
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
     struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+    json_t *environment = results_environment(argc, argv); /* before argp sorts the arguments */
     cli_parse(&argp, argc, argv, &a);
     size_replica(&a);
     cli_replica cr;
     bool done;
     int code;
     cli_replica_start(&a.replica, &cr, &done, &code);
-    return done ? code : cli_finish_output(cli_replica_finish(&cr, bench(&cr, &a)));
+    if (!done)
+        code = cli_finish_output(cli_replica_finish(&cr, bench(&cr, &a, environment)));
+    json_decref(environment);
+    return code;
 }
