@@ -363,6 +363,8 @@ static status settle(serve_args *a)
         d->n = (int32_t)a->prompts.of[i] > d->n ? (int32_t)a->prompts.of[i] : d->n;
     if (d->kind == CLIENT_TRACE && !a->prompts_given)
         d->n = 0;
+    else if (d->kind != CLIENT_TRACE)
+        d->n = a->warmups > d->n ? a->warmups : d->n;
     return ST_OK;
 }
 
