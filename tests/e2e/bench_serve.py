@@ -136,8 +136,8 @@ def check_loads(report, bench, handler, work):
     report.check(len(set(prompts)) == 14, "no two runs send the same prompts")
     report.check(all(r["environment"]["server"]["model"] == "stand-in" and r["environment"]["cpu"] and r["environment"]["command"][0] == "trireme bench serve" for r in rows), "the environment")
     # Hundreds at once in one thread.
-    row = bench.script("uncounted", n=300, timeout=60)
-    report.check(row["completed"] == 300 and row["max_concurrent_requests"] > 100, f"{row['completed']} of 300, {row['failures']}, {row['max_concurrent_requests']} at once")
+    row = bench.script("uncounted", n=200, timeout=60)
+    report.check(row["completed"] == 200 and row["max_concurrent_requests"] > 100, f"{row['completed']} of 200, {row['failures']}, {row['max_concurrent_requests']} at once")
 
 
 def check_data(report, bench, handler, work):
@@ -176,7 +176,7 @@ def check_data(report, bench, handler, work):
     report.check([(len(s["body"]["prompt"]), s["body"]["max_tokens"]) for s in seen] == [(20, 2), (21, 3), (22, 4)] and seen[2]["body"]["prompt"][:20] == seen[0]["body"]["prompt"],
                  "lengths and blocks of the trace")
     due, sent = ([r[k] for r in rows[0]["requests"]] for k in ("due", "sent"))
-    report.check(due == [0, 0.2, 0.4] and all(s >= d for s, d in zip(sent, due)) and statistics.median(s - d for s, d in zip(sent, due)) < LATE, f"and its times: {sent}")
+    report.check([round(d, 9) for d in due] == [0, 0.2, 0.4] and all(s >= d for s, d in zip(sent, due)) and statistics.median(s - d for s, d in zip(sent, due)) < LATE, f"and its times: {due} {sent}")
     # A server that cannot count.
     handler.tokenize = False
     _, said = bench.run("--num-prompts", 1, code=2)
