@@ -67,6 +67,7 @@ static const char doc[] =
     "  mpirun -n 2 trireme bench comm          what sums and messages between ranks cost; `trireme bench comm --help`\n"
     "  trireme bench kernels                   each operation against the limits of this machine; `trireme bench kernels --help`\n"
     "  trireme bench serve --max-concurrency 8 a server under load, over HTTP; `trireme bench serve --help`\n"
+    "  trireme bench compare a.jsonl b.jsonl   two files of results: faster, slower, or no difference shown; `trireme bench compare --help`\n"
     "\n"
     "Columns: tokens/s over all sequences with its standard deviation; the time of a step; and where rank 0's time of a step goes, in ms: the "
     "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.  On a GPU they are its own times, by events between the kernels; with --no-phases they are those in which "
@@ -435,6 +436,7 @@ static const struct {
     int (*run)(int argc, char **argv);
 } subcommands[] = {
     {"comm", "trireme bench comm", cli_bench_comm},
+    {"compare", "trireme bench compare", cli_bench_compare},
     {"kernels", "trireme bench kernels", cli_bench_kernels},
     {"serve", "trireme bench serve", cli_bench_serve},
 };
