@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/mem.h"
-
 /* ---- what members are ---- */
 
 static bool is_among(const char *name, const char *const *of, size_t n)
@@ -82,6 +80,31 @@ char *compare_key(const json_t *row, const char *const *across, int n_across)
         free(text);
     }
     return mem_str_take(&s);
+}
+
+static bool has_line(const char *key, const char *line, size_t n)
+{
+    while (*key != '\0') {
+        size_t len = strcspn(key, "\n");
+        if (len == n && memcmp(key, line, n) == 0)
+            return true;
+        key += len + (key[len] == '\n');
+    }
+    return false;
+}
+
+void compare_key_put(char *const *all, size_t n, const char *key, bool common, mem_str *out)
+{
+    for (const char *line = key; *line != '\0';) {
+        size_t len = strcspn(line, "\n"), i = 0;
+        while (i < n && has_line(all[i], line, len))
+            i++;
+        if ((i == n) == common) {
+            mem_str_puts(out, out->len > 0 ? ", " : "");
+            mem_str_append(out, line, len);
+        }
+        line += len + (line[len] == '\n');
+    }
 }
 
 /* ---- Student's t ---- */

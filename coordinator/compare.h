@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "base/json.h"
+#include "base/mem.h"
 
 typedef enum compare_verdict { COMPARE_NOT_SHOWN, COMPARE_FASTER, COMPARE_SLOWER, COMPARE_TOO_FEW } compare_verdict;
 
@@ -46,6 +47,9 @@ const char *compare_verdict_text(compare_verdict v);
 bool compare_more_is_better(const char *figure);
 /* The key of a row: "test decode\ntokens 32\nbatch 1\n", without the members that may differ; caller frees; NULL: no memory. */
 char *compare_key(const json_t *row, const char *const *across, int n_across);
+
+/* Of a key, the lines that all n keys have, or those that not all have, with commas between them. */
+void compare_key_put(char *const *all, size_t n, const char *key, bool common, mem_str *out);
 
 /* The value that Student's t with df degrees of freedom exceeds with the chance p (below 0.5). */
 double compare_t_quantile(double df, double p);

@@ -133,44 +133,21 @@ static void tell_environments(const json_t *a, const json_t *b)
 
 /* ---- the table ---- */
 
-/* Whether all rows' keys have this line. */
-static bool is_common(const compare_table *t, const char *line, size_t n)
-{
-    for (size_t i = 0; i < t->n; i++) {
-        const char *at = t->rows[i].key;
-        while (at != NULL && !(strncmp(at, line, n) == 0 && at[n] == '\n'))
-            at = strchr(at, '\n') != NULL && strchr(at, '\n')[1] != '\0' ? strchr(at, '\n') + 1 : NULL;
-        if (at == NULL)
-            return false;
-    }
-    return true;
-}
-
-/* The lines of a key that are common to all rows, or those that are not. */
-static void put_key(const compare_table *t, const char *key, bool common, mem_str *out)
-{
-    for (const char *line = key; *line != '\0';) {
-        size_t n = strcspn(line, "\n");
-        if (is_common(t, line, n) == common) {
-            mem_str_puts(out, out->len > 0 ? ", " : "");
-            mem_str_append(out, line, n);
-        }
-        line += n + (line[n] == '\n');
-    }
-}
-
-static void tell(const compare_table *t)
+static status tell(const compare_table *t)
 {
     mem_str text = {0};
-    if (t->n > 0)
-        put_key(t, t->rows[0].key, true, &text);
+    char **keys;
+    TRY(mem_calloc(t->n, sizeof(*keys), "table", &keys));
+    for (size_t i = 0; i < t->n; i++)
+        keys[i] = t->rows[i].key;
+    compare_key_put(keys, t->n, keys[0], true, &text);
     printf("%s\n\n%-20s %12s %12s %8s %18s  runs  verdict\n", text.data != NULL ? text.data : "", "figure", "A", "B", "speed", "interval");
     for (size_t i = 0; i < t->n; i++) {
         const compare_row *r = &t->rows[i];
         char interval[64] = "";
         if (i == 0 || strcmp(r->key, t->rows[i - 1].key) != 0) {
             mem_str_clear(&text);
-            put_key(t, r->key, false, &text);
+            compare_key_put(keys, t->n, r->key, false, &text);
             if (text.len > 0)
                 printf("%s\n", text.data);
         }
@@ -179,6 +156,8 @@ static void tell(const compare_table *t)
         printf("  %-18s %12.6g %12.6g %8.3f %18s  %d, %d  %s\n", r->figure, r->a, r->b, r->speed, interval, r->n_a, r->n_b, compare_verdict_text(r->verdict));
     }
     mem_str_free(&text);
+    free(keys);
+    return ST_OK;
 }
 
 static void tell_sum(const compare_table *t)
@@ -222,7 +201,7 @@ static status compare(const compare_args *a, bool *slower)
         st = tell_json(&t);
     } else if (st == ST_OK) {
         tell_environments(x, y);
-        tell(&t);
+        st = tell(&t);
         tell_sum(&t);
     }
     compare_table_free(&t);

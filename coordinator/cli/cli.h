@@ -33,6 +33,7 @@ int cli_bench_comm(int argc, char **argv); /* `bench comm` and its like, by cli_
 int cli_bench_compare(int argc, char **argv);
 int cli_bench_kernels(int argc, char **argv);
 int cli_bench_serve(int argc, char **argv);
+int cli_report_command(int argc, char **argv);
 int cli_gateway(int argc, char **argv);
 const struct argp *cli_gateway_argp(void);
 int cli_replica_command(int argc, char **argv);
