@@ -53,20 +53,19 @@ static size_t linear_ticks(double low, double high, int want, double *out)
     if (!(step > 0) || !isfinite(first))
         return 0;
     for (double k = first; k * step <= high + 1e-9 * step && n < PLOT_TICKS; k++)
-        out[n++] = k * step;
+        out[n++] = k == 0 ? 0 : k * step; /* not -0 */
     return n;
 }
 
 static size_t log_ticks(double low, double high, int want, double *out)
 {
-    static const double all[] = {1, 2, 5}, few[] = {1};
+    static const double fine[] = {1, 2, 3, 4, 6, 8}, dense[] = {1, 2, 5};
     double decades = log10(high / low);
-    bool dense = decades * 3 <= want + 2;
-    int stride = dense ? 1 : (int)ceil(decades / want);
+    int per = decades * 6 <= want + 2 ? 6 : decades * 3 <= want + 2 ? 3 : 1, stride = per > 1 ? 1 : (int)ceil(decades / want);
     size_t n = 0;
     for (int e = (int)floor(log10(low)); e <= (int)ceil(log10(high)); e += stride) {
-        for (size_t i = 0; i < (dense ? ARRAY_LEN(all) : ARRAY_LEN(few)); i++) {
-            double v = (dense ? all : few)[i] * pow(10, e);
+        for (int i = 0; i < per; i++) {
+            double v = (per == 6 ? fine : dense)[i] * pow(10, e);
             if (v >= low * (1 - 1e-9) && v <= high * (1 + 1e-9) && n < PLOT_TICKS)
                 out[n++] = v;
         }

@@ -37,7 +37,7 @@ void plot_put(const plot *p, mem_str *out);
 /* Text for HTML, in elements and in quoted attributes. */
 void plot_escape(const char *text, mem_str *out);
 
-/* About `want` round numbers within [low, high]: 1, 2 or 5 times a power of ten apart, or on a logarithmic axis themselves; returns how many (at most PLOT_TICKS). */
+/* About `want` round numbers within [low, high]: 1, 2 or 5 times a power of ten apart, or on a logarithmic axis few multiples of powers of ten; returns how many (at most PLOT_TICKS). */
 enum { PLOT_TICKS = 64 };
 size_t plot_ticks(double low, double high, bool is_log, int want, double out[PLOT_TICKS]);
 

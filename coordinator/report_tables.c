@@ -222,6 +222,25 @@ static bool is_of_command(const char *name)
     return strcmp(name, "time") == 0 || strcmp(name, "command") == 0 || strcmp(name, "load") == 0 || strcmp(name, "memory_bytes") == 0;
 }
 
+/* As a shell would take it. */
+static void put_argument(const char *text, mem_str *out)
+{
+    bool plain = text[0] != '\0' && strpbrk(text, " \t\n\"'\\$`&|;<>(){}*?#~!") == NULL;
+    if (plain) {
+        plot_escape(text, out);
+        return;
+    }
+    mem_str_puts(out, "&#39;");
+    for (const char *quote; (quote = strchr(text, '\'')) != NULL; text = quote + 1) {
+        char *before = strndup(text, (size_t)(quote - text));
+        plot_escape(before != NULL ? before : "", out);
+        mem_str_puts(out, "&#39;\\&#39;&#39;");
+        free(before);
+    }
+    plot_escape(text, out);
+    mem_str_puts(out, "&#39;");
+}
+
 static void put_command(const json_t *environment, size_t number, mem_str *out)
 {
     size_t i;
@@ -233,11 +252,11 @@ static void put_command(const json_t *environment, size_t number, mem_str *out)
     mem_str_puts(out, "</td><td><code>");
     json_array_foreach(json_object_get(environment, "command"), i, arg) {
         const char *text = json_is_string(arg) ? json_string_value(arg) : "?";
-        bool plain = text[0] != '\0' && strpbrk(text, " \t\n\"'\\$`&|;<>(){}*?#~!") == NULL;
         mem_str_puts(out, i > 0 ? " " : "");
-        mem_str_puts(out, plain || i == 0 ? "" : "&quot;");
-        plot_escape(text, out);
-        mem_str_puts(out, plain || i == 0 ? "" : "&quot;");
+        if (i == 0) /* "trireme bench comm" is one */
+            plot_escape(text, out);
+        else
+            put_argument(text, out);
     }
     mem_str_puts(out, "</code></td></tr>\n");
 }

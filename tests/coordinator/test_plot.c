@@ -46,7 +46,11 @@ static void hardly_any_range(void **state)
         }
     }
     ticks_are(1, 1000, true, 4, 4, (double[]){1, 10, 100, 1000});
-    ticks_are(1, 20, true, 8, 5, (double[]){1, 2, 5, 10, 20});
+    ticks_are(1, 100, true, 8, 7, (double[]){1, 2, 5, 10, 20, 50, 100});
+    ticks_are(1, 4, true, 8, 4, (double[]){1, 2, 3, 4});
+    ticks_are(-1, 1, false, 2, 3, (double[]){-1, 0, 1});
+    assert_int_equal(plot_ticks(-1, 1, false, 2, t), 3);
+    assert_false(signbit(t[1]));
 }
 
 static void text_is_escaped(void **state)
