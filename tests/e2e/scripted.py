@@ -185,6 +185,9 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 1024
     daemon_threads = True
 
+    def handle_error(self, request, client_address):
+        pass  # clients that leave are part of the tests
+
 
 def start():
     """(URL, Handler)"""
