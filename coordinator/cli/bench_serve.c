@@ -103,7 +103,7 @@ static const char doc[] =
     "  trireme bench serve --dataset-name trace --dataset-path trace.jsonl --trace-speed 2\n"
     "\n"
     "TTFT is the time from sending to the first output, TPOT (E2E - TTFT) / (tokens - 1), ITL the time between outputs, E2E that to the last one, as `vllm bench serve` defines "
-    "them.  Every run draws other tokens, so that the server's prefix cache helps within a run only.  Lateness is by how much requests were sent after they were due: where it is "
+    "them.  Every run draws other tokens, so that the server's prefix cache helps within a run only (but conversations of a file are the same in each).  Lateness is by how much requests were sent after they were due: where it is "
     "large, --max-concurrency or this client bounds the load.  The exit code is 1 if no request of a run succeeded.";
 
 /* ---- the command line ---- */
