@@ -5,7 +5,7 @@
  *            until B * G tokens later, or one has no room left: all B take part in every step measured
  *
  *   shared   and
- *   among    bench_serve.h
+ *   among    bench_among.h
  *
  * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times. */
 #include <argp.h>
@@ -18,11 +18,12 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "coordinator/cli/bench_serve.h"
+#include "coordinator/cli/bench_among.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/replica_args.h"
 #include "coordinator/cli/stats.h"
+#include "coordinator/results.h"
 #include "shard/arch.h"
 #include "trireme_version.h"
 
@@ -65,6 +66,8 @@ static const char doc[] =
     "  trireme bench -m model.gguf -p 0 -n 0 --shared 1000 -b 31 --among 4000\n"
     "  mpirun -n 2 trireme bench comm          what sums and messages between ranks cost; `trireme bench comm --help`\n"
     "  trireme bench kernels                   each operation against the limits of this machine; `trireme bench kernels --help`\n"
+    "  trireme bench serve --max-concurrency 8 a server under load, over HTTP; `trireme bench serve --help`\n"
+    "  trireme bench compare a.jsonl b.jsonl   two files of results: faster, slower, or no difference shown; `trireme bench compare --help`\n"
     "\n"
     "Columns: tokens/s over all sequences with its standard deviation; the time of a step; and where rank 0's time of a step goes, in ms: the "
     "attention and MLP halves of its layers, embedding, head and sampling, waiting in sums between ranks, waiting for the stage before.  On a GPU they are its own times, by events between the kernels; with --no-phases they are those in which "
@@ -324,7 +327,7 @@ static void print_row(const row *w)
     fflush(stdout);
 }
 
-static status print_json(const cli_replica *cr, const bench_args *a, const row *w)
+static status print_json(const cli_replica *cr, const bench_args *a, json_t *environment, const row *w)
 {
     const coord_replica_times *t = &w->spent;
     const shard_plan *plan = coord_replica_plan(cr->replica);
@@ -345,7 +348,7 @@ static status print_json(const cli_replica *cr, const bench_args *a, const row *
     json_object_set_new(o, "rank0_step_ms", phases);
     json_object_update(o, replica);
     json_decref(replica);
-    return cli_print_json(o);
+    return results_put(o, environment, true, NULL);
 }
 
 static void print_head(const cli_replica *cr, const bench_args *a)
@@ -357,7 +360,7 @@ static void print_head(const cli_replica *cr, const bench_args *a)
         printf("%-22s %5s  %21s  %8s  %9s %7s %7s %7s %7s %7s\n", "test", "batch", "tokens/s", "step ms", "attention", "mlp", "embed", "head", "sums", "stage");
 }
 
-static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool decode, int32_t tokens, int32_t batch, int32_t depth)
+static status one_row(run *r, const cli_replica *cr, const bench_args *a, json_t *environment, bool decode, int32_t tokens, int32_t batch, int32_t depth)
 {
     row *w;
     if (tokens == 0)
@@ -366,7 +369,7 @@ static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool d
     *w = (row){.decode = decode, .tokens = tokens, .batch = batch, .depth = decode ? depth : 0, .repeat = a->repeat};
     status st = measure(r, w);
     if (st == ST_OK && a->json)
-        st = print_json(cr, a, w);
+        st = print_json(cr, a, environment, w);
     else if (st == ST_OK)
         print_row(w);
     free(w);
@@ -375,70 +378,90 @@ static status one_row(run *r, const cli_replica *cr, const bench_args *a, bool d
 
 /* ---- the scheduler's rows ---- */
 
-static status shared_row(const cli_replica *cr, const bench_args *a, int32_t tokens)
+static status shared_row(const cli_replica *cr, const bench_args *a, json_t *environment, int32_t tokens)
 {
     bench_shared b = {.tokens = tokens, .repeat = a->repeat};
     if (tokens == 0)
         return ST_OK;
     TRY(bench_shared_measure(cr->replica, &b));
     if (a->json)
-        return cli_print_json(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds));
+        return results_put(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds), environment, true,
+                           NULL);
     printf("shared %d: first token after %.3f s cold, %.3f s with the prefix there (%.3f of it)\n", tokens, b.cold_seconds, b.shared_seconds,
            b.shared_seconds / b.cold_seconds);
     return ST_OK;
 }
 
-static status among_row(const cli_replica *cr, const bench_args *a, int32_t tokens, int32_t batch)
+static status among_row(const cli_replica *cr, const bench_args *a, json_t *environment, int32_t tokens, int32_t batch)
 {
     bench_among b = {.tokens = tokens, .batch = batch, .budget = a->replica.options.max_batched_tokens};
     if (tokens == 0)
         return ST_OK;
     TRY(bench_among_measure(cr->replica, &b));
     if (a->json)
-        return cli_print_json(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
-                                      "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
-                                      b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair));
+        return results_put(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
+                                     "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
+                                     b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair),
+                           environment, true, NULL);
     printf("among %d: %d sequences' tokens come %.3f s apart (p99 %.3f), %.3f s (p99 %.3f) while the prompt is computed in steps of %d tokens "
            "(%.3f s each); its first token after %.3f s, alone %.3f s, in turns %.3f s\n",
            tokens, batch, b.itl_alone_p50, b.itl_alone_p99, b.itl_during_p50, b.itl_during_p99, b.budget, b.budget_step, b.ttft, b.ttft_alone, b.ttft_fair);
     return ST_OK;
 }
 
-static status bench(const cli_replica *cr, const bench_args *a)
+static status bench(const cli_replica *cr, const bench_args *a, json_t *environment)
 {
     run r = {.replica = cr->replica, .options = &a->replica.options};
-    if (!a->json)
+    if (a->json)
+        TRY(results_add_replica(environment, cr->replica, &a->replica.options, cr->reports, cr->n_ranks));
+    else
         print_head(cr, a);
     for (int b = 0; b < a->batch.n; b++) {
         for (int p = 0; p < a->prompt.n; p++)
-            TRY(one_row(&r, cr, a, false, a->prompt.of[p], a->batch.of[b], 0));
+            TRY(one_row(&r, cr, a, environment, false, a->prompt.of[p], a->batch.of[b], 0));
         for (int d = 0; d < a->depth.n; d++)
             for (int g = 0; g < a->gen.n; g++)
-                TRY(one_row(&r, cr, a, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
+                TRY(one_row(&r, cr, a, environment, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
         for (int i = 0; i < a->among.n; i++)
-            TRY(among_row(cr, a, a->among.of[i], a->batch.of[b]));
+            TRY(among_row(cr, a, environment, a->among.of[i], a->batch.of[b]));
     }
     for (int i = 0; i < a->shared.n; i++)
-        TRY(shared_row(cr, a, a->shared.of[i]));
+        TRY(shared_row(cr, a, environment, a->shared.of[i]));
     return ST_OK;
 }
 
+static const struct {
+    const char *name;
+    char *title; /* what its --help is called */
+    int (*run)(int argc, char **argv);
+} subcommands[] = {
+    {"comm", "trireme bench comm", cli_bench_comm},
+    {"compare", "trireme bench compare", cli_bench_compare},
+    {"kernels", "trireme bench kernels", cli_bench_kernels},
+    {"serve", "trireme bench serve", cli_bench_serve},
+};
+
 int cli_bench(int argc, char **argv)
 {
-    if (argc > 1 && (strcmp(argv[1], "comm") == 0 || strcmp(argv[1], "kernels") == 0)) {
-        bool comm = argv[1][0] == 'c';
-        argv[1] = argv[0];
-        return (comm ? cli_bench_comm : cli_bench_kernels)(argc - 1, argv + 1);
+    for (size_t i = 0; i < ARRAY_LEN(subcommands) && argc > 1; i++) {
+        if (strcmp(argv[1], subcommands[i].name) != 0)
+            continue;
+        argv[1] = subcommands[i].title;
+        return subcommands[i].run(argc - 1, argv + 1);
     }
     bench_args a = {.prompt = {1, {512}}, .gen = {1, {128}}, .batch = {1, {1}}, .depth = {1, {16}}, .repeat = 3};
     a.replica.options.phase_times = true;
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
     struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
+    json_t *environment = results_environment(argc, argv); /* before argp sorts the arguments */
     cli_parse(&argp, argc, argv, &a);
     size_replica(&a);
     cli_replica cr;
     bool done;
     int code;
     cli_replica_start(&a.replica, &cr, &done, &code);
-    return done ? code : cli_finish_output(cli_replica_finish(&cr, bench(&cr, &a)));
+    if (!done)
+        code = cli_finish_output(cli_replica_finish(&cr, bench(&cr, &a, environment)));
+    json_decref(environment);
+    return code;
 }

@@ -20,6 +20,7 @@
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/replica_args.h"
 #include "coordinator/device.h"
+#include "coordinator/results.h"
 
 enum { MAX_SIZES = 32, QUEUED = 16 };
 
@@ -33,6 +34,7 @@ typedef struct comm_bench_args {
 
 typedef struct comm_bench {
     const comm_bench_args *a;
+    json_t *environment;
     comm_world *world;
     comm_group *group; /* all ranks */
     comm_group *pair;  /* rank 0 and the last one */
@@ -355,7 +357,7 @@ static status tell(const comm_bench *b, const char *what, const char *path, size
     }
     json_t *o = json_pack("{ss ss sI sf si ss}", "test", what, "path", path, "bytes", (json_int_t)bytes, "seconds", seconds, "ranks", b->n, "backend",
                           b->device.ops->ctx_describe(b->ctx));
-    return cli_print_json(o);
+    return results_put(o, b->environment, true, NULL);
 }
 
 /* The largest size up to which the paths before `path` were at least as fast as it and all after it, at every size measured. */
@@ -383,7 +385,9 @@ static status tell_choice(const comm_bench *b, const double (*seconds)[COMM_PATH
     comm_choice_print(&c, text, sizeof(text));
     if (b->rank != 0)
         return ST_OK;
-    printf(b->a->json ? "{\"test\": \"choice\", \"collectives\": \"%s\"}\n" : "\n--collectives %s\n", text);
+    if (b->a->json)
+        return results_put(json_pack("{ss ss}", "test", "choice", "collectives", text), b->environment, true, NULL);
+    printf("\n--collectives %s\n", text);
     return ST_OK;
 }
 
@@ -429,8 +433,8 @@ int cli_bench_comm(int argc, char **argv)
 {
     comm_bench_args a = {.sizes = {16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20}, .n_sizes = 6, .rounds = 30, .timeout_ms = 60000, .hidden = 4096};
     const struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};
+    comm_bench b = {.a = &a, .environment = results_environment(argc, argv)};
     cli_parse(&argp, argc, argv, &a);
-    comm_bench b = {.a = &a};
     status st = cli_world_create(&b.world);
     if (st == ST_OK)
         st = create(&b);
@@ -439,5 +443,6 @@ int cli_bench_comm(int argc, char **argv)
     int code = st != ST_OK && b.rank == 0 ? cli_report(st) : status_exit_code(st);
     destroy(&b);
     comm_world_destroy(&b.world);
+    json_decref(b.environment);
     return cli_finish_output(code);
 }

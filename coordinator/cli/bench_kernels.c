@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
+#include "coordinator/results.h"
 #include "ops/device.h"
 
 enum { MAX_LIST = 32, PASSES = 5, FILL_BYTES = 1 << 20 };
@@ -33,6 +34,7 @@ typedef struct kernels_args {
 
 typedef struct kernels_bench {
     const kernels_args *a;
+    json_t *environment;
     const ops_backend *ops;
     ops_ctx *ctx;
     ops_peaks peaks;
@@ -177,7 +179,7 @@ static status tell(const kernels_bench *b, const char *what, int32_t rows, const
     }
     json_t *o = json_pack("{ss ss si sf sf sf sf ss}", "backend", b->ops->ctx_describe(b->ctx), "test", what, "rows", rows, "seconds", seconds, "bytes", w->bytes, "operations",
                           w->operations, "floor_seconds", floor, "limit", limit);
-    return cli_print_json(o);
+    return results_put(o, b->environment, true, NULL);
 }
 
 static status tell_peaks(const kernels_bench *b)
@@ -194,7 +196,7 @@ static status tell_peaks(const kernels_bench *b)
     }
     json_t *o = json_pack("{ss ss sf sf sf sf sf}", "backend", b->ops->ctx_describe(b->ctx), "test", "peaks", "read", p->read, "codes4", p->codes4, "codes8", p->codes8, "f32",
                           p->f32, "bf16", p->bf16);
-    return cli_print_json(o);
+    return results_put(o, b->environment, true, NULL);
 }
 
 /* ---- timing ---- */
@@ -566,9 +568,9 @@ static status run(kernels_bench *b)
     return most > 1 ? rows(b, most) : ST_OK;
 }
 
-static status run_on(const kernels_args *a, const ops_backend *ops, const char *isa)
+static status run_on(const kernels_args *a, json_t *environment, const ops_backend *ops, const char *isa)
 {
-    kernels_bench b = {.a = a, .ops = ops};
+    kernels_bench b = {.a = a, .environment = environment, .ops = ops};
     int32_t rows = 512, cols = a->heads * a->head_dim;
     for (int32_t i = 0; i < a->n_rows; i++)
         rows = a->rows[i] > rows ? a->rows[i] : rows;
@@ -602,16 +604,18 @@ int cli_bench_kernels(int argc, char **argv)
                       .context = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .vocabulary = 128256};
     const struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};
     const ops_backend *ops;
+    json_t *environment = results_environment(argc, argv);
     cli_parse(&argp, argc, argv, &a);
     status st = ops_device_open(a.device, &ops, NULL, 0);
     int n = 0;
     for (size_t i = 0; i < ARRAY_LEN(sets) && st == ST_OK && a.isa == NULL && a.device == OPS_DEVICE_CPU; i++) {
         if (!has(sets[i]))
             continue;
-        st = run_on(&a, ops, sets[i]);
+        st = run_on(&a, environment, ops, sets[i]);
         n++;
     }
     if (st == ST_OK && n == 0)
-        st = run_on(&a, ops, a.isa);
+        st = run_on(&a, environment, ops, a.isa);
+    json_decref(environment);
     return cli_finish_output(st != ST_OK ? cli_report(st) : 0);
 }

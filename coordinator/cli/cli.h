@@ -29,8 +29,11 @@ int cli_tokenize(int argc, char **argv);
 int cli_template(int argc, char **argv);
 int cli_perplexity(int argc, char **argv);
 int cli_bench(int argc, char **argv);
-int cli_bench_comm(int argc, char **argv); /* `bench comm` and `bench kernels`, by cli_bench */
+int cli_bench_comm(int argc, char **argv); /* `bench comm` and its like, by cli_bench */
+int cli_bench_compare(int argc, char **argv);
 int cli_bench_kernels(int argc, char **argv);
+int cli_bench_serve(int argc, char **argv);
+int cli_report_command(int argc, char **argv);
 int cli_gateway(int argc, char **argv);
 const struct argp *cli_gateway_argp(void);
 int cli_replica_command(int argc, char **argv);

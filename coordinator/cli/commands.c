@@ -9,6 +9,7 @@ const cli_command cli_commands[] = {
     {"chat", "talk with a checkpoint, answers streamed", cli_chat, true, NULL},
     {"perplexity", "how well a checkpoint predicts a text", cli_perplexity, true, NULL},
     {"bench", "how fast a checkpoint is here", cli_bench, true, NULL},
+    {"report", "benchmark results as one page", cli_report_command, false, NULL},
     {"replica", "serve a checkpoint at a gateway", cli_replica_command, true, cli_replica_command_argp},
     {"inspect", "show what a checkpoint is", cli_inspect, false, NULL},
     {"plan", "show how a checkpoint would be split over ranks", cli_plan, false, NULL},

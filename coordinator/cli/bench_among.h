@@ -1,6 +1,6 @@
-/* coordinator/cli/bench_serve.h - the rows of `trireme bench` that measure the scheduler: what a shared prefix spares, what a long prompt costs the others. */
-#ifndef COORDINATOR_CLI_BENCH_SERVE_H
-#define COORDINATOR_CLI_BENCH_SERVE_H
+/* coordinator/cli/bench_among.h - the rows of `trireme bench` that measure the scheduler: what a shared prefix spares, what a long prompt costs the others. */
+#ifndef COORDINATOR_CLI_BENCH_AMONG_H
+#define COORDINATOR_CLI_BENCH_AMONG_H
 
 #include <jansson.h>
 
