@@ -139,7 +139,7 @@ static __global__ void __launch_bounds__(THREADS) blaslt_codes_kernel(const int3
         const float4 v = from[i];
         largest = fmaxf(fmaxf(largest, fmaxf(fabsf(v.x), fabsf(v.y))), fmaxf(fabsf(v.z), fabsf(v.w)));
     }
-    const float scale = block_max(largest, shared) / 448.0f, up = scale > 0.0f ? 1.0f / scale : 0.0f;
+    const float scale = fmaxf(block_max(largest, shared) / 448.0f, 0x1p-126f), up = 1.0f / scale; /* of a row of nothing, or next to it, a number too */
     uint32_t *to = reinterpret_cast<uint32_t *>(codes + (int64_t)row * cols);
     for (int32_t i = (int32_t)threadIdx.x; i < cols / 4; i += THREADS) {
         const float4 v = from[i];

@@ -145,8 +145,9 @@ static rows rows_make(ops_ctx *ctx, int32_t n, int32_t cols, uint64_t seed)
     memset(f32, 0xff, (size_t)n * wide);
     memset(bf16, 0xff, (size_t)n * narrow);
     for (int32_t r = 0; r < n; r++) {
+        float size = r % 37 == 5 ? 0 : r % 37 == 6 ? 1e-38f : (float)(1 + r % 5); /* rows of nothing, and next to it */
         for (int32_t k = 0; k < cols; k++) {
-            float v = rounded(uniform(&seed) * (float)(1 + r % 5));
+            float v = rounded(uniform(&seed) * size);
             x.values[(size_t)r * (size_t)cols + (size_t)k] = v;
             ((float *)(void *)(f32 + (size_t)r * wide))[k] = v;
             ((uint16_t *)(void *)(bf16 + (size_t)r * narrow))[k] = half_f32_to_bf16(v);
@@ -247,7 +248,7 @@ static void f8_round(rows *x)
         float *v = x->values + (size_t)r * (size_t)x->cols, largest = 0;
         for (int32_t k = 0; k < x->cols; k++)
             largest = fmaxf(largest, fabsf(v[k]));
-        float scale = largest / 448.0f, up = scale > 0 ? 1.0f / scale : 0;
+        float scale = fmaxf(largest / 448.0f, 0x1p-126f), up = 1.0f / scale;
         for (int32_t k = 0; k < x->cols; k++)
             v[k] = half_e4m3_to_f32(half_f32_to_e4m3(v[k] * up)) * scale;
     }
