@@ -34,7 +34,7 @@ static const struct argp_option options[] = {
     {"kv-blocks", OPT_KV_BLOCKS, "N", 0, "KV blocks of 16 tokens (default: what memory and the limits above allow)", 0},
     {"memory", OPT_MEMORY, "BYTES", 0, "Memory each rank may use, as in 8GiB (default: its share of what its host or device has left)", 0},
     {"rank-weights", OPT_WEIGHTS, "W,W,...", 0, "Relative speed of each rank, for ranks of unequal speed", 0},
-    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank within a step (default 60)", 0},
+    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank within a step (default 60) and, but for at least 30, at the start (default 120)", 0},
     {0},
 };
 
@@ -158,16 +158,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 const struct argp cli_replica_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
-status cli_world_create(comm_world **out)
+status cli_world_create(int timeout_ms, comm_world **out)
 {
     int n, rank;
     if (!comm_launched(&n, &rank) || n == 1)
         return comm_world_single(out);
     if (rank > 0) /* what keeps MPI from starting is told once */
         status_mute();
-    status st = comm_world_mpi(out);
+    status st = comm_world_mpi(timeout_ms, out);
     if (rank > 0)
         status_unmute();
+    if (rank > 0 && st == ST_PEER) /* rank 0 is not there to tell it */
+        cli_report(st);
     return st;
 }
 
@@ -178,9 +180,16 @@ static void replica_close(cli_replica *r)
     comm_world_destroy(&r->world);
 }
 
+/* Who asks for short steps does not mean that all ranks must start within the same moment. */
+static int start_timeout_ms(int timeout_ms)
+{
+    enum { LEAST_MS = 30000 };
+    return timeout_ms == 0 || timeout_ms > LEAST_MS ? timeout_ms : LEAST_MS;
+}
+
 static status start(cli_replica_args *a, cli_replica *r)
 {
-    TRY(cli_world_create(&r->world));
+    TRY(cli_world_create(start_timeout_ms(a->options.timeout_ms), &r->world));
     r->rank = comm_world_rank(r->world);
     r->n_ranks = comm_world_size(r->world);
     if (r->n_ranks > 1)
