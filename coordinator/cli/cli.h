@@ -31,6 +31,7 @@ int cli_perplexity(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_bench_comm(int argc, char **argv); /* `bench comm` and `bench kernels`, by cli_bench */
 int cli_bench_kernels(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
 int cli_gateway(int argc, char **argv);
 const struct argp *cli_gateway_argp(void);
 int cli_replica_command(int argc, char **argv);
