@@ -380,6 +380,12 @@ done:
     return c;
 }
 
+diagnosis_ways diagnosis_ways_of(const json_t *report, bool across)
+{
+    link_class c = classify(report, across);
+    return (diagnosis_ways){c.n, c.seconds, c.bytes_per_second};
+}
+
 /* Between hosts a link is expected to be like the others, to within what machines that do other things as well make of it. */
 #define NARROW 0.4
 static void find_links(finder *f)

@@ -12,12 +12,20 @@
 #ifndef COORDINATOR_DIAGNOSIS_H
 #define COORDINATOR_DIAGNOSIS_H
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "base/json.h"
 
 /* Adds "findings"; *must: how many of them keep the job from working, or from working well, until they are mended. */
 status diagnosis_find(json_t *report, int *must);
+/* The pairs of a report inside hosts, or (across) between them: how many, and the medians. */
+typedef struct diagnosis_ways {
+    int n;
+    double seconds, bytes_per_second;
+} diagnosis_ways;
+diagnosis_ways diagnosis_ways_of(const json_t *report, bool across);
+
 void diagnosis_print(const json_t *report, FILE *out);
 
 #endif

@@ -7,14 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/packed.h"
+#include "base/threads.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/replica_args.h"
 #include "coordinator/diagnosis.h"
 #include "coordinator/facts.h"
 #include "coordinator/links.h"
+#include "coordinator/measure.h"
 #include "coordinator/placement.h"
 #include "trireme_version.h"
 
@@ -25,6 +29,7 @@ typedef struct doctor_args {
     facts_options facts;
     int32_t tp, pp;
     int timeout_ms;
+    const char *machine; /* file to write; NULL: none */
     enum { PAIRS_AUTO, PAIRS_ALL, PAIRS_HOSTS, PAIRS_NONE } pairs;
     bool json;
 } doctor_args;
@@ -33,6 +38,8 @@ typedef struct doctor {
     const doctor_args *a;
     comm_world *world;
     comm_group *everyone;
+    coord_device device;
+    coord_place place;
     shard_checkpoint *checkpoint;
     json_t *mine, *report; /* report: rank 0 */
     int rank, n, tp, pp;
@@ -40,7 +47,7 @@ typedef struct doctor {
 
 /* ---- the command line ---- */
 
-enum { OPT_JSON = 0x5000, OPT_TP, OPT_PP, OPT_TIMEOUT, OPT_PAIRS, OPT_CONTENT, OPT_REVISION, OPT_OFFLINE };
+enum { OPT_JSON = 0x5000, OPT_TP, OPT_PP, OPT_TIMEOUT, OPT_PAIRS, OPT_CONTENT, OPT_REVISION, OPT_OFFLINE, OPT_MACHINE };
 
 static const struct argp_option options[] = {
     {"model", 'm', "MODEL", 0, "Look at this checkpoint too: is it the same for every rank, does it fit?", 0},
@@ -50,6 +57,7 @@ static const struct argp_option options[] = {
     {"tp", OPT_TP, "N", 0, "Tensor-parallel ranks of a stage, whose sums are measured (default: all ranks)", 0},
     {"pp", OPT_PP, "M", 0, "Pipeline stages (default: the ranks divided by --tp)", 0},
     {"pairs", OPT_PAIRS, "all|hosts|none", 0, "Measure the way between all ranks, or of two hosts only between their first ranks (default: all of up to 128 ranks)", 0},
+    {"machine", OPT_MACHINE, "FILE", 0, "Measure with the checkpoint's shapes how fast a rank computes, too, and describe the machine for `trireme plan`", 0},
     {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank, at the start and later (default 30)", 0},
     {"json", OPT_JSON, NULL, 0, "The whole report as one JSON object instead of a table", 0},
     {0},
@@ -62,6 +70,7 @@ static const char doc[] =
     "  trireme doctor -m model.gguf\n"
     "  mpirun -n 4 trireme doctor -m model.gguf --tp 2\n"
     "  srun -N 8 --ntasks-per-node=8 --mpi=pmix trireme doctor -m org/name\n"
+    "  mpirun -n 2 trireme doctor -m model.gguf --machine here.json\n"
     "\n"
     "What all ranks have alike is said once; where some differ from most, they are marked with * and named. Lines that begin with MEND keep the job from working, or from working well, until "
     "somebody mends them; others are worth knowing. Exit code 0: nothing to mend, 1: something is, or a rank did not come, 2: wrong use. How fast each backend's operations and GPUs' sums are, "
@@ -99,11 +108,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         }
         argp_error(state, "--pairs %s: all, hosts or none", arg);
         return 0;
+    case OPT_MACHINE:
+        a->machine = arg;
+        return 0;
     case OPT_TIMEOUT:
         a->timeout_ms = cli_arg_int(state, "timeout", arg, 1, 100000) * 1000;
         return 0;
     case OPT_JSON:
         a->json = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (a->machine != NULL && (a->facts.model == NULL || a->pairs == PAIRS_NONE))
+            argp_error(state, "--machine %s: give a checkpoint with -m, in whose shapes is measured, and leave out --pairs none", a->machine);
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument \"%s\": a checkpoint is given with -m", arg);
@@ -118,15 +134,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static status place(doctor *d)
 {
     char text[COORD_PLACE_TEXT];
-    coord_device device;
-    coord_place p;
-    TRY(coord_device_resolve(d->world, d->everyone, OPS_DEVICE_AUTO, d->a->timeout_ms, &device));
-    TRY(coord_place_find(d->world, d->everyone, &device, &p));
-    json_object_set_new(d->mine, "place", json_string(coord_place_text(&p, text)));
-    json_object_set_new(d->mine, "cores_shared", json_boolean(p.shared));
-    json_object_set_new(d->mine, "gpu_far", json_boolean(p.gpu_far));
-    json_object_set_new(d->mine, "gpu_pci", p.pci[0] != '\0' ? json_string(p.pci) : json_null());
-    json_object_set_new(d->mine, "nic", p.nic[0] != '\0' ? json_string(p.nic) : json_null());
+    const coord_place *p = &d->place;
+    TRY(coord_device_resolve(d->world, d->everyone, OPS_DEVICE_AUTO, d->a->timeout_ms, &d->device));
+    TRY(coord_place_find(d->world, d->everyone, &d->device, &d->place));
+    json_object_set_new(d->mine, "place", json_string(coord_place_text(p, text)));
+    json_object_set_new(d->mine, "cores_shared", json_boolean(p->shared));
+    json_object_set_new(d->mine, "gpu_far", json_boolean(p->gpu_far));
+    json_object_set_new(d->mine, "gpu_pci", p->pci[0] != '\0' ? json_string(p->pci) : json_null());
+    json_object_set_new(d->mine, "nic", p->nic[0] != '\0' ? json_string(p->nic) : json_null());
     return ST_OK;
 }
 
@@ -290,6 +305,74 @@ static void need(doctor *d)
     shard_plan_destroy(&plan);
 }
 
+/* ---- the machine, for planning ---- */
+
+/* How fast a rank computes while all do, as in a step. */
+static status speed(doctor *d, shard_device *out)
+{
+    int threads = threads_cores_granted() / (d->place.shared || d->place.divided ? comm_world_host_size(d->world) : 1);
+    coord_measure_options o = {.n_threads = threads > 0 ? threads : 1, .arch = shard_checkpoint_arch(d->checkpoint), .types = shard_checkpoint_types(d->checkpoint, false),
+                               .kv_type = SHARD_KV_F16, .seqs = 16, .context = 1024};
+    TRY(comm_barrier(d->everyone));
+    return comm_agree(d->world, coord_measure_device(d->device.ops, &o, out), 10 * 60 * 1000, &(int){0});
+}
+
+static json_t *types_of(const double figures[PACKED_TYPES], const double *both)
+{
+    json_t *o = json_object();
+    for (int t = 0; t < PACKED_TYPES; t++) {
+        if (figures[t] > 0 && both[t] > 0)
+            json_object_set_new(o, packed_format_of((packed_type)t)->name, json_real(figures[t]));
+    }
+    return o;
+}
+
+/* The ways inside hosts or between them: the medians of all pairs; where there are none those of the built-in machine hold. */
+static void put_way(const doctor *d, json_t *machine, const char *key, bool across)
+{
+    diagnosis_ways w = diagnosis_ways_of(d->report, across);
+    if (w.n > 0)
+        json_object_set_new(machine, key, json_pack("{sf sf}", "start_seconds", w.seconds, "bytes_per_second", w.bytes_per_second));
+}
+
+static status describe(doctor *d, const shard_device *s)
+{
+    json_t *ranks = json_object_get(d->report, "ranks"), *me = json_array_get(ranks, 0), *gpu = json_array_get(json_object_get(me, "gpus"), 0), *m, *device;
+    double memory = json_number_value(gpu != NULL ? json_object_get(gpu, "total_bytes") : json_object_get(me, "memory_available"));
+    int on_host = comm_world_host_size(d->world);
+    device = json_pack("{sf sf sf sf sf sf sf so so}", "cache_bytes_per_second", s->bytes_per_second, "attention_macs_per_second", s->attention_macs_per_second, "attention_head_seconds",
+                       s->attention_head_seconds, "elements_per_second", s->elements_per_second, "rotated_per_second", s->rotated_per_second, "phase_seconds", s->phase_seconds, "matrix_seconds",
+                       s->matrix_seconds, "weights_per_second", types_of(s->weights_per_second, s->macs_per_second), "macs_per_second", types_of(s->macs_per_second, s->weights_per_second));
+    m = json_pack("{ss ss si sf so so}", "machine", json_string_value(json_object_get(me, "host")), "base", "cpu", "devices_per_host", on_host, "memory_bytes",
+                  gpu != NULL ? memory : memory / on_host, "device", device, "measured",
+                  json_pack("{ss si ss ss sO}", "by", "trireme doctor " TRIREME_VERSION " " TRIREME_COMMIT, "ranks", d->n, "model", d->a->facts.model, "computes", d->device.ops->name, "sums",
+                            json_object_get(d->report, "sums")));
+    if (m == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for the machine's description");
+    put_way(d, m, "in_host", false);
+    put_way(d, m, "between_hosts", true);
+    char *text = json_dumps(m, JSON_INDENT(2));
+    json_decref(m);
+    status st = text == NULL ? FAIL(ST_NO_MEMORY, "no memory for the machine's description") : file_write_all(d->a->machine, text, strlen(text), 0644);
+    free(text);
+    return st;
+}
+
+static status machine(doctor *d)
+{
+    shard_device s;
+    if (d->a->machine == NULL)
+        return ST_OK;
+    status st = d->checkpoint == NULL ? ST_NOT_FOUND : ST_OK;
+    if (comm_agree(d->world, st, d->a->timeout_ms, &(int){0}) != ST_OK) {
+        if (d->rank == 0)
+            log_warn("%s is not written: the checkpoint cannot be used on every rank", d->a->machine);
+        return ST_OK; /* the findings say why */
+    }
+    TRY(speed(d, &s));
+    return d->rank == 0 ? describe(d, &s) : ST_OK;
+}
+
 /* ---- the whole ---- */
 
 static status split(doctor *d)
@@ -324,6 +407,8 @@ static status examine(doctor *d, int *must)
         st = links(d, hosts);
     if (st == ST_OK)
         st = sums(d, all);
+    if (st == ST_OK)
+        st = machine(d);
     free(all);
     if (st != ST_OK || d->rank > 0)
         return st;

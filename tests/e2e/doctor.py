@@ -61,6 +61,21 @@ def test_ranks(a, report):
         report.check(code == 1 and "MEND rank 1" in out and "checkpoint's bytes is" in out, f"other bytes on rank 1: {code} {out[-800:]}{err[-500:]}")
 
 
+def test_machine(a, report):
+    """The description for `trireme plan` has what was measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "machine.json")
+        code, _, err = doctor(a, ["-m", a.model, "--machine", file], 2, TWO_HOSTS)
+        report.check(file.exists(), f"no machine's description: {code} {err[-500:]}")
+        if file.exists():
+            m = json.loads(file.read_text())
+            report.check(m["devices_per_host"] == 1 and m["memory_bytes"] > 0 and "in_host" not in m and m["between_hosts"]["bytes_per_second"] > 1e5, f"the machine: {m}")
+            report.check(set(m["device"]["weights_per_second"]) == set(m["device"]["macs_per_second"]) and all(v > 0 for v in m["device"]["weights_per_second"].values())
+                         and m["device"]["cache_bytes_per_second"] > 0, f"its device: {m['device']}")
+    code, _, err = run.run(a.trireme, ["doctor", "--machine", "x.json"])
+    report.check(code == 2 and "give a checkpoint with -m" in err, f"--machine without a checkpoint: {code} {err}")
+
+
 def test_stopped(a, report):
     """A rank that is stopped before the first collective is named within the deadline."""
     stop = pathlib.Path(a.trireme).parent / "tests/stop_rank.so"
@@ -130,7 +145,7 @@ def main():
     a = parser.parse_args()
     a.trireme = os.path.abspath(a.trireme)
     report = Report()
-    for test in (test_alone, test_ranks, test_stopped, test_trace, test_places):
+    for test in (test_alone, test_ranks, test_machine, test_stopped, test_trace, test_places):
         test(a, report)
     report.end()
 
