@@ -132,11 +132,12 @@ static int64_t file_number(const char *path, const char *key)
     return value;
 }
 
-/* What the limits of this process's cgroup and of its parents leave, v2 then v1; INT64_MAX if unlimited. */
-static int64_t cgroup_left(void)
+/* What the limits of this process's cgroup and of its parents leave, v2 then v1, and the smallest of them; INT64_MAX if unlimited. */
+static int64_t cgroup_left(int64_t *smallest)
 {
     char line[512], path[1024];
     int64_t left = INT64_MAX;
+    *smallest = INT64_MAX;
     FILE *f = fopen("/proc/self/cgroup", "re");
     if (f == NULL)
         return left;
@@ -157,6 +158,8 @@ static int64_t cgroup_left(void)
             snprintf(path, sizeof(path), "/sys/fs/cgroup%s%s/%s", v2 ? "" : "/memory", sub,
                      v2 ? "memory.current" : "memory.usage_in_bytes");
             int64_t used = file_number(path, "");
+            if (limit >= 0 && limit < INT64_MAX / 2 && limit < *smallest)
+                *smallest = limit;
             if (limit >= 0 && used >= 0 && limit < INT64_MAX / 2 && limit - used < left)
                 left = limit > used ? limit - used : 0;
             char *slash = strrchr(sub, '/');
@@ -173,8 +176,15 @@ size_t mem_available(void)
 {
     int64_t kib = file_number("/proc/meminfo", "MemAvailable:");
     int64_t system = kib >= 0 ? kib * 1024 : (int64_t)sysconf(_SC_AVPHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    int64_t group = cgroup_left();
+    int64_t smallest, group = cgroup_left(&smallest);
     return (size_t)(group < system ? group : system);
+}
+
+size_t mem_limit(void)
+{
+    int64_t limit;
+    (void)cgroup_left(&limit);
+    return limit < INT64_MAX ? (size_t)limit : 0;
 }
 
 size_t mem_resident(void)

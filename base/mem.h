@@ -35,6 +35,8 @@ size_t mem_huge_resident(void);
 
 /* Bytes this process may still take: the smaller of MemAvailable and what its cgroup (v1 or v2) leaves. */
 size_t mem_available(void);
+/* The least limit of its cgroup and of that one's parents; 0: none. */
+size_t mem_limit(void);
 /* Resident bytes of this process now, and its peak. */
 size_t mem_resident(void);
 size_t mem_resident_peak(void);

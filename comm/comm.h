@@ -29,8 +29,9 @@ bool comm_launched(int *n_ranks, int *rank);
 
 /* World of one rank, no MPI. */
 status comm_world_single(comm_world **out);
-/* Loads comm_mpi.so (beside the program, in ../lib/trireme, or TRIREME_PLUGIN_DIR), calls MPI_Init. */
-status comm_world_mpi(comm_world **out);
+/* Loads comm_mpi.so (beside the program, in ../lib/trireme, or TRIREME_PLUGIN_DIR), calls MPI_Init.  Ranks that have not come after timeout_ms (0: two minutes) are named:
+ * ST_TIMEOUT, or ST_PEER where rank 0 is one of them and this rank the one to say so; a process that hangs in MPI_Init can only be ended, which is done with the same message. */
+status comm_world_mpi(int timeout_ms, comm_world **out);
 /* n ranks as threads of this process, for tests: out[n]. */
 status comm_world_threads(int n, comm_world **out);
 /* Leaves the job; ranks over MPI wait here for each other (at most two minutes).  After an abort nobody waits: end the process then
@@ -44,6 +45,9 @@ int comm_world_host_size(const comm_world *w);
 int comm_world_host_rank(const comm_world *w);
 /* The same number for ranks of one host (they see the same kernel, host name and /dev/shm); numbered from 0 in rank order. */
 int comm_world_host(const comm_world *w, int rank);
+
+/* "Open MPI v4.1.4"; "" for ranks that are threads, or one alone. */
+const char *comm_world_library(const comm_world *w);
 
 /* Makes every rank's pending and later calls fail.  `why` is logged once by the first caller, and reaches the others (on other hosts when
  * the rank's own thread next calls). */

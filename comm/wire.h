@@ -12,7 +12,7 @@
 
 #include "base/status.h"
 
-#define COMM_WIRE_VERSION 1
+#define COMM_WIRE_VERSION 2
 #define COMM_WIRE_ANY (-1) /* receive from whoever sends */
 
 typedef struct comm_wire comm_wire;
@@ -27,13 +27,15 @@ typedef struct comm_wire_request {
 typedef struct comm_wire_ops {
     int version;
     const char *name;
-    /* Joins the job; error (size bytes) tells why not. */
+    /* Joins the job; error (size bytes) tells why not: ST_TIMEOUT if ranks did not come, and rank 0 tells; ST_PEER if rank 0 was one of them. */
     status (*open)(int timeout_ms, comm_wire **out, int *rank, int *size, char *error, size_t error_size);
     /* Leaves it.  clean: all ranks do (else peers may be dead and nothing is waited for). */
     void (*close)(comm_wire **wire, bool clean);
     /* Why the last call failed. */
     const char *(*error)(const comm_wire *wire);
-    /* Everyone's `bytes`, in rank order; collective. */
+    /* What library it is, with its version. */
+    const char *(*library)(void);
+    /* Everyone's `bytes`, in rank order; collective.  Fails as open does. */
     status (*gather_all)(comm_wire *wire, const void *mine, size_t bytes, void *all, int timeout_ms);
     status (*send)(comm_wire *wire, int to, comm_channel channel, int tag, const void *data, size_t bytes, comm_wire_request *out);
     status (*recv)(comm_wire *wire, int from, comm_channel channel, int tag, void *data, size_t max_bytes, comm_wire_request *out);

@@ -227,6 +227,10 @@ int comm_world_host(const comm_world *w, int rank)
 {
     return w->host_of[rank];
 }
+const char *comm_world_library(const comm_world *w)
+{
+    return w->ops != NULL && w->ops->library != NULL ? w->ops->library() : "";
+}
 void comm_world_set_spin(comm_world *w, bool spin)
 {
     w->spin = spin;

@@ -19,8 +19,7 @@
 #include "comm/comm_internal.h"
 
 #define PLUGIN "comm_mpi.so"
-#define OPEN_TIMEOUT_MS 120000
-#define BOOT_TIMEOUT_MS 60000
+#define START_TIMEOUT_MS 120000
 
 /* What each rank tells all others first. */
 typedef struct boot_record {
@@ -103,7 +102,7 @@ static status boot_failed(const comm_world *w, status st)
 }
 
 /* Everyone tells its part; each host's first rank then makes the shared block, and all attach. */
-static status share_host(comm_world *w)
+static status share_host(comm_world *w, int timeout_ms)
 {
     status st;
     boot_segment mine = {0}, *all = NULL;
@@ -117,7 +116,7 @@ static status share_host(comm_world *w)
             segment_handle_get(w->host.segment, &mine.handle);
     }
     snprintf(mine.text, sizeof(mine.text), "%s", mine.st == ST_OK ? "" : status_message());
-    st = w->ops->gather_all(w->wire, &mine, sizeof(mine), all, BOOT_TIMEOUT_MS);
+    st = w->ops->gather_all(w->wire, &mine, sizeof(mine), all, timeout_ms);
     if (st != ST_OK) {
         st = boot_failed(w, st);
         goto done;
@@ -129,7 +128,7 @@ static status share_host(comm_world *w)
     if (mine.st == ST_OK)
         mine.st = world_join(w);
     snprintf(mine.text, sizeof(mine.text), "%s", mine.st == ST_OK ? "" : status_message());
-    st = w->ops->gather_all(w->wire, &mine, sizeof(mine), all, BOOT_TIMEOUT_MS);
+    st = w->ops->gather_all(w->wire, &mine, sizeof(mine), all, timeout_ms);
     if (st != ST_OK)
         st = boot_failed(w, st);
     for (int r = 0; st == ST_OK && r < w->size; r++) {
@@ -144,7 +143,7 @@ done:
     return st;
 }
 
-static status boot(comm_world *w)
+static status boot(comm_world *w, int timeout_ms)
 {
     status st;
     boot_record mine, *all = NULL;
@@ -152,7 +151,7 @@ static status boot(comm_world *w)
     describe(&mine);
     TRY(mem_calloc((size_t)w->size, sizeof(*all), "start-up", &all));
     TRY_GOTO(mem_calloc((size_t)w->size, sizeof(*key), "start-up", &key), done);
-    st = w->ops->gather_all(w->wire, &mine, sizeof(mine), all, BOOT_TIMEOUT_MS);
+    st = w->ops->gather_all(w->wire, &mine, sizeof(mine), all, timeout_ms);
     if (st != ST_OK) {
         st = boot_failed(w, st);
         goto done;
@@ -170,15 +169,16 @@ static status boot(comm_world *w)
     w->spin = CPU_COUNT(&cores) >= on_machine;
     TRY_GOTO(world_test_hosts(w->size, key), done);
     TRY_GOTO(world_set_hosts(w, (const uint64_t (*)[2])key), done);
-    st = share_host(w);
+    st = share_host(w, timeout_ms);
 done:
     free(key);
     free(all);
     return st;
 }
 
-status comm_world_mpi(comm_world **out)
+status comm_world_mpi(int timeout_ms, comm_world **out)
 {
+    timeout_ms = timeout_ms > 0 ? timeout_ms : START_TIMEOUT_MS;
     void *handle;
     int launched, launched_rank, rank = 0, size = 1;
     char error[512] = "";
@@ -188,7 +188,7 @@ status comm_world_mpi(comm_world **out)
     const comm_wire_ops *ops = dlsym(handle, "comm_mpi_wire");
     if (ops == NULL || ops->version != COMM_WIRE_VERSION)
         return FAIL(ST_UNSUPPORTED, PLUGIN " is of another version than this program");
-    status st = ops->open(OPEN_TIMEOUT_MS, &wire, &rank, &size, error, sizeof(error));
+    status st = ops->open(timeout_ms, &wire, &rank, &size, error, sizeof(error));
     if (st != ST_OK)
         return FAIL(st, "starting MPI: %s", error);
     comm_world *w = NULL;
@@ -206,7 +206,9 @@ status comm_world_mpi(comm_world **out)
     if (comm_launched(&launched, &launched_rank) && launched != size)
         st = FAIL(ST_INVALID, "%d ranks were started but MPI sees %d: with srun use --mpi=pmix", launched, size);
     if (st == ST_OK)
-        st = boot(w);
+        st = boot(w, timeout_ms);
+    if (st == ST_TIMEOUT || st == ST_PEER)
+        ops->close(&w->wire, false); /* to wait once more for ranks that do not come is no use */
     if (st != ST_OK)
         comm_world_destroy(&w);
     *out = w;

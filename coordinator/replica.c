@@ -20,6 +20,9 @@
 #include "base/mem.h"
 #include "base/threads.h"
 #include "coordinator/device.h"
+#include "coordinator/links.h"
+#include "coordinator/placement.h"
+#include "coordinator/trace.h"
 #include "worker/worker.h"
 
 enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4, TAG_LOAD = 5 };
@@ -59,6 +62,8 @@ struct coord_replica {
     shard_plan *plan;
     worker *worker;
     coord_device device; /* what computes */
+    coord_place place;   /* and where */
+    trace_clock clock;   /* at the start, where steps are traced */
     int rank, n_ranks, result_rank, n_threads;
     uint8_t prefix_seed[HASH_SHA256_BYTES];
     double started, ready_seconds;
@@ -170,16 +175,14 @@ static status make_plan(coord_replica *r, const size_t *rank_memory)
     return ST_OK;
 }
 
-/* Threads of this rank.  A launcher may have bound each rank to cores of its own; if not, the ranks of the host share what they see. */
+/* Threads of this rank, and the cores they keep to.  A launcher may have bound each rank to cores of its own; if not, the ranks of the host share what they see. */
 static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
 {
-    int granted = threads_cores_granted(), host_ranks = comm_world_host_size(r->world);
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    bool own = host_ranks == 1 || (long)granted * host_ranks <= online;
-    int share = own ? granted : granted / host_ranks;
+    int granted = threads_cores_granted(), sharers = r->place.shared || r->place.divided ? comm_world_host_size(r->world) : 1;
+    int share = granted / sharers;
     ctx->n_threads = r->opt.n_threads > 0 ? r->opt.n_threads : share > 0 ? share : 1;
-    ctx->spin = own ? ctx->n_threads <= granted : ctx->n_threads * host_ranks <= granted;
-    ctx->first_core = !ctx->spin ? -1 : own ? 0 : comm_world_host_rank(r->world) * ctx->n_threads;
+    ctx->spin = ctx->n_threads * sharers <= granted;
+    ctx->first_core = ctx->spin && coord_place_pin(&r->place, ctx->n_threads) ? 0 : -1;
     ctx->isa = r->opt.isa;
     ctx->gemm = r->opt.gemm;
     ctx->device = r->device.device;
@@ -236,6 +239,8 @@ static status make_worker(coord_replica *r)
         .quiet = r->opt.quiet || r->rank != 0,
         .phase_times = r->opt.phase_times,
         .grammars = r->opt.grammars,
+        .trace_first = r->opt.trace_first,
+        .trace_steps = r->opt.trace_steps,
     };
     threads_resolve(r, &o.ctx);
     for (int g = 0; g < OPS_MAX_KV_GROUPS; g++)
@@ -312,6 +317,7 @@ static status create_phases(coord_replica *r)
     TRY(agree(r, opened == ST_OK ? prefix_seed_draw(r->prefix_seed) : opened));
     TRY(join_everyone(r));
     TRY(coord_device_resolve(r->world, r->everyone, r->opt.device, AGREE_TIMEOUT_MS, &r->device));
+    TRY(coord_place_find(r->world, r->everyone, &r->device, &r->place));
     r->base_bytes = mem_resident();
     size_t *memory;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(size_t), "ranks", &memory));
@@ -328,7 +334,8 @@ static status create_phases(coord_replica *r)
         st = coordinator_create(r);
     TRY(agree(r, st));
     TRY(agree(r, worker_join(r->worker)));
-    return agree(r, loads_create(r));
+    TRY(agree(r, loads_create(r)));
+    return r->opt.trace_steps > 0 ? trace_clock_read(r->world, r->opt.timeout_ms, &r->clock) : ST_OK;
 }
 
 status coord_replica_create(comm_world *world, const coord_replica_options *options, coord_replica **out)
@@ -556,6 +563,16 @@ static status loads_end(coord_replica *r)
     return ST_OK;
 }
 
+/* All ranks, when no step comes any more. */
+static status trace_end(coord_replica *r)
+{
+    const worker_event *events;
+    if (r->opt.trace_steps == 0)
+        return ST_OK;
+    size_t n = worker_events(r->worker, &events);
+    return trace_write(r->world, r->everyone, r->opt.timeout_ms, &r->clock, r->plan->ranks[r->rank].stage, events, n, r->opt.trace_file);
+}
+
 /* ---- ranks other than 0 ---- */
 
 static status result_send(coord_replica *r, const step_result *result)
@@ -588,8 +605,10 @@ static status serve_loop(coord_replica *r)
         TRY(incoming_post(r, r->in, 0, TAG_STEP));
         TRY(step_wait(r, &len));
         TRY(step_decode(r->in->bytes, len, &limits, &r->arena, &s));
-        if (s.stop)
-            return load_send(r, true);
+        if (s.stop) {
+            TRY(load_send(r, true));
+            return trace_end(r);
+        }
         if (s.number != expected)
             return FAIL(ST_INTERNAL, "step %llu came where step %llu was due", (unsigned long long)s.number, (unsigned long long)expected);
         TRY(worker_step(r->worker, &s, &result));
@@ -712,7 +731,8 @@ static status stop(coord_replica *r, const step *s)
         TRY(take_result(r, NULL, NULL));
     TRY(step_send(r, s));
     TRY(outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
-    return loads_end(r);
+    TRY(loads_end(r));
+    return trace_end(r);
 }
 
 status coord_replica_stop(coord_replica *r)
@@ -776,6 +796,10 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
     memcpy(mine.numerics, numerics, strnlen(numerics, sizeof(mine.numerics) - 1));
     if (gethostname(mine.host, sizeof(mine.host) - 1) != 0)
         mine.host[0] = '\0';
+    char place[COORD_PLACE_TEXT];
+    snprintf(mine.place, sizeof(mine.place), "%.*s", (int)sizeof(mine.place) - 1, coord_place_text(&r->place, place));
+    mine.cores_shared = r->place.shared;
+    mine.gpu_far = r->place.gpu_far;
     coord_rank_report *all;
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "reports", &all));
     status st = comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);

@@ -50,6 +50,8 @@ typedef struct coord_replica_options {
     bool phase_times;           /* as worker_options.phase_times */
     bool grammars;              /* ready for requests with grammars from the start */
     bool loads;                 /* ranks tell rank 0 their figures about once a second (coord_replica_loads) */
+    uint64_t trace_first, trace_steps; /* what every rank is at in these steps is written to trace_file when the replica stops; 0 steps: none */
+    const char *trace_file;     /* borrowed */
 } coord_replica_options;
 
 /* Collective.  On failure every rank returns the same status, and the message of the first rank that failed is its status_message();
@@ -87,6 +89,8 @@ typedef struct coord_rank_report {
     double load_seconds, ready_seconds;           /* weights read; from the world's creation to ready */
     char backend[128];
     char numerics[96], host[64];
+    char place[160];                              /* "cores 0-7, numa 0, ...": coordinator/placement.h */
+    bool cores_shared, gpu_far;
 } coord_rank_report;
 status coord_replica_report(coord_replica *r, coord_rank_report *reports);
 

@@ -40,7 +40,7 @@ apt_install() {
 
 # What building takes, and what running over several ranks takes.
 BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config git ca-certificates libjansson-dev libcurl4-openssl-dev libssl-dev libutf8proc-dev
-    libpcre2-dev libxxhash-dev libmicrohttpd-dev libsimde-dev libinih-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler openmpi-bin libopenmpi-dev libcmocka-dev)
+    libpcre2-dev libxxhash-dev libmicrohttpd-dev libsimde-dev libinih-dev libzmq3-dev libprotobuf-c-dev protobuf-c-compiler openmpi-bin libopenmpi-dev libhwloc-dev libpmix-dev libcmocka-dev)
 PYTHON_PACKAGES=(python3 python3-venv python3-pip)
 
 # python_env DIR PACKAGE...: a virtual environment with these PyPI packages (or options of pip install); made again only when the list changes, or

@@ -362,6 +362,7 @@ typedef struct ops_device_info {
     char name[64];
     uint8_t id[16];         /* the same for the same device, whatever its number */
     size_t free_bytes, total_bytes;
+    char pci[16];           /* where it is on the bus, "0000:17:00.0"; "" unknown */
 } ops_device_info;
 
 /* Rows for which a recorded step of so many is made: the next power of two. */

@@ -90,5 +90,7 @@ status shard_checkpoint_list_tensors(shard_checkpoint *c, json_t **out);
 /* SHA-256 ("sha256:...") of the configuration and of each tensor's name, type, shape and three samples: equal for the same weights however they are spread over
  * files, and kept by a cut.  Computed on first call, reading a few KiB a tensor; "" if that fails. */
 const char *shard_checkpoint_digest(const shard_checkpoint *c);
+/* The i-th file that its weights lie in; NULL after the last.  Borrowed. */
+const char *shard_checkpoint_file(const shard_checkpoint *c, int i);
 
 #endif

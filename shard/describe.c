@@ -355,6 +355,11 @@ status shard_checkpoint_describe(shard_checkpoint *c, json_t **out)
     return ST_OK;
 }
 
+const char *shard_checkpoint_file(const shard_checkpoint *c, int i)
+{
+    return i >= 0 && i < c->n_files ? c->files[i].path : NULL;
+}
+
 status shard_checkpoint_list_tensors(shard_checkpoint *c, json_t **out)
 {
     json_t *list = json_array();

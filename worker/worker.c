@@ -140,6 +140,16 @@ static status slopes_create(worker *w)
     return st;
 }
 
+/* Two halves and two exchanges for each layer, in up to two pieces, and what lies around them. */
+static status events_create(worker *w)
+{
+    size_t layers = (size_t)(w->rank->layer_end - w->rank->layer_begin);
+    if (w->opt.trace_steps == 0)
+        return ST_OK;
+    w->cap_events = (size_t)w->opt.trace_steps * (8 * layers + 64);
+    return mem_calloc(w->cap_events, sizeof(*w->events), "the trace of steps", &w->events);
+}
+
 /* ---- life ---- */
 
 status worker_create(const worker_options *o, worker **out)
@@ -166,6 +176,7 @@ status worker_create(const worker_options *o, worker **out)
     TRY_GOTO(slopes_create(w), err);
     TRY_GOTO(batch_create(w), err);
     TRY_GOTO(worker_seqs_create(w), err);
+    TRY_GOTO(events_create(w), err);
     if (w->last_stage)
         TRY_GOTO(worker_sample_create(w), err);
     if (w->last_stage && o->grammars) {
@@ -231,6 +242,7 @@ void worker_destroy(worker **worker_)
         if (w->handed[i] != NULL)
             mem_huge_free(w->handed[i], w->handed_bytes);
     }
+    free(w->events);
     free(w->layers);
     free(w->mlp_out_bias);
     free(w->kv_layer);
@@ -251,7 +263,16 @@ void worker_note(worker *w, worker_operation o)
 {
     w->operation = o;
     worker_mark(w, o);
-    comm_note(w->opt.world, w->step_number << 24 | (uint64_t)o << 16 | (uint64_t)(w->layer & 0xffff));
+    uint64_t note = w->step_number << 24 | (uint64_t)o << 16 | (uint64_t)(w->layer & 0xffff);
+    comm_note(w->opt.world, note);
+    if (w->tracing && w->n_events < w->cap_events)
+        w->events[w->n_events++] = (worker_event){log_clock(), note};
+}
+
+size_t worker_events(const worker *w, const worker_event **out)
+{
+    *out = w->events;
+    return w->n_events;
 }
 
 worker_activity worker_activity_of(uint64_t note)
@@ -274,6 +295,7 @@ status worker_step(worker *w, const step *s, const step_result **result)
     double started = log_clock();
     w->step_number = s->number;
     w->layer = w->rank->layer_begin;
+    w->tracing = s->number - w->opt.trace_first < w->opt.trace_steps;
     worker_note(w, WORKER_BATCH);
     TRY(worker_seqs_apply(w, s));
     w->ops->step_begin(w->ctx);

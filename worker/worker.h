@@ -36,6 +36,7 @@ typedef struct worker_options {
     bool quiet;                   /* no progress display while loading */
     bool phase_times;             /* measure the phases on the device, where there is one, which slows it down a little; else they are those of the host's calls */
     bool grammars;                /* be ready for grammars before the first one comes, where the checkpoint's tokenizer allows any */
+    uint64_t trace_first, trace_steps; /* record what this rank is at in so many steps from that number on; 0: none */
 } worker_options;
 
 /* Everything this rank can do alone: context, weights read, cache and buffers allocated. */
@@ -76,6 +77,14 @@ typedef struct worker_activity {
     int32_t layer;
 } worker_activity;
 worker_activity worker_activity_of(uint64_t note);
+
+/* From `at` (log_clock) until the next event the rank was at what the note says, as the host sees it: on a device operations are queued, and run later. */
+typedef struct worker_event {
+    double at;
+    uint64_t note;
+} worker_event;
+/* In order; borrowed.  A step ends with WORKER_IDLE. */
+size_t worker_events(const worker *w, const worker_event **out);
 const char *worker_operation_text(worker_operation o);
 
 typedef struct worker_times {

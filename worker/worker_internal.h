@@ -148,6 +148,9 @@ struct worker {
     float *embeddings, *pool_row; /* [max_seqs, hidden], [hidden] */
 
     uint64_t step_number;
+    bool tracing; /* this step */
+    worker_event *events;
+    size_t n_events, cap_events;
     int32_t layer; /* being computed */
     worker_operation operation;
     worker_memory memory;

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/mpi/roll.h"
 #include "comm/wire.h"
 
 #define LEAVE_TIMEOUT_MS 120000 /* the first to leave waits so long for the last */
@@ -21,7 +22,8 @@
 struct comm_wire {
     MPI_Comm comm[COMM_CHANNELS];
     int rank, size, tag_max;
-    char error[256];
+    int phase; /* of the start-up, for the roll */
+    char error[512];
 };
 
 /* The watchdog over a call that may hang. */
@@ -30,36 +32,57 @@ typedef struct watchdog {
     pthread_cond_t cond;
     pthread_t thread;
     bool running, done;
-    int timeout_ms;
+    int timeout_ms, phase; /* phase: of the start-up; 0: it is over */
     const char *what;
 } watchdog;
 
-static void *watch(void *arg)
+static void give_up(const watchdog *d)
 {
-    watchdog *d = arg;
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += d->timeout_ms / 1000;
+    char absent[256], text[512];
+    bool tells = true;
+    int n;
+    if (d->phase > 0 && roll_absent(d->phase, absent, sizeof(absent), &tells))
+        n = snprintf(text, sizeof(text), "trireme: error: %s; %s has not returned for %g s\n", absent, d->what, d->timeout_ms / 1000.0);
+    else
+        n = snprintf(text, sizeof(text), "trireme: error: %s has not returned for %g s; giving up\n", d->what, d->timeout_ms / 1000.0);
+    fflush(stdout);
+    if (tells && write(STDERR_FILENO, text, (size_t)n) < 0)
+        _exit(1);
+    _exit(1);
+}
+
+/* Waits until it is done, or so many milliseconds after `from`. */
+static bool watch_until(watchdog *d, const struct timespec *from, int ms)
+{
+    struct timespec until = {from->tv_sec + ms / 1000, from->tv_nsec + ms % 1000 * 1000000L};
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&d->mutex);
     int error = 0;
     while (!d->done && error != ETIMEDOUT)
         error = pthread_cond_timedwait(&d->cond, &d->mutex, &until);
     bool done = d->done;
     pthread_mutex_unlock(&d->mutex);
-    if (!done) {
-        char text[128];
-        int n = snprintf(text, sizeof(text), "trireme: error: %s has not returned for %d s; giving up\n", d->what, d->timeout_ms / 1000);
-        fflush(stdout);
-        if (write(STDERR_FILENO, text, (size_t)n) < 0)
-            _exit(1);
-        _exit(1);
-    }
+    return done;
+}
+
+static void *watch(void *arg)
+{
+    watchdog *d = arg;
+    struct timespec from;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    if (watch_until(d, &from, d->timeout_ms / 2))
+        return NULL;
+    if (d->phase > 0)
+        roll_wait(d->phase);
+    if (!watch_until(d, &from, d->timeout_ms))
+        give_up(d);
     return NULL;
 }
 
-static void watchdog_begin(watchdog *d, const char *what, int timeout_ms)
+static void watchdog_begin(watchdog *d, const char *what, int phase, int timeout_ms)
 {
-    *d = (watchdog){.timeout_ms = timeout_ms, .what = what};
+    *d = (watchdog){.timeout_ms = timeout_ms, .phase = phase, .what = what};
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -99,11 +122,25 @@ static void nap(long ns)
     nanosleep(&t, NULL);
 }
 
+/* ST_PEER where rank 0 is among those that did not come: whoever is told ST_TIMEOUT leaves it to rank 0 to say so. */
+static status not_all_came(comm_wire *w, int timeout_ms)
+{
+    char absent[256];
+    bool tells;
+    if (!roll_absent(w->phase, absent, sizeof(absent), &tells)) {
+        snprintf(w->error, sizeof(w->error), "the %d ranks did not come together within %g s: one hangs, or hosts do not reach each other", w->size, timeout_ms / 1000.0);
+        return ST_TIMEOUT;
+    }
+    snprintf(w->error, sizeof(w->error), "%s, for %g s", absent, timeout_ms / 1000.0);
+    return tells && w->rank > 0 ? ST_PEER : ST_TIMEOUT;
+}
+
 static status wait_until(comm_wire *w, MPI_Request *request, int timeout_ms)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     int64_t begin = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000, now = begin;
+    bool told = false;
     for (int i = 0; now - begin < timeout_ms; i++) {
         int done = 0;
         status st = from_mpi(w, MPI_Test(request, &done, MPI_STATUS_IGNORE));
@@ -112,9 +149,18 @@ static status wait_until(comm_wire *w, MPI_Request *request, int timeout_ms)
         nap(i < 50 ? 20000 : 200000);
         clock_gettime(CLOCK_MONOTONIC, &t);
         now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+        if (!told && now - begin >= timeout_ms / 2) {
+            roll_wait(w->phase);
+            told = true;
+        }
     }
-    snprintf(w->error, sizeof(w->error), "not all of the %d ranks came within %d s", w->size, timeout_ms / 1000);
-    return ST_TIMEOUT;
+    return not_all_came(w, timeout_ms);
+}
+
+/* The next phase of the start-up, which nobody passes before all have come. */
+static void next_phase(comm_wire *w)
+{
+    roll_come(++w->phase);
 }
 
 /* Our waits sleep by themselves, so MPI's own may always yield (with more ranks than cores it must).  Memory of other processes is never
@@ -136,6 +182,8 @@ static status start(comm_wire *w, int timeout_ms)
     MPI_Comm_size(MPI_COMM_WORLD, &w->size);
     MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &bound, &found);
     w->tag_max = found ? *bound : 32767;
+    w->phase = ROLL_INIT;
+    next_phase(w);
     for (int i = 0; i < COMM_CHANNELS; i++) {
         status st = from_mpi(w, MPI_Comm_idup(MPI_COMM_WORLD, &w->comm[i], &requests[i]));
         if (st == ST_OK)
@@ -157,7 +205,8 @@ static status wire_open(int timeout_ms, comm_wire **out, int *rank, int *size, c
     watchdog dog;
     int provided = 0;
     set_environment();
-    watchdog_begin(&dog, "MPI_Init", timeout_ms);
+    roll_open();
+    watchdog_begin(&dog, "MPI_Init", ROLL_INIT, timeout_ms);
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     watchdog_end(&dog);
     if (code != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED) {
@@ -191,11 +240,12 @@ static void wire_close(comm_wire **wire, bool clean)
     *wire = NULL;
     if (clean && all_leave(w)) {
         watchdog dog;
-        watchdog_begin(&dog, "MPI_Finalize", FINALIZE_TIMEOUT_MS);
+        watchdog_begin(&dog, "MPI_Finalize", 0, FINALIZE_TIMEOUT_MS);
         for (int i = 0; i < COMM_CHANNELS; i++)
             MPI_Comm_free(&w->comm[i]);
         MPI_Finalize();
         watchdog_end(&dog);
+        roll_close();
     }
     free(w);
 }
@@ -205,9 +255,20 @@ static const char *wire_error(const comm_wire *w)
     return w->error;
 }
 
+static const char *wire_library(void)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int n = 0;
+    if (MPI_Get_library_version(text, &n) != MPI_SUCCESS)
+        return "unknown";
+    text[strcspn(text, ",\n")] = '\0'; /* the rest says who built it where */
+    return text;
+}
+
 static status gather_all(comm_wire *w, const void *mine, size_t bytes, void *all, int timeout_ms)
 {
     MPI_Request request;
+    next_phase(w);
     status st = from_mpi(w, MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, w->comm[COMM_CHANNEL_CONTROL], &request));
     return st == ST_OK ? wait_until(w, &request, timeout_ms) : st;
 }
@@ -286,6 +347,7 @@ __attribute__((visibility("default"))) const comm_wire_ops comm_mpi_wire = {
     .open = wire_open,
     .close = wire_close,
     .error = wire_error,
+    .library = wire_library,
     .gather_all = gather_all,
     .send = wire_send,
     .recv = wire_recv,

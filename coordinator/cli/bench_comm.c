@@ -435,7 +435,7 @@ int cli_bench_comm(int argc, char **argv)
     const struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};
     comm_bench b = {.a = &a, .environment = results_environment(argc, argv)};
     cli_parse(&argp, argc, argv, &a);
-    status st = cli_world_create(&b.world);
+    status st = cli_world_create(a.timeout_ms, &b.world);
     if (st == ST_OK)
         st = create(&b);
     if (st == ST_OK)

@@ -34,6 +34,7 @@ int cli_bench_compare(int argc, char **argv);
 int cli_bench_kernels(int argc, char **argv);
 int cli_bench_serve(int argc, char **argv);
 int cli_report_command(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
 int cli_gateway(int argc, char **argv);
 const struct argp *cli_gateway_argp(void);
 int cli_replica_command(int argc, char **argv);

@@ -11,6 +11,7 @@ const cli_command cli_commands[] = {
     {"bench", "how fast a checkpoint is here", cli_bench, true, NULL},
     {"report", "benchmark results as one page", cli_report_command, false, NULL},
     {"replica", "serve a checkpoint at a gateway", cli_replica_command, true, cli_replica_command_argp},
+    {"doctor", "see whether machines and ranks have what serving takes", cli_doctor, true, NULL},
     {"inspect", "show what a checkpoint is", cli_inspect, false, NULL},
     {"plan", "show how a checkpoint would be split over ranks", cli_plan, false, NULL},
     {"shard", "cut a checkpoint into every rank's final bytes", cli_shard, false, NULL},

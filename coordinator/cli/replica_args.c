@@ -9,7 +9,8 @@
 #include "coordinator/cli/cli_util.h"
 
 enum { OPT_REVISION = 0x1000, OPT_OFFLINE, OPT_TP, OPT_PP, OPT_COMPUTE, OPT_KV_TYPE, OPT_MAX_SEQS, OPT_BATCHED, OPT_CHUNK, OPT_CTX, OPT_KV_BLOCKS,
-       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES, OPT_GEMM, OPT_OVERLAP };
+       OPT_MEMORY, OPT_WEIGHTS, OPT_TIMEOUT, OPT_PARTIAL, OPT_NO_PREFIX, OPT_DEVICE, OPT_COLLECTIVES, OPT_GEMM, OPT_OVERLAP,
+       OPT_TRACE_STEPS, OPT_TRACE_FILE };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "The checkpoint and how it runs:", 10},
@@ -34,7 +35,9 @@ static const struct argp_option options[] = {
     {"kv-blocks", OPT_KV_BLOCKS, "N", 0, "KV blocks of 16 tokens (default: what memory and the limits above allow)", 0},
     {"memory", OPT_MEMORY, "BYTES", 0, "Memory each rank may use, as in 8GiB (default: its share of what its host or device has left)", 0},
     {"rank-weights", OPT_WEIGHTS, "W,W,...", 0, "Relative speed of each rank, for ranks of unequal speed", 0},
-    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank within a step (default 60)", 0},
+    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "Longest wait for another rank within a step (default 60) and, but for at least 30, at the start (default 120)", 0},
+    {"trace-steps", OPT_TRACE_STEPS, "N|A-B", 0, "Record what every rank is at in the first N steps, or in steps A to B, for --trace-file", 0},
+    {"trace-file", OPT_TRACE_FILE, "FILE", 0, "Where that is written at the end, for ui.perfetto.dev (default, with --trace-steps: trace.json)", 0},
     {0},
 };
 
@@ -62,6 +65,24 @@ static long whole(struct argp_state *state, const char *name, const char *arg, l
     if (!cli_parse_int(arg, min, max, &v))
         argp_error(state, "--%s %s: a whole number from %ld to %ld is needed", name, arg, min, max);
     return v;
+}
+
+/* "N" or "A-B". */
+static bool parse_steps(coord_replica_options *o, const char *text)
+{
+    enum { MOST = 10000 };
+    char *end;
+    unsigned long long first = strtoull(text, &end, 10), last;
+    bool range = *end == '-';
+    if (text[0] < '0' || text[0] > '9' || (*end != '\0' && !range))
+        return false;
+    last = range ? strtoull(end + 1, &end, 10) : first;
+    first = range ? first : 1;
+    if (*end != '\0' || first < 1 || last < first || last - first >= MOST)
+        return false;
+    o->trace_first = first;
+    o->trace_steps = last - first + 1;
+    return true;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -147,7 +168,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_TIMEOUT:
         o->timeout_ms = (int)whole(state, "timeout", arg, 1, 100000) * 1000;
         return 0;
+    case OPT_TRACE_STEPS:
+        if (!parse_steps(o, arg))
+            argp_error(state, "--trace-steps %s: a number of steps, or the first and the last as in 100-120, at most 10000", arg);
+        return 0;
+    case OPT_TRACE_FILE:
+        o->trace_file = arg;
+        return 0;
     case ARGP_KEY_END:
+        if (o->trace_file != NULL && o->trace_steps == 0)
+            argp_error(state, "--trace-file %s: say which steps with --trace-steps", o->trace_file);
+        o->trace_file = o->trace_file != NULL ? o->trace_file : "trace.json";
         if (o->model == NULL)
             argp_error(state, "no model: give one with -m MODEL");
         return 0;
@@ -158,16 +189,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 const struct argp cli_replica_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
-status cli_world_create(comm_world **out)
+status cli_world_create(int timeout_ms, comm_world **out)
 {
     int n, rank;
     if (!comm_launched(&n, &rank) || n == 1)
         return comm_world_single(out);
     if (rank > 0) /* what keeps MPI from starting is told once */
         status_mute();
-    status st = comm_world_mpi(out);
+    status st = comm_world_mpi(timeout_ms, out);
     if (rank > 0)
         status_unmute();
+    if (rank > 0 && st == ST_PEER) /* rank 0 is not there to tell it */
+        cli_report(st);
     return st;
 }
 
@@ -178,9 +211,33 @@ static void replica_close(cli_replica *r)
     comm_world_destroy(&r->world);
 }
 
+/* Where each rank is. */
+static void tell_places(const cli_replica *r)
+{
+    int shared = 0, far = 0;
+    if (r->rank != 0 || r->n_ranks == 1)
+        return;
+    for (int i = 0; i < r->n_ranks; i++) {
+        log_info("rank %d host %s: %s", i, r->reports[i].host, r->reports[i].place);
+        shared += r->reports[i].cores_shared;
+        far += r->reports[i].gpu_far;
+    }
+    if (shared > 0)
+        log_warn("%d of %d ranks share cores with others, and so take turns: start fewer of them on a host (`trireme doctor` says more)", shared, r->n_ranks);
+    if (far > 0)
+        log_warn("%d of %d ranks have a GPU at another socket than their cores (`trireme doctor` says more)", far, r->n_ranks);
+}
+
+/* Who asks for short steps does not mean that all ranks must start within the same moment. */
+static int start_timeout_ms(int timeout_ms)
+{
+    enum { LEAST_MS = 30000 };
+    return timeout_ms == 0 || timeout_ms > LEAST_MS ? timeout_ms : LEAST_MS;
+}
+
 static status start(cli_replica_args *a, cli_replica *r)
 {
-    TRY(cli_world_create(&r->world));
+    TRY(cli_world_create(start_timeout_ms(a->options.timeout_ms), &r->world));
     r->rank = comm_world_rank(r->world);
     r->n_ranks = comm_world_size(r->world);
     if (r->n_ranks > 1)
@@ -202,7 +259,9 @@ static status start(cli_replica_args *a, cli_replica *r)
         return st;
     }
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(*r->reports), "reports", &r->reports));
-    return coord_replica_report(r->replica, r->reports);
+    TRY(coord_replica_report(r->replica, r->reports));
+    tell_places(r);
+    return ST_OK;
 }
 
 void cli_replica_start(cli_replica_args *args, cli_replica *out, bool *done, int *exit_code)

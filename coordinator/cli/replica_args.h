@@ -25,8 +25,8 @@ typedef struct cli_replica {
     int rank, n_ranks;
 } cli_replica;
 
-/* The job this process belongs to: MPI's, or itself alone. */
-status cli_world_create(comm_world **out);
+/* The job this process belongs to: MPI's, or itself alone.  timeout_ms: as comm_world_mpi takes it. */
+status cli_world_create(int timeout_ms, comm_world **out);
 
 /* *done: this process has nothing more to do, and *exit_code is its exit code (a rank that served, or a failure, reported). */
 void cli_replica_start(cli_replica_args *args, cli_replica *out, bool *done, int *exit_code);

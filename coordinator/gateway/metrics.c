@@ -11,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
 
@@ -443,18 +442,17 @@ static double open_files(void)
 
 static void put_process(mem_str *s, const metrics *m, bool open_metrics)
 {
-    char *text;
-    size_t n;
+    char text[1024] = "";
     unsigned long user = 0, system = 0, size = 0;
     long resident = 0;
-    status_mute();
-    if (file_read_all("/proc/self/stat", 1 << 16, &text, &n) == ST_OK) {
+    FILE *f = fopen("/proc/self/stat", "re"); /* its size is said to be 0, so it is read as a stream */
+    if (f != NULL) {
+        text[fread(text, 1, sizeof(text) - 1, f)] = '\0';
+        fclose(f);
         const char *after = strrchr(text, ')'); /* the program's name may hold anything */
         if (after == NULL || sscanf(after, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %*u %lu %ld", &user, &system, &size, &resident) != 4)
             user = system = 0;
-        free(text);
     }
-    status_unmute();
     const struct {
         const char *name, *help;
         enum kind kind;

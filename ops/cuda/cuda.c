@@ -220,6 +220,7 @@ static status device_info(int device, ops_device_info *out)
     CUDA_TRY(cudaGetDeviceProperties(&p, device), "device %d", device);
     CUDA_TRY(cudaMemGetInfo(&out->free_bytes, &out->total_bytes), "device %d", device);
     snprintf(out->name, sizeof(out->name), "%.63s", p.name);
+    snprintf(out->pci, sizeof(out->pci), "%04x:%02x:%02x.0", (unsigned)p.pciDomainID & 0xffff, (unsigned)p.pciBusID & 0xff, (unsigned)p.pciDeviceID & 0xff);
     memcpy(out->id, &p.uuid, sizeof(out->id) < sizeof(p.uuid) ? sizeof(out->id) : sizeof(p.uuid));
     return ST_OK;
 }

@@ -12,6 +12,9 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "base/status.h"
+
+#define WITHIN 6.5 /* seconds; 1.5 of them to start and end mpirun on a busy machine */
 
 /* Runs the job; returns its exit status, its output, and how long it took. */
 static int run_job(const char *launcher, const char *hosts, const char *mode, char *output, size_t size, double *seconds)
@@ -32,61 +35,84 @@ static int run_job(const char *launcher, const char *hosts, const char *mode, ch
     return code;
 }
 
-static void job_fails(const char *launcher, const char *hosts, const char *mode, const char *message)
+static void job_fails(const char *launcher, const char *hosts, const char *mode, const char *message, double within)
 {
     static char output[65536];
     double seconds;
     int code = run_job(launcher, hosts, mode, output, sizeof(output), &seconds);
     bool told = code != 0 || launcher[0] != '\0'; /* with --enable-recovery mpirun's code is 0 whatever happens */
-    if (!told || seconds > 6.5 || strstr(output, message) == NULL) /* 1.5 s of them to start and end mpirun on a busy machine */
+    if (!told || seconds > within || strstr(output, message) == NULL)
         fail_msg("%s, hosts %s, %s: code %d after %.1f s, \"%s\" expected in:\n%s", launcher, hosts, mode, code, seconds, message, output);
 }
 
 static void a_killed_rank_is_named(void **state)
 {
     (void)state;
-    job_fails("", "1", "collective", "rank 2 ended without leaving the job");
-    job_fails("", "1", "message", "rank 2 ended without leaving the job");
-    job_fails("", "1", "agree", "rank 2 ended without leaving the job");
-    job_fails("", "1", "leave", "rank 2 ended without leaving the job");
+    job_fails("", "1", "collective", "rank 2 ended without leaving the job", WITHIN);
+    job_fails("", "1", "message", "rank 2 ended without leaving the job", WITHIN);
+    job_fails("", "1", "agree", "rank 2 ended without leaving the job", WITHIN);
+    job_fails("", "1", "leave", "rank 2 ended without leaving the job", WITHIN);
 }
 
 static void ranks_notice_a_death_without_the_launcher(void **state)
 {
     (void)state;
-    job_fails("--enable-recovery", "1", "collective", "rank 2 ended without leaving the job");
-    job_fails("--enable-recovery", "1", "message", "rank 2 ended without leaving the job");
-    job_fails("--enable-recovery", "1", "agree", "rank 2 ended without leaving the job");
+    job_fails("--enable-recovery", "1", "collective", "rank 2 ended without leaving the job", WITHIN);
+    job_fails("--enable-recovery", "1", "message", "rank 2 ended without leaving the job", WITHIN);
+    job_fails("--enable-recovery", "1", "agree", "rank 2 ended without leaving the job", WITHIN);
 }
 
 static void a_death_is_told_to_other_hosts(void **state)
 {
     (void)state;
-    job_fails("--enable-recovery", "0,0,1,1", "collective", "rank 0: aborted: rank 2 ended without leaving the job");
-    job_fails("--enable-recovery", "0,0,1,1", "message", "rank 0: aborted: rank 2 ended without leaving the job");
+    job_fails("--enable-recovery", "0,0,1,1", "collective", "rank 0: aborted: rank 2 ended without leaving the job", WITHIN);
+    job_fails("--enable-recovery", "0,0,1,1", "message", "rank 0: aborted: rank 2 ended without leaving the job", WITHIN);
 }
 
 static void a_rank_killed_at_start_ends_the_job(void **state)
 {
     (void)state;
-    job_fails("", "1", "start", "the job has been aborted");
+    job_fails("", "1", "start", "the job has been aborted", WITHIN);
 }
 
 static void a_hanging_rank_meets_the_deadline(void **state)
 {
     (void)state;
-    job_fails("", "1", "hang", "rank 2 did not come to all-reduce within 1500 ms");
-    job_fails("", "0,0,1,1", "hang", "rank 2 did not come to all-reduce within 1500 ms");
+    job_fails("", "1", "hang", "rank 2 did not come to all-reduce within 1500 ms", WITHIN);
+    job_fails("", "0,0,1,1", "hang", "rank 2 did not come to all-reduce within 1500 ms", WITHIN);
 }
 
-int main(void)
+static void stopped_rank_is_named(int rank, const char *at, const char *how)
 {
+    char launcher[512], named[64];
+    snprintf(launcher, sizeof(launcher), "-x LD_PRELOAD=%s/tests/stop_rank.so -x TRIREME_STOP_AT=%s -x TRIREME_STOP_RANK=%d", TEST_BINARY_DIR, at, rank);
+    snprintf(named, sizeof(named), "rank %d of 4 %s", rank, how);
+    job_fails(launcher, "1", "collective", named, WITHIN + 3); /* the deadline is 1.5 s, and to ask for marks takes a second for each kind */
+}
+
+static bool all;
+
+static void a_rank_stopped_at_start_is_named(void **state)
+{
+    (void)state;
+    static const char *const at[] = {"MPI_Init_thread", "MPI_Comm_idup", "MPI_Iallgather"}, silent[] = "came and has not been heard of since";
+    stopped_rank_is_named(2, "", "did not come");
+    stopped_rank_is_named(0, at[2], silent);
+    for (size_t i = 0; all && i < ARRAY_LEN(at); i++)
+        stopped_rank_is_named(2, at[i], silent);
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv;
+    all = argc > 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_killed_rank_is_named),
         cmocka_unit_test(ranks_notice_a_death_without_the_launcher),
         cmocka_unit_test(a_death_is_told_to_other_hosts),
         cmocka_unit_test(a_rank_killed_at_start_ends_the_job),
         cmocka_unit_test(a_hanging_rank_meets_the_deadline),
+        cmocka_unit_test(a_rank_stopped_at_start_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,7 @@ int main(int argc, char **argv)
         puts("skipped: run it under mpirun");
         return 77;
     }
-    if (comm_world_mpi(&w) != ST_OK)
+    if (comm_world_mpi(0, &w) != ST_OK)
         return 1;
     for (size_t i = 0; i < ARRAY_LEN(cases) && !failed; i++) {
         failed = cases[i].run(w);

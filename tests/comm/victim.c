@@ -62,7 +62,7 @@ int main(int argc, char **argv)
     const char *mode = argc > 1 ? argv[1] : "collective";
     if (comm_launched(&n, &rank) && rank == VICTIM && strcmp(mode, "start") == 0)
         raise(SIGKILL);
-    if (comm_world_mpi(&w) != ST_OK)
+    if (comm_world_mpi(getenv("TRIREME_STOP_AT") != NULL ? 1500 : 0, &w) != ST_OK)
         return 1;
     status st = work(w, mode);
     fprintf(stderr, "rank %d: %s: %s\n", rank, status_text(st), status_message());

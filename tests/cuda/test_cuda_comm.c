@@ -591,7 +591,7 @@ int main(int argc, char **argv)
         puts("skipped: run it under mpirun");
         return 77;
     }
-    if (comm_world_mpi(&w) != ST_OK || cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess)
+    if (comm_world_mpi(0, &w) != ST_OK || cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess)
         return 1;
     if (argc > 1 && strcmp(argv[1], "fail") == 0)
         return fail(w, argc, argv);

@@ -33,7 +33,7 @@ TARGETS = [
 ]
 # Foreign headers that stay inside one folder.
 ONLY_IN = [(r"mpi\.h", r"comm/|tests/"), (r"(cuda|cublas|nccl).*", r"ops/cuda|comm/|tests/"), (r"(zmq|czmq)\.h", r"comm/wire/|tests/"),
-           (r"microhttpd\.h", r"coordinator/gateway/http"),
+           (r"pmix\.h", r"comm/mpi/"), (r"hwloc.*", r"coordinator/placement|tests/"), (r"microhttpd\.h", r"coordinator/gateway/http"),
            (r"curl/.*", r"shard/hub|coordinator/|tests/"), (r"utf8proc\.h|pcre2\.h", r"shard/text/|tests/")]
 GENERATED = {"trireme_version.h", "ops/cuda/blaslt_tiles.h", "comm/wire/wire.pb-c.h"}
 SOURCE = (".c", ".h", ".cu", ".cuh")
