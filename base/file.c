@@ -181,3 +181,24 @@ void file_unlock(int *fd)
         close(*fd);
     *fd = -1;
 }
+
+bool file_value(const char *path, const char *key, char *out, size_t size)
+{
+    FILE *f = fopen(path, "re");
+    char *line = NULL;
+    size_t cap = 0;
+    bool found = false;
+    out[0] = '\0';
+    while (f != NULL && !found && getline(&line, &cap, f) > 0) {
+        char *colon = strchr(line, ':');
+        found = colon != NULL && strncmp(line, key, strlen(key)) == 0;
+        if (!found)
+            continue;
+        colon += 1 + strspn(colon + 1, " \t");
+        snprintf(out, size, "%.*s", (int)strcspn(colon, "\n"), colon);
+    }
+    free(line);
+    if (f != NULL)
+        fclose(f);
+    return found;
+}

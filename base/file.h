@@ -1,4 +1,4 @@
-/* base/file.h - files: whole reads with a bound, exact positional reads, atomic writes, locks. */
+/* base/file.h - files: whole reads with a bound, a value out of /proc, exact positional reads, atomic writes, locks. */
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
@@ -11,6 +11,9 @@
 /* Reads a whole regular file of at most `limit` bytes; NUL-terminated; caller frees *data.
  * ST_NOT_FOUND, ST_LIMIT, ST_IO (messages name the path). */
 status file_read_all(const char *path, size_t limit, char **data, size_t *len);
+
+/* Of a file like /proc/cpuinfo: what follows the colon in the first line that begins with `key`, cut to size; false and "" if there is none. */
+bool file_value(const char *path, const char *key, char *out, size_t size);
 
 /* Reads exactly n bytes at offset: retries short reads and EINTR; ST_FORMAT "shorter than ..." at end of
  * file (a file that shrinks while read ends here, not in SIGBUS).  `path` is for the message. */

@@ -34,7 +34,7 @@ typedef struct comm_wire_ops {
     /* Why the last call failed. */
     const char *(*error)(const comm_wire *wire);
     /* What library it is, with its version. */
-    const char *(*library)(void);
+    const char *(*describe)(void);
     /* Everyone's `bytes`, in rank order; collective.  Fails as open does. */
     status (*gather_all)(comm_wire *wire, const void *mine, size_t bytes, void *all, int timeout_ms);
     status (*send)(comm_wire *wire, int to, comm_channel channel, int tag, const void *data, size_t bytes, comm_wire_request *out);

@@ -229,7 +229,7 @@ int comm_world_host(const comm_world *w, int rank)
 }
 const char *comm_world_library(const comm_world *w)
 {
-    return w->ops != NULL && w->ops->library != NULL ? w->ops->library() : "";
+    return w->ops != NULL && w->ops->describe != NULL ? w->ops->describe() : "";
 }
 void comm_world_set_spin(comm_world *w, bool spin)
 {

@@ -14,6 +14,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/threads.h"
@@ -44,31 +45,10 @@ static bool read_line(const char *path, char *out, size_t size)
     return ok;
 }
 
-/* What follows "key" and a colon in a file of such lines. */
-static bool read_value(const char *path, const char *key, char *out, size_t size)
-{
-    char line[512];
-    bool found = false;
-    out[0] = '\0';
-    FILE *f = fopen(path, "re");
-    while (f != NULL && !found && fgets(line, sizeof(line), f) != NULL) {
-        char *colon = strchr(line, ':');
-        if (colon == NULL || strncmp(line, key, strlen(key)) != 0)
-            continue;
-        colon += 1 + strspn(colon + 1, " \t");
-        colon[strcspn(colon, "\n")] = '\0';
-        snprintf(out, size, "%s", colon);
-        found = true;
-    }
-    if (f != NULL)
-        fclose(f);
-    return found;
-}
-
 static bool meminfo(const char *key, double *bytes)
 {
     char text[64];
-    bool found = read_value("/proc/meminfo", key, text, sizeof(text));
+    bool found = file_value("/proc/meminfo", key, text, sizeof(text));
     *bytes = found ? strtod(text, NULL) * (strstr(text, "kB") != NULL ? 1024 : 1) : 0;
     return found;
 }
@@ -154,7 +134,7 @@ static void processors(json_t *f)
     ops_ctx *ctx = NULL;
     const ops_backend *cpu = ops_cpu();
     ops_ctx_options o = {.n_threads = 1, .first_core = -1, .max_rows = 1, .max_cols = 64};
-    read_value("/proc/cpuinfo", "model name", text, sizeof(text));
+    file_value("/proc/cpuinfo", "model name", text, sizeof(text));
     put_text(f, "cpu", text);
     text[0] = '\0';
     if (cpu->ctx_create(&o, &ctx) == ST_OK) {

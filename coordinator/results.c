@@ -58,35 +58,15 @@ static json_t *command_json(int argc, char **argv)
     return all;
 }
 
-/* The first line of a /proc file that begins with `key`, from behind its colon; "" if there is none. */
-static void proc_value(const char *path, const char *key, char *out, size_t cap)
-{
-    FILE *f = fopen(path, "re");
-    char *line = NULL;
-    size_t size = 0;
-    out[0] = '\0';
-    while (f != NULL && getline(&line, &size, f) > 0) {
-        char *colon = strchr(line, ':');
-        if (strncmp(line, key, strlen(key)) != 0 || colon == NULL)
-            continue;
-        colon += 1 + strspn(colon + 1, " \t");
-        snprintf(out, cap, "%.*s", (int)strcspn(colon, "\n"), colon);
-        break;
-    }
-    free(line);
-    if (f != NULL)
-        fclose(f);
-}
-
 /* Of the processor's instruction sets those that the backends tell apart. */
 static void isa_names(char *out, size_t cap)
 {
     static const char *const wanted[] = {"avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "sve"};
     char flags[8192], padded[8200];
     size_t n = 0;
-    proc_value("/proc/cpuinfo", "flags", flags, sizeof(flags));
+    file_value("/proc/cpuinfo", "flags", flags, sizeof(flags));
     if (flags[0] == '\0')
-        proc_value("/proc/cpuinfo", "Features", flags, sizeof(flags));
+        file_value("/proc/cpuinfo", "Features", flags, sizeof(flags));
     snprintf(padded, sizeof(padded), " %s ", flags);
     out[0] = '\0';
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
@@ -108,7 +88,7 @@ json_t *results_environment(int argc, char **argv)
     snprintf(system, sizeof(system), "%s %s", u.sysname, u.release);
     gmtime_r(&now, &t);
     strftime(at, sizeof(at), "%Y-%m-%dT%H:%M:%SZ", &t);
-    proc_value("/proc/cpuinfo", "model name", cpu, sizeof(cpu));
+    file_value("/proc/cpuinfo", "model name", cpu, sizeof(cpu));
     if (cpu[0] == '\0')
         snprintf(cpu, sizeof(cpu), "%s", u.machine);
     isa_names(isa, sizeof(isa));

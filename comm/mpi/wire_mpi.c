@@ -255,7 +255,7 @@ static const char *wire_error(const comm_wire *w)
     return w->error;
 }
 
-static const char *wire_library(void)
+static const char *wire_describe(void)
 {
     static char text[MPI_MAX_LIBRARY_VERSION_STRING];
     int n = 0;
@@ -347,7 +347,7 @@ __attribute__((visibility("default"))) const comm_wire_ops comm_mpi_wire = {
     .open = wire_open,
     .close = wire_close,
     .error = wire_error,
-    .library = wire_library,
+    .describe = wire_describe,
     .gather_all = gather_all,
     .send = wire_send,
     .recv = wire_recv,

@@ -86,6 +86,13 @@ void cpu_quantise_c(const float *x, int32_t cols, void *row);
 void cpu_quantise_avx2(const float *x, int32_t cols, void *row);
 void cpu_quantise_avx512(const float *x, int32_t cols, void *row);
 
+/* Of fp8: where the super-group of column k ends, k1 at most. */
+static inline int32_t cpu_f8_end(const packed_layout *l, int32_t k, int32_t k1)
+{
+    int32_t end = (packed_super_of(l, k) + 1) * PACKED_F8_SUPER - l->shape.phase;
+    return end < k1 ? end : k1;
+}
+
 /* Weight codes are multiplied as bytes.  Where they are signed (8 bits, codebook values) a kernel for unsigned codes adds 128 and takes it back as a zero point. */
 static inline bool cpu_codes_signed(const packed_format *f)
 {

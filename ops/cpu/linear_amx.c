@@ -295,7 +295,7 @@ static int64_t peak(cpu_peak what, int64_t rounds)
 
 const cpu_linear_kernels cpu_linear_amx = {
     .one = {INTEGERS(ONE_ENTRY)},
-    .few_rows = 8, /* as AVX-512 has it */
+    .few_rows = FEW_ROWS,
     .few = {INTEGERS(FEW_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
     .many = {[PACKED_Q8_0] = many_32, [PACKED_IQ4_NL] = many_32, [PACKED_Q4_0] = many_32, [PACKED_Q4_1] = many_32_min, [PACKED_Q4_K] = many_32_min, [PACKED_Q5_0] = many_32,

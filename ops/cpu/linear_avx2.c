@@ -467,17 +467,10 @@ INLINE void f8_scales(const packed_layout *l, const char *panel, int32_t k, __m2
         scale[h] = _mm256_mul_ps(_mm256_loadu_ps(at + h * 8), _mm256_set1_ps(256));
 }
 
-/* The end of the super-group of column k. */
-INLINE int32_t f8_end(const packed_layout *l, int32_t k, int32_t k1)
-{
-    int32_t end = (packed_super_of(l, k) + 1) * PACKED_F8_SUPER - l->shape.phase;
-    return end < k1 ? end : k1;
-}
-
 static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
 {
     for (int32_t k = k0; k < k1;) {
-        int32_t end = f8_end(l, k, k1);
+        int32_t end = cpu_f8_end(l, k, k1);
         __m256 scale[2];
         f8_scales(l, panel, k, scale);
         for (; k < end; k++, out += PACKED_ROWS) {
@@ -494,7 +487,7 @@ INLINE void f8_panels(const packed_layout *l, const char *panel, int n, const fl
     for (int p = 0; p < n; p++)
         a[p][0] = a[p][1] = _mm256_setzero_ps();
     for (int32_t k = 0; k < l->shape.cols;) {
-        int32_t end = f8_end(l, k, l->shape.cols);
+        int32_t end = cpu_f8_end(l, k, l->shape.cols);
         for (int p = 0; p < n; p++)
             f8_scales(l, panel + (size_t)p * l->panel_bytes, k, scale[p]);
         for (; k < end; k++) {

@@ -68,8 +68,6 @@ INLINE void one_template(kind k, const packed_layout *l, const char *panel, int3
     }
 }
 
-#define FEW_ROWS 8
-
 INLINE void few_template(kind k, const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
 {
     source s = packed_source(l, panel, 0, k);
@@ -234,13 +232,6 @@ INLINE __m512 f8_scales(const packed_layout *l, const char *panel, int32_t k)
     return _mm512_mul_ps(_mm512_loadu_ps(panel + l->super_offset + (size_t)packed_super_of(l, k) * PACKED_ROWS * sizeof(float)), _mm512_set1_ps(256));
 }
 
-/* The end of the super-group of column k. */
-INLINE int32_t f8_end(const packed_layout *l, int32_t k, int32_t k1)
-{
-    int32_t end = (packed_super_of(l, k) + 1) * PACKED_F8_SUPER - l->shape.phase;
-    return end < k1 ? end : k1;
-}
-
 INLINE __m512 f8_low(__m512i halves)
 {
     return _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
@@ -261,7 +252,7 @@ INLINE __m512 f8_last(const char *panel, int32_t k)
 static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
 {
     for (int32_t k = k0; k < k1;) {
-        int32_t end = f8_end(l, k, k1);
+        int32_t end = cpu_f8_end(l, k, k1);
         __m512 scale = f8_scales(l, panel, k);
         for (; k + 2 <= end; k += 2, out += 2 * PACKED_ROWS) {
             __m512i halves = f8_halves(panel, k);
@@ -282,7 +273,7 @@ INLINE void f8_panels(const packed_layout *l, const char *panel, int n, const fl
     for (int p = 0; p < n; p++)
         a[p] = _mm512_setzero_ps();
     for (int32_t k = 0; k < l->shape.cols;) {
-        int32_t end = f8_end(l, k, l->shape.cols);
+        int32_t end = cpu_f8_end(l, k, l->shape.cols);
         for (int p = 0; p < n; p++)
             scale[p] = f8_scales(l, panel + (size_t)p * l->panel_bytes, k);
         for (; k + 2 <= end; k += 2) {

@@ -14,6 +14,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#define FEW_ROWS 8 /* of the `few` kernels, which AMX takes from AVX-512 */
+
 /* What a kernel is specialised by: all constants where it is inlined. */
 typedef struct kind {
     int bits;       /* planes of the codes: 8 in a tile */
