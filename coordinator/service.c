@@ -11,7 +11,6 @@
 #define IDLE_SECONDS 0.1     /* between looks for dead ranks while there is nothing to run */
 #define PUBLISH_SECONDS 0.05
 #define LOADS_SECONDS 0.4
-#define OUTBOX_BYTES ((size_t)256 << 20)
 
 void service_command_free(service_command **command)
 {
@@ -116,16 +115,16 @@ static status batch_grow(void *array, size_t *cap, size_t need, size_t size)
     return ST_OK;
 }
 
-static size_t batch_bytes(const service_batch *b)
+size_t service_batch_bytes(const service_batch *b)
 {
     return sizeof(*b) + b->cap * sizeof(*b->events) + b->cap_tops * sizeof(*b->tops) + b->cap_floats * sizeof(*b->floats);
 }
 
 static status batch_push(service *s, service_batch **batch)
 {
-    size_t bytes = batch_bytes(*batch);
+    size_t bytes = service_batch_bytes(*batch);
     pthread_mutex_lock(&s->lock);
-    bool full = s->outbox_bytes + bytes > OUTBOX_BYTES;
+    bool full = s->outbox_bytes + bytes > SERVICE_OUTBOX_BYTES;
     if (!full) {
         s->outbox_bytes += bytes;
         (*batch)->next = NULL;
@@ -136,10 +135,10 @@ static status batch_push(service *s, service_batch **batch)
             wire_client_wake(s->client);
     }
     pthread_mutex_unlock(&s->lock);
-    return full ? FAIL(ST_INTERNAL, "%zu MiB of answers wait to be sent: the wire thread does not get on", OUTBOX_BYTES >> 20) : ST_OK;
+    return full ? FAIL(ST_INTERNAL, "%zu MiB of answers wait to be sent: the wire thread does not get on", SERVICE_OUTBOX_BYTES >> 20) : ST_OK;
 }
 
-static status send_back(service *s, uint64_t session, uint64_t gateway_id, status why, const char *message, bool retry)
+status service_send_back(service *s, uint64_t session, uint64_t gateway_id, status why, const char *message, bool retry)
 {
     service_batch *b;
     TRY(mem_calloc(1, sizeof(*b), "an answer", &b));
@@ -192,7 +191,7 @@ static status event_take(service *s, const coord_event *c)
     if (c->finish == STEP_NO_TOKEN || c->finish == STEP_NOT_NUMBERS) {
         const char *why = c->finish == STEP_NO_TOKEN ? "no token can follow: bans, allowed tokens and grammar of this request leave none"
                                                      : "the logits of this request are not numbers";
-        TRY(send_back(s, e->session, e->gateway_id, ST_INVALID, why, false));
+        TRY(service_send_back(s, e->session, e->gateway_id, ST_INVALID, why, false));
     } else {
         TRY(event_add(s, e, c));
     }
@@ -215,7 +214,7 @@ static status submit(service *s, service_command *c)
     if (entry_find(s, c->session, c->gateway_id) != NULL) {
         s->n_gone++;
         s->gone_bytes += c->bytes;
-        return send_back(s, c->session, c->gateway_id, ST_INVALID, "a request of this id is under way", false);
+        return service_send_back(s, c->session, c->gateway_id, ST_INVALID, "a request of this id is under way", false);
     }
     service_entry *e = entry_add(s, c);
     if (e == NULL)
@@ -227,7 +226,7 @@ static status submit(service *s, service_command *c)
     if (st == ST_OK)
         return ST_OK;
     entry_remove(s, e);
-    return send_back(s, c->session, c->gateway_id, st, status_message(), st == ST_NO_MEMORY);
+    return service_send_back(s, c->session, c->gateway_id, st, status_message(), st == ST_NO_MEMORY);
 }
 
 static void cancel(service *s, service_entry *e)
@@ -243,7 +242,7 @@ static status cancel_all(service *s, bool tell)
         if (e->id == 0)
             continue;
         if (tell)
-            TRY(send_back(s, e->session, e->gateway_id, ST_ABORTED, "the replica leaves", true));
+            TRY(service_send_back(s, e->session, e->gateway_id, ST_ABORTED, "the replica leaves", true));
         cancel(s, e);
     }
     return ST_OK;

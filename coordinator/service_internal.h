@@ -48,11 +48,13 @@ typedef struct service_event {
     size_t first_top, n_top, first_float, n_embedding; /* in the batch's arrays */
 } service_event;
 
-/* The events of one step, or one request sent back (n = 0). */
+#define SERVICE_OUTBOX_BYTES ((size_t)256 << 20)
+
+/* The events of one step, of which `sent` have left, or one request sent back (n = 0). */
 typedef struct service_batch {
     struct service_batch *next;
     uint64_t session, step;
-    size_t n, cap, n_tops, cap_tops, n_floats, cap_floats;
+    size_t n, sent, cap, n_tops, cap_tops, n_floats, cap_floats;
     service_event *events;
     step_logprob *tops;
     float *floats;
@@ -88,7 +90,7 @@ typedef struct service {
     pthread_cond_t wake;   /* of the step thread */
     service_command *commands, **commands_end;
     service_batch *batches, **batches_end;
-    size_t outbox_bytes;
+    size_t outbox_bytes;   /* of batches; at most SERVICE_OUTBOX_BYTES */
     coord_sched_stats stats;
     coord_rank_load *loads; /* [n_ranks] */
     bool ending;           /* wire thread: no more commands will come; step thread ends when it has nothing left */
@@ -119,6 +121,7 @@ typedef struct service {
     shard_text_asset *assets;
     size_t n_assets;
     uint8_t (*digests)[32];
+    double outbox_moved;    /* when the connection last took an answer, or there was none to take */
     bool welcomed, draining, stalled;
     double drain_deadline;  /* 0 = none */
     double load_at;
@@ -129,6 +132,10 @@ typedef struct service {
 /* service.c */
 /* Queues; c is taken. */
 void service_command_push(service *s, service_command **c);
+/* What a batch counts for in the outbox. */
+size_t service_batch_bytes(const service_batch *b);
+/* Queues the word that a request is not, or no longer, under way here.  Of either thread. */
+status service_send_back(service *s, uint64_t session, uint64_t gateway_id, status why, const char *message, bool retry);
 
 /* service_wire.c */
 status service_wire_create(service *s);

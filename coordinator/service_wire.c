@@ -1,6 +1,7 @@
 /* coordinator/service_wire.c - the wire thread: the gateway's messages in, answers out, loads, the watchdog, the end.
  *
- * Never touches the replica, except to ask what its ranks are at and to abort the job.  Nothing here waits longer than LOOK_MS. */
+ * Never touches the replica, except to ask what its ranks are at and to abort the job.  Nothing here waits longer than LOOK_MS.
+ * Answers that the connection does not take wait in the outbox, in order: a gateway that stands still for a moment loses nothing. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,9 @@
 #include "coordinator/service_internal.h"
 
 #define LOOK_MS 100
+#define UNSENT_MS 2                           /* between two attempts to send what the connection did not take */
+#define SEND_QUEUE 256                        /* messages on their way: the outbox, which counts bytes, holds the others */
+#define SLOW_SECONDS 10.0                    /* in which a gateway must take an answer */
 #define LOAD_SECONDS 1.0
 #define MESSAGE_BYTES ((size_t)2 << 20)       /* a Tokens message is cut about there */
 #define QUEUE_BYTES ((size_t)512 << 20)       /* of requests under way */
@@ -92,7 +96,7 @@ static status client_open(service *s)
     hello h = {0};
     wire_client *client = NULL, *old;
     status st = hello_make(s, &h);
-    wire_client_options o = {.endpoint = s->opt.endpoint, .security = s->opt.security, .hello = &h.m};
+    wire_client_options o = {.endpoint = s->opt.endpoint, .security = s->opt.security, .hello = &h.m, .send_queue = SEND_QUEUE};
     if (st == ST_OK)
         st = wire_client_create(&o, &client);
     hello_free(&h);
@@ -130,14 +134,14 @@ static status send_envelope(service *s, const Trireme__Envelope *e)
     return wire_client_send(s->client, e);
 }
 
-static status send_aborted(service *s, uint64_t id, status why, const char *message, bool again)
+static status send_aborted(service *s, const service_batch *b)
 {
     Trireme__Aborted a = TRIREME__ABORTED__INIT;
     Trireme__Envelope e = TRIREME__ENVELOPE__INIT;
-    a.id = id;
-    a.status = why;
-    a.message = (char *)(uintptr_t)message;
-    a.retry = again;
+    a.id = b->aborted_id;
+    a.status = b->aborted;
+    a.message = (char *)(uintptr_t)b->message;
+    a.retry = b->retry;
     e.body_case = TRIREME__ENVELOPE__BODY_ABORTED;
     e.aborted = &a;
     return send_envelope(s, &e);
@@ -222,22 +226,24 @@ static size_t event_bytes(const service_event *e)
     return 80 + e->n_top * 20 + e->n_embedding * sizeof(float);
 }
 
-static status send_tokens(service *s, const service_batch *b)
+/* From where the last attempt stopped. */
+static status send_tokens(service *s, service_batch *b)
 {
     tokens_message t = {0};
     status st = tokens_message_make(b, &t);
-    for (size_t i = 0, n = 0; st == ST_OK && i < b->n; i += n) {
+    for (size_t n = 0; st == ST_OK && b->sent < b->n;) {
         size_t bytes = 0;
-        for (n = 0; i + n < b->n && (n == 0 || bytes + event_bytes(&b->events[i + n]) <= MESSAGE_BYTES); n++)
-            bytes += event_bytes(&b->events[i + n]);
+        for (n = 0; b->sent + n < b->n && (n == 0 || bytes + event_bytes(&b->events[b->sent + n]) <= MESSAGE_BYTES); n++)
+            bytes += event_bytes(&b->events[b->sent + n]);
         Trireme__Tokens tokens = TRIREME__TOKENS__INIT;
         Trireme__Envelope e = TRIREME__ENVELOPE__INIT;
         tokens.step = b->step;
         tokens.n_events = n;
-        tokens.events = t.event_ptrs + i;
+        tokens.events = t.event_ptrs + b->sent;
         e.body_case = TRIREME__ENVELOPE__BODY_TOKENS;
         e.tokens = &tokens;
         st = send_envelope(s, &e);
+        b->sent += st == ST_OK ? n : 0;
     }
     tokens_message_free(&t);
     return st;
@@ -258,47 +264,82 @@ static void session_end(service *s)
     service_command_push(s, &c);
 }
 
-static void outbox_send(service *s)
+/* The step thread appends only: the first one is ours until it is dropped. */
+static service_batch *outbox_first(service *s, size_t *bytes)
 {
     pthread_mutex_lock(&s->lock);
-    service_batch *list = s->batches;
-    s->batches = NULL;
-    s->batches_end = &s->batches;
-    s->outbox_bytes = 0;
+    service_batch *b = s->batches;
+    *bytes = s->outbox_bytes;
     pthread_mutex_unlock(&s->lock);
-    bool lost = false;
-    while (list != NULL) {
-        service_batch *b = list;
-        list = b->next;
-        if (b->session == atomic_load(&s->session) && !lost) {
-            status st = b->n > 0 ? send_tokens(s, b) : send_aborted(s, b->aborted_id, b->aborted, b->message, b->retry);
-            lost = st != ST_OK && st != ST_NOT_FOUND; /* that one: the session's end is about to be told */
-        }
-        service_batch_free(&b);
+    return b;
+}
+
+static void outbox_drop_first(service *s)
+{
+    pthread_mutex_lock(&s->lock);
+    service_batch *b = s->batches;
+    s->batches = b->next;
+    if (s->batches == NULL)
+        s->batches_end = &s->batches;
+    s->outbox_bytes -= service_batch_bytes(b);
+    pthread_mutex_unlock(&s->lock);
+    service_batch_free(&b);
+}
+
+/* True when nothing is left. */
+static bool outbox_send(service *s)
+{
+    status st = ST_OK;
+    size_t bytes;
+    service_batch *b;
+    while ((b = outbox_first(s, &bytes)) != NULL && st == ST_OK) {
+        if (b->session == atomic_load(&s->session))
+            st = b->n > 0 ? send_tokens(s, b) : send_aborted(s, b);
+        if (st == ST_LIMIT)
+            break;
+        if (st == ST_NOT_FOUND) /* the session's end is about to be told */
+            st = ST_OK;
+        outbox_drop_first(s);
+        s->outbox_moved = log_clock();
     }
-    if (lost && s->welcomed) { /* tokens would be missing in the middle of answers: the session must end */
-        log_warn("the gateway reads too slowly: its session ends");
+    if (b == NULL)
+        s->outbox_moved = log_clock();
+    bool slow = st == ST_LIMIT && (bytes > SERVICE_OUTBOX_BYTES / 2 || log_clock() - s->outbox_moved > SLOW_SECONDS);
+    if (s->welcomed && (slow || (st != ST_OK && st != ST_LIMIT))) { /* tokens would be missing in the middle of answers: the session must end */
+        if (slow)
+            log_warn("the gateway reads too slowly, %zu KiB of answers wait: its session ends", bytes >> 10);
+        else
+            log_warn("answers cannot be sent (%s): the gateway's session ends", status_message());
         session_end(s);
         s->verdict = client_open(s);
     }
+    return b == NULL;
 }
 
 /* ---- the gateway's messages ---- */
+
+/* By way of the outbox: a full queue must not lose it. */
+static void send_back(service *s, uint64_t id, status why, const char *message, bool again)
+{
+    status st = service_send_back(s, atomic_load(&s->session), id, why, message, again);
+    if (st != ST_OK)
+        s->verdict = st; /* an answer that is lost would be waited for */
+}
 
 static void take_submit(service *s, const Trireme__Submit *m)
 {
     service_command *c = NULL;
     if (s->draining) {
-        send_aborted(s, m->id, ST_BUSY, "the replica is leaving", true);
+        send_back(s, m->id, ST_BUSY, "the replica is leaving", true);
         return;
     }
     if (atomic_load(&s->alive) >= s->opt.max_waiting + s->opt.max_seqs || atomic_load(&s->bytes) > QUEUE_BYTES) {
-        send_aborted(s, m->id, ST_BUSY, "the replica's queue is full", true);
+        send_back(s, m->id, ST_BUSY, "the replica's queue is full", true);
         return;
     }
     status st = service_request_of(s, m, &c);
     if (st != ST_OK) {
-        send_aborted(s, m->id, st, status_message(), false);
+        send_back(s, m->id, st, status_message(), false);
         return;
     }
     c->session = atomic_load(&s->session);
@@ -568,9 +609,13 @@ static void await_answer(service *s)
 
 static void *wire_end(service *s)
 {
+    wire_received in;
     if (s->verdict != ST_OK)
         session_end(s);
-    outbox_send(s);
+    for (double until = log_clock() + GOODBYE_SECONDS; !outbox_send(s) && s->welcomed && log_clock() < until;) {
+        if (wire_client_receive(s->client, UNSENT_MS, &in) != ST_OK || in.kind == WIRE_GONE)
+            break;
+    }
     if (s->welcomed && !s->stalled) {
         pthread_mutex_lock(&s->lock);
         bool broke = s->ended && s->result != ST_OK;
@@ -585,16 +630,18 @@ static void *wire_end(service *s)
 void *service_wire_main(void *arg)
 {
     service *s = arg;
+    bool all_sent = true;
     for (;;) {
         wire_received in;
-        s->verdict = wire_client_receive(s->client, LOOK_MS, &in);
+        s->verdict = wire_client_receive(s->client, all_sent ? LOOK_MS : UNSENT_MS, &in);
         if (s->verdict != ST_OK)
             return wire_end(s);
         if (in.kind == WIRE_GONE)
             session_end(s);
         else if (in.kind == WIRE_MESSAGE)
             take_message(s, in.message);
-        outbox_send(s);
+        if (s->verdict == ST_OK)
+            all_sent = outbox_send(s);
         look(s);
         pthread_mutex_lock(&s->lock);
         bool ended = s->ended;

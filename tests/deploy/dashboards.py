@@ -105,7 +105,8 @@ class Prometheus:
         try:
             return self.ask("query", query=expr)["data"]["result"], None
         except urllib.error.HTTPError as e:
-            return [], json.load(e).get("error", str(e))
+            said = e.read().decode()
+            return [], json.loads(said).get("error", said) if said.startswith("{") else f"{e}: {said}"  # text: it is not ready yet
 
     def wait(self, expr, seconds=60):
         until = time.monotonic() + seconds
