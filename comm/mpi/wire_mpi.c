@@ -7,21 +7,25 @@
 #include <limits.h>
 #include <mpi.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/mpi/roll.h"
 #include "comm/wire.h"
 
 #define LEAVE_TIMEOUT_MS 120000 /* the first to leave waits so long for the last */
 #define FINALIZE_TIMEOUT_MS 10000
+#define TELL_MS 15000      /* after so long those who keep the others waiting are named */
+#define ROLL_CALL_MS 6000
 
 struct comm_wire {
     MPI_Comm comm[COMM_CHANNELS];
     int rank, size, tag_max;
-    char error[256];
+    char error[1800];
 };
 
 /* The watchdog over a call that may hang. */
@@ -30,36 +34,62 @@ typedef struct watchdog {
     pthread_cond_t cond;
     pthread_t thread;
     bool running, done;
+    bool names; /* the call waits for all ranks: says which have not come */
     int timeout_ms;
     const char *what;
 } watchdog;
 
-static void *watch(void *arg)
+static void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void tell(const char *format, ...)
 {
-    watchdog *d = arg;
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += d->timeout_ms / 1000;
+    char text[2048];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof(text) - 1, format, args);
+    va_end(args);
+    n = n < 0 ? 0 : n > (int)sizeof(text) - 2 ? (int)sizeof(text) - 2 : n;
+    text[n++] = '\n';
+    if (write(STDERR_FILENO, text, (size_t)n) < 0)
+        return;
+}
+
+/* Whether the call has returned within ms of the watchdog's beginning. */
+static bool returned_within(watchdog *d, const struct timespec *begin, int ms)
+{
+    struct timespec until = *begin;
+    until.tv_sec += ms / 1000;
     pthread_mutex_lock(&d->mutex);
     int error = 0;
     while (!d->done && error != ETIMEDOUT)
         error = pthread_cond_timedwait(&d->cond, &d->mutex, &until);
     bool done = d->done;
     pthread_mutex_unlock(&d->mutex);
-    if (!done) {
-        char text[128];
-        int n = snprintf(text, sizeof(text), "trireme: error: %s has not returned for %d s; giving up\n", d->what, d->timeout_ms / 1000);
-        fflush(stdout);
-        if (write(STDERR_FILENO, text, (size_t)n) < 0)
-            _exit(1);
-        _exit(1);
-    }
-    return NULL;
+    return done;
 }
 
-static void watchdog_begin(watchdog *d, const char *what, int timeout_ms)
+static void *watch(void *arg)
 {
-    *d = (watchdog){.timeout_ms = timeout_ms, .what = what};
+    watchdog *d = arg;
+    char absent[1536] = "";
+    struct timespec begin;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    if (d->names && d->timeout_ms > TELL_MS + ROLL_CALL_MS) {
+        if (returned_within(d, &begin, TELL_MS))
+            return NULL;
+        if (roll_call(ROLL_CALL_MS, absent, sizeof(absent)) && !returned_within(d, &begin, 0))
+            tell("trireme: warn: these have not come in %d s, and the others wait %d s more: %s", TELL_MS / 1000, (d->timeout_ms - TELL_MS) / 1000, absent);
+    }
+    if (returned_within(d, &begin, d->timeout_ms))
+        return NULL;
+    bool named = d->names && roll_call(ROLL_CALL_MS, absent, sizeof(absent));
+    fflush(stdout);
+    tell("trireme: error: %s has not returned for %d s; giving up%s%s", d->what, d->timeout_ms / 1000, named ? "; these have not come: " : "", named ? absent : "");
+    _exit(1);
+}
+
+static void watchdog_begin(watchdog *d, const char *what, bool names, int timeout_ms)
+{
+    *d = (watchdog){.timeout_ms = timeout_ms, .what = what, .names = names};
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -99,19 +129,22 @@ static void nap(long ns)
     nanosleep(&t, NULL);
 }
 
-static status wait_until(comm_wire *w, MPI_Request *request, int timeout_ms)
+static int64_t now_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t begin = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000, now = begin;
-    for (int i = 0; now - begin < timeout_ms; i++) {
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static status wait_until(comm_wire *w, MPI_Request *request, int timeout_ms)
+{
+    int64_t begin = now_ms();
+    for (int i = 0; now_ms() - begin < timeout_ms; i++) {
         int done = 0;
         status st = from_mpi(w, MPI_Test(request, &done, MPI_STATUS_IGNORE));
         if (st != ST_OK || done)
             return st;
         nap(i < 50 ? 20000 : 200000);
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     }
     snprintf(w->error, sizeof(w->error), "not all of the %d ranks came within %d s", w->size, timeout_ms / 1000);
     return ST_TIMEOUT;
@@ -127,6 +160,100 @@ static void set_environment(void)
 
 static void wire_close(comm_wire **wire, bool clean);
 
+/* ---- start-up: the first rank hears from each other rank before any collective call, so that it can say whom it has not heard ---- */
+
+enum { TAG_HELLO = 1, TAG_GO };
+
+/* Which of the hellos have not come, with their hosts. */
+static void name_unheard(const MPI_Request *hello, int n, char *text, size_t size)
+{
+    size_t at = 0;
+    text[0] = '\0';
+    for (int r = 1, k = 0; r < n; r++) {
+        char host[256];
+        if (hello[r] == MPI_REQUEST_NULL)
+            continue;
+        if (++k > 16) {
+            snprintf(text + at, size - at, " and others");
+            return;
+        }
+        roll_host(r, host, sizeof(host));
+        int len = snprintf(text + at, size - at, "%srank %d%s", k > 1 ? ", " : "", r, host);
+        at = len > 0 && (size_t)len < size - at ? at + (size_t)len : at;
+    }
+}
+
+/* Those that have come become MPI_REQUEST_NULL. */
+static status hear(comm_wire *w, MPI_Request *hello, bool *all)
+{
+    *all = true;
+    for (int r = 1; r < w->size; r++) {
+        int done = 0; /* 1 of a null request */
+        status st = from_mpi(w, MPI_Test(&hello[r], &done, MPI_STATUS_IGNORE));
+        if (st != ST_OK)
+            return st;
+        *all = *all && done;
+    }
+    return ST_OK;
+}
+
+static status hear_all(comm_wire *w, MPI_Request *hello, int timeout_ms)
+{
+    char unheard[1536];
+    bool told = false;
+    for (int64_t begin = now_ms(), passed = 0; passed < timeout_ms; passed = now_ms() - begin) {
+        bool all;
+        status st = hear(w, hello, &all);
+        if (st != ST_OK || all)
+            return st;
+        if (!told && passed >= TELL_MS) {
+            name_unheard(hello, w->size, unheard, sizeof(unheard));
+            tell("trireme: warn: nothing has come over the network in %d s from these, and %d s are left: %s; do all hosts reach each other, by the interfaces that MPI uses?", TELL_MS / 1000, (timeout_ms - TELL_MS) / 1000, unheard);
+            told = true;
+        }
+        nap(200000);
+    }
+    name_unheard(hello, w->size, unheard, sizeof(unheard));
+    snprintf(w->error, sizeof(w->error), "nothing has come over the network within %d s from %s", timeout_ms / 1000, unheard);
+    return ST_TIMEOUT;
+}
+
+static status lead(comm_wire *w, int timeout_ms)
+{
+    char hello = 0, go = 0;
+    MPI_Request *requests = calloc((size_t)w->size, sizeof(*requests));
+    if (requests == NULL)
+        return ST_NO_MEMORY;
+    requests[0] = MPI_REQUEST_NULL;
+    status st = ST_OK;
+    for (int r = 1; r < w->size && st == ST_OK; r++)
+        st = from_mpi(w, MPI_Irecv(&hello, 0, MPI_BYTE, r, TAG_HELLO, MPI_COMM_WORLD, &requests[r]));
+    if (st == ST_OK)
+        st = hear_all(w, requests, timeout_ms);
+    for (int r = 1; r < w->size && st == ST_OK; r++)
+        st = from_mpi(w, MPI_Isend(&go, 0, MPI_BYTE, r, TAG_GO, MPI_COMM_WORLD, &requests[r]));
+    for (int r = 1; r < w->size && st == ST_OK; r++)
+        st = wait_until(w, &requests[r], timeout_ms);
+    free(requests); /* where it failed MPI is never called again */
+    return st;
+}
+
+static status follow(comm_wire *w, int timeout_ms)
+{
+    char hello = 0, go = 0, host[200];
+    MPI_Request requests[2];
+    status st = from_mpi(w, MPI_Irecv(&go, 0, MPI_BYTE, 0, TAG_GO, MPI_COMM_WORLD, &requests[0]));
+    if (st == ST_OK)
+        st = from_mpi(w, MPI_Isend(&hello, 0, MPI_BYTE, 0, TAG_HELLO, MPI_COMM_WORLD, &requests[1]));
+    for (int i = 0; i < 2 && st == ST_OK; i++)
+        st = wait_until(w, &requests[1 - i], timeout_ms + TELL_MS); /* the first rank tells first */
+    if (st == ST_TIMEOUT) {
+        roll_host(0, host, sizeof(host));
+        snprintf(w->error, sizeof(w->error), "nothing has come over the network from rank 0%s", host);
+    }
+    return st;
+}
+
 static status start(comm_wire *w, int timeout_ms)
 {
     MPI_Request requests[COMM_CHANNELS];
@@ -136,6 +263,9 @@ static status start(comm_wire *w, int timeout_ms)
     MPI_Comm_size(MPI_COMM_WORLD, &w->size);
     MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &bound, &found);
     w->tag_max = found ? *bound : 32767;
+    status met = w->rank == 0 ? lead(w, timeout_ms) : follow(w, timeout_ms);
+    if (met != ST_OK)
+        return met;
     for (int i = 0; i < COMM_CHANNELS; i++) {
         status st = from_mpi(w, MPI_Comm_idup(MPI_COMM_WORLD, &w->comm[i], &requests[i]));
         if (st == ST_OK)
@@ -157,7 +287,8 @@ static status wire_open(int timeout_ms, comm_wire **out, int *rank, int *size, c
     watchdog dog;
     int provided = 0;
     set_environment();
-    watchdog_begin(&dog, "MPI_Init", timeout_ms);
+    roll_open();
+    watchdog_begin(&dog, "MPI_Init", true, timeout_ms);
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     watchdog_end(&dog);
     if (code != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED) {
@@ -191,10 +322,11 @@ static void wire_close(comm_wire **wire, bool clean)
     *wire = NULL;
     if (clean && all_leave(w)) {
         watchdog dog;
-        watchdog_begin(&dog, "MPI_Finalize", FINALIZE_TIMEOUT_MS);
+        watchdog_begin(&dog, "MPI_Finalize", false, FINALIZE_TIMEOUT_MS);
         for (int i = 0; i < COMM_CHANNELS; i++)
             MPI_Comm_free(&w->comm[i]);
         MPI_Finalize();
+        roll_close();
         watchdog_end(&dog);
     }
     free(w);
