@@ -5,10 +5,12 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 
 import run
 
@@ -35,6 +37,28 @@ def why_not():
             return f"{program} is not installed"
     tried = subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], capture_output=True, text=True)
     return None if tried.returncode == 0 else f"no network namespaces here: {tried.stderr.strip()}"
+
+
+def pids_in(namespace):
+    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
+    return [int(p) for p in done.stdout.split()]
+
+
+def kill_in(namespace, spare=()):
+    for pid in pids_in(namespace):
+        with contextlib.suppress(OSError):
+            if pid not in spare:
+                os.kill(pid, signal.SIGKILL)
+
+
+def clear_left():
+    """What a test left that was killed itself."""
+    for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.splitlines():
+        name = line.split()[0]
+        made = re.fullmatch(r"tri(\d+)(h\d+|sw)", name)
+        if made and not pathlib.Path(f"/proc/{made[1]}").exists():
+            kill_in(name)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 def ip(*args):
@@ -71,6 +95,7 @@ class Hosts:
             raise
 
     def make(self):
+        clear_left()
         self.namespace(self.switch)
         ip("-n", self.switch, "link", "add", "br0", "type", "bridge")
         ip("-n", self.switch, "link", "set", "br0", "up")
@@ -102,29 +127,47 @@ class Hosts:
         name = self.names[i]
         return ["nsenter", f"--net=/var/run/netns/{name}", "unshare", "--uts", "--mount", "bash", "-c", ENTER, name, str(self.known), *map(str, argv)]
 
-    def mpirun(self, argv, ranks, interface="eth0", hosts=None, args=()):
-        """The argv of mpirun on host 0, a rank to each host in turn."""
+    def mpirun(self, argv, ranks, interface="eth0", agent=None):
+        """The argv of mpirun on host 0, a rank to each host in turn; their messages go by that interface."""
         file = self.path / "hostfile"
-        file.write_text("".join(f"{name} slots=64\n" for name in (hosts or self.names)))
-        return self.on(0, ["mpirun", "--oversubscribe", "--hostfile", file, "--map-by", "node", "--bind-to", "none", "--mca", "plm_rsh_agent", self.agent,
-                           "--mca", "oob_tcp_if_include", "eth0", "--mca", "btl", "self,vader,tcp", "--mca", "btl_tcp_if_include", interface, *args, "-n", ranks, *argv])
+        file.write_text("".join(f"{name} slots=64\n" for name in self.names))
+        return self.on(0, ["mpirun", "--oversubscribe", "--hostfile", file, "--map-by", "node", "--bind-to", "none", "--mca", "plm_rsh_agent", agent or self.agent,
+                           "--mca", "oob_tcp_if_include", "eth0", "--mca", "btl", "self,vader,tcp", "--mca", "btl_tcp_if_include", interface, "-n", ranks, *argv])
 
-    def pids(self, i):
-        done = subprocess.run(["ip", "netns", "pids", self.names[i]], capture_output=True, text=True)
-        return [int(p) for p in done.stdout.split()]
+    def second_network(self, interface, unplugged):
+        """Another interface for each host, on another switch, to which one of them is not connected."""
+        ip("-n", self.switch, "link", "add", "br1", "type", "bridge")
+        ip("-n", self.switch, "link", "set", "br1", "up")
+        for i, name in enumerate(self.names):
+            ip("link", "add", f"second{i}", "netns", self.switch, "type", "veth", "peer", "name", interface, "netns", name)
+            ip("-n", self.switch, "link", "set", f"second{i}", *(["master", "br1"] if i != unplugged else []), "up")
+            ip("-n", name, "addr", "add", f"10.79.0.{i + 1}/24", "dev", interface)
+            ip("-n", name, "link", "set", interface, "up")
 
-    def kill(self, i):
-        """The host dies, with all that runs on it."""
-        for pid in self.pids(i):
+    def run(self, argv, timeout, env=None, stdin=""):
+        """(exit code, stdout, stderr, seconds); at its end nothing is left on any host.  Past the timeout the exit code is None."""
+        begin = time.monotonic()
+        with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # what is left of a job would keep a pipe open
+            given.write(stdin)
+            given.seek(0)
+            p = subprocess.Popen(list(map(str, argv)), stdin=given, stdout=out, stderr=err, env={**os.environ, **run.ENV, **(env or {})}, start_new_session=True)
             try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
+                code = p.wait(timeout)
+            except subprocess.TimeoutExpired:
+                code = None
+                os.killpg(p.pid, signal.SIGKILL)
+                p.wait()
+            took = time.monotonic() - begin
+            for name in self.names:
+                kill_in(name)
+            out.seek(0)
+            err.seek(0)
+            return code, out.read(), err.read(), took
 
     def close(self):
-        for i, name in enumerate(self.names):
+        for name in self.names:
             if name in self.made:
-                self.kill(i)
+                kill_in(name)
         for name in self.made:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         self.folder.cleanup()

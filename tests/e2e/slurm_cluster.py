@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import run
-from hosts import Hosts
+from hosts import Hosts, kill_in
 from up_service import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scancel", "squeue", "sinfo", "scontrol")
@@ -92,14 +92,9 @@ class Cluster(Hosts):
     def start_node(self, i):
         self.daemon(self.names[i], self.on(i, ["slurmd", "-D"]))
 
-    def lose_node(self, i, spare=()):
-        """Its slurmd dies, with every job's processes on it, except those in spare."""
-        for pid in self.pids(i):
-            if pid not in spare:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except OSError:
-                    pass
+    def lose_node(self, i):
+        """Its slurmd dies, and all that its jobs run there."""
+        kill_in(self.names[i])
 
     def ask(self, *argv, cwd=None):
         done = subprocess.run(self.on(0, argv), env=self.env, capture_output=True, text=True, cwd=cwd, timeout=60)
