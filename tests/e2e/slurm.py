@@ -14,6 +14,7 @@ import urllib.request
 import hosts
 import run
 import slurm_cluster
+from multihost import told_within
 from up_service import until
 
 STREAMS, TOKENS = 6, 100
@@ -55,7 +56,9 @@ class Service:
 
     def open(self, path, body=None, timeout=30):
         headers = {"Authorization": "Bearer " + (self.folder / "api-key").read_text().strip(), "Content-Type": "application/json"}
-        url = (self.folder / "url").read_text().strip().replace(self.host, self.cluster.address(0))  # only the nodes know their names
+        url = (self.folder / "url").read_text().strip()
+        for i, name in enumerate(self.cluster.names):  # which only the nodes know
+            url = url.replace(name, self.cluster.address(i))
         request = urllib.request.Request(url + path, headers=headers, data=None if body is None else json.dumps(body).encode())
         return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
 
@@ -107,6 +110,7 @@ def check_two_nodes(report, cluster, service, args, wanted):
     report.check(len({rank["host"] for rank in r["ranks"]}) == 2, f"ranks on two nodes: {r['ranks']}")
     check_streams(report, "two nodes", service.streams(prompts(STREAMS), TOKENS), wanted)
     check_lost_node(report, cluster, service, replica, wanted)
+    gateway = check_moved_gateway(report, cluster, service, args, gateway, replica)
     check_scancel(report, cluster, service, replica, wanted)
     cluster.ask("scancel", gateway)
     until(lambda: cluster.job(gateway)["JobState"] == "CANCELLED", "the gateway's job has ended", 60)
@@ -127,6 +131,19 @@ def check_lost_node(report, cluster, service, job, wanted):
     report.check(j["JobState"] == "RUNNING" and int(j["Restarts"]) == 1 and cluster.names[victim] not in cluster.ask("scontrol", "show", "hostnames", j["NodeList"]).split(),
                  f"the job was queued again and runs on nodes that live: {j['JobState']} {j['Restarts']} {j['NodeList']}")
     cluster.start_node(victim)
+
+
+def check_moved_gateway(report, cluster, service, args, gateway, replica):
+    """A gateway that comes back on another node is found by the replicas that run.  Returns its job."""
+    was, before = (service.folder / "url").read_text(), cluster.job(replica)
+    elsewhere = next(name for name in cluster.names if f"//{name}:" not in was)
+    cluster.ask("scancel", gateway)
+    moved = cluster.submit(f"--nodelist={elsewhere}", args.scripts / "gateway.sbatch", env=service.env)
+    until(lambda: elsewhere in (service.folder / "url").read_text(), "the gateway is on another node", 60)
+    service.wait_replicas(1)
+    after = cluster.job(replica)
+    report.check([after[k] for k in ("JobState", "Restarts", "NodeList")] == ["RUNNING", before["Restarts"], before["NodeList"]], f"the replica's job runs on: {after}")
+    return moved
 
 
 def check_scancel(report, cluster, service, job, wanted):
@@ -159,7 +176,21 @@ def check_array(report, cluster, service, args, wanted):
     cluster.ask("scancel", array)
 
 
-CHECKS = {"two_nodes": check_two_nodes, "array": check_array}
+def check_absent(report, cluster, service, args, wanted):
+    """Under srun too a rank that does not come is named, with its node."""
+    late = cluster.path / "late"
+    late.write_text('#!/bin/bash\n[ "$SLURM_PROCID" != 2 ] || exec sleep 600\nexec "$@"\n')
+    late.chmod(0o755)
+    job = ["srun", "-N3", "-n3", "--mpi=pmix", late, args.trireme, "generate", "-m", args.model, "-p", "x", "--max-tokens", 4, "--tp", 3, *SMALL]
+    took = told_within(cluster, cluster.on(0, job), ["have not come", f"rank 2 ({cluster.names[2]})"], cluster.env, kill=False)
+    report.check(took is not None, f"the absent rank is named: {(cluster.path / 'said').read_text()[-1500:]}")
+    cluster.ask("scancel", "--state=RUNNING", "--user=root")
+    until(lambda: cluster.states() == ["idle"] * len(cluster.names), "the job is gone", 60)
+    if took is not None:
+        print(f"under srun an absent rank is named after {took:.1f} s", flush=True)
+
+
+CHECKS = {"absent": check_absent, "two_nodes": check_two_nodes, "array": check_array}
 
 
 def main():
