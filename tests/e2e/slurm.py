@@ -5,7 +5,9 @@ that dies costs no request; an array; the gateway inside the replica's job; scan
 """
 import argparse
 import json
+import os
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -109,6 +111,7 @@ def check_two_nodes(report, cluster, service, args, wanted):
     (r,) = service.replicas()
     report.check(len({rank["host"] for rank in r["ranks"]}) == 2, f"ranks on two nodes: {r['ranks']}")
     check_streams(report, "two nodes", service.streams(prompts(STREAMS), TOKENS), wanted)
+    check_killed_rank(report, cluster, service, replica, wanted)
     check_lost_node(report, cluster, service, replica, wanted)
     gateway = check_moved_gateway(report, cluster, service, args, gateway, replica)
     check_scancel(report, cluster, service, replica, wanted)
@@ -116,10 +119,27 @@ def check_two_nodes(report, cluster, service, args, wanted):
     until(lambda: cluster.job(gateway)["JobState"] == "CANCELLED", "the gateway's job has ended", 60)
 
 
+def streams_under_way(report, service, what, n=STREAMS):
+    streams = service.streams(prompts(n), TOKENS)
+    until(lambda: all(s.n >= 5 for s in streams), f"all requests stream: {[s.error for s in streams]}", 60)
+    report.check(all(s.is_alive() for s in streams), f"{what}: all are under way when it comes")
+    return streams
+
+
+def check_killed_rank(report, cluster, service, job, wanted):
+    """A rank that dies: the replica starts again on its nodes."""
+    last = cluster.ask("scontrol", "show", "hostnames", cluster.job(job)["NodeList"]).split()[-1]
+    ranks = [pid for pid in hosts.pids_in(last) if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().startswith(os.fsencode(service.env["TRIREME"]) + b"\0replica\0")]
+    streams = streams_under_way(report, service, "a killed rank")
+    begin = time.monotonic()
+    os.kill(ranks[0], signal.SIGKILL)
+    check_streams(report, "a killed rank", streams, wanted)
+    print(f"requests went on and ended {time.monotonic() - begin:.1f} s after a rank was killed", flush=True)
+    report.check(cluster.job(job)["Restarts"] == "0" and "it starts again in" in cluster.said(job), f"the replica started again in its job: {cluster.said(job)[-1500:]}")
+
+
 def check_lost_node(report, cluster, service, job, wanted):
-    streams = service.streams(prompts(STREAMS), TOKENS)
-    until(lambda: all(s.n >= 10 for s in streams), f"all requests stream: {[s.error for s in streams]}", 60)
-    report.check(all(s.is_alive() for s in streams), "all are under way when the node dies")
+    streams = streams_under_way(report, service, "a lost node")
     before = cluster.job(job)["NodeList"]
     nodes = cluster.ask("scontrol", "show", "hostnames", before).split()
     victim = next(i for i, name in enumerate(cluster.names) if name in nodes and i > 0)
@@ -147,10 +167,8 @@ def check_moved_gateway(report, cluster, service, args, gateway, replica):
 
 
 def check_scancel(report, cluster, service, job, wanted):
-    streams = service.streams(prompts(2), TOKENS)
-    until(lambda: all(s.n >= 3 for s in streams), f"requests stream: {[s.error for s in streams]}", 60)
+    streams = streams_under_way(report, service, "scancel", 2)
     cluster.ask("scancel", job)
-    report.check(all(s.is_alive() for s in streams), "all are under way when scancel comes")
     check_streams(report, "scancel", streams, wanted)
     until(lambda: cluster.job(job)["JobState"] == "CANCELLED", "the job has ended", 60)
     report.check("run to their end" in cluster.said(job), f"the replica says that it drains: {cluster.said(job)[-1500:]}")
