@@ -1,6 +1,9 @@
 """Hosts on one machine: network namespaces with addresses and host names of their own on one switch; what only root may make.
 
-Open MPI and Trireme tell hosts apart by their names, so a process on a host gets a UTS namespace of its own too, and /etc/hosts that knows them all."""
+Open MPI and Trireme tell hosts apart by their names, so a process on a host gets a UTS namespace of its own too, and /etc/hosts that knows them all.
+
+    hosts.py HOSTS RANKS PROGRAM [ARGUMENT]...    runs an MPI program on so many hosts
+"""
 import contextlib
 import ctypes
 import os
@@ -9,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -20,7 +24,7 @@ ENTER = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
 # What mpirun starts its daemons with (plm_rsh_agent): like ssh HOST COMMAND.  A host that is listed in ABSENT is as one that is switched off: no answer.
 AGENT = """#!/bin/bash
-while [[ "$1" == -* ]]; do [[ "$1" != -o ]] || shift; shift; done
+while [[ "$1" == -* ]]; do shift; done
 h=$1
 shift
 if grep -qx "$h" {absent}; then sleep 600; exit 255; fi
@@ -177,3 +181,19 @@ class Hosts:
 
     def __exit__(self, *exception):
         self.close()
+
+
+def main():
+    why = why_not()
+    if why:
+        print(f"skipped: {why}")
+        sys.exit(77)
+    n_hosts, n_ranks, *argv = sys.argv[1:]
+    with Hosts(int(n_hosts)) as machines:
+        code, out, err, _ = machines.run(machines.mpirun(argv, n_ranks), 100)
+    print(out + err)
+    sys.exit(1 if code is None else code)
+
+
+if __name__ == "__main__":
+    main()
