@@ -21,6 +21,7 @@ static int n_ranks;
 typedef struct roll_question {
     atomic_int pending; /* answers under way, and the asker */
     atomic_uchar *here; /* [n] */
+    pmix_info_t info;   /* the library keeps its address */
     struct roll_place {
         struct roll_question *question;
         int i;
@@ -99,15 +100,14 @@ static roll_question *ask(const int *ranks, int n, int timeout_ms)
 {
     roll_question *q = question_make(n);
     int seconds = timeout_ms / 1000 + 1;
-    pmix_info_t info;
     if (q == NULL)
         return NULL;
-    PMIX_INFO_LOAD(&info, PMIX_TIMEOUT, &seconds, PMIX_INT);
+    PMIX_INFO_LOAD(&q->info, PMIX_TIMEOUT, &seconds, PMIX_INT);
     for (int i = 0; i < n; i++) {
         pmix_proc_t rank;
         PMIX_LOAD_PROCID(&rank, me.nspace, (pmix_rank_t)ranks[i]);
         q->places[i] = (struct roll_place){q, i};
-        if (PMIx_Get_nb(&rank, MARK, &info, 1, on_answer, &q->places[i]) != PMIX_SUCCESS)
+        if (PMIx_Get_nb(&rank, MARK, &q->info, 1, on_answer, &q->places[i]) != PMIX_SUCCESS)
             question_drop(q, 1);
     }
     for (int waited = 0; waited < timeout_ms && atomic_load(&q->pending) > 1; waited += 10) {
