@@ -28,7 +28,7 @@ mount --rbind /dev "$2/root/dev"
 mount -t tmpfs -o size=1g tmpfs "$2/root/dev/shm"
 mkdir -p "$2/root/mnt/checkpoint" && mount --bind "$3" "$2/root/mnt/checkpoint"
 cp -L /etc/resolv.conf "$2/root/etc/resolv.conf"
-root=$2
+root=$2/root
 shift 3
 exec chroot "$root" "$@"
 """
@@ -46,7 +46,7 @@ class Layer:
 
     def run(self, command, user="root", cwd="/", timeout=STEP_SECONDS, check=True):
         """(exit code, output) of a shell command inside."""
-        inside = ["bash", "-c", f"cd {shlex.quote(cwd)} && {command}"]
+        inside = ["bash", "-c", f"cd {shlex.quote(cwd)} || exit 1\n{command}"]
         if user != "root":
             inside = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", *inside]
         argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", ENTER, "enter", str(self.below), str(self.folder), str(self.checkpoint), *inside]
@@ -62,6 +62,10 @@ class Layer:
 
     def copy(self, source, target):
         """A folder's contents to a path inside."""
+        for parent in reversed(pathlib.PurePath(target.lstrip("/")).parents):  # as they are below: /tmp may be written by all
+            if (self.below / parent).is_dir() and not (self.folder / "upper" / parent).exists():
+                (self.folder / "upper" / parent).mkdir()
+                shutil.copystat(self.below / parent, self.folder / "upper" / parent)
         shutil.copytree(source, self.folder / "upper" / target.lstrip("/"), symlinks=True, dirs_exist_ok=True)
 
 
