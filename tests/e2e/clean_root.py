@@ -33,6 +33,7 @@ shift 3
 exec chroot "$root" "$@"
 """
 STEP_SECONDS = 1800
+NEEDED_BYTES = 5 << 30  # packages to build with, and a build of everything
 
 
 class Layer:
@@ -78,6 +79,9 @@ class Recipes:
     def prepare(self):
         """The clean Debian, kept from one run to the next, and the files of the project."""
         self.work.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.work).free
+        if free < NEEDED_BYTES:
+            return f"{free >> 30} GiB of disk are free, {NEEDED_BYTES >> 30} are needed for a while"
         if not (self.base / ".whole").exists():
             shutil.rmtree(self.base, ignore_errors=True)
             done = subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(self.base)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=STEP_SECONDS)
