@@ -181,7 +181,7 @@ status comm_world_mpi(int timeout_ms, comm_world **out)
     timeout_ms = timeout_ms > 0 ? timeout_ms : START_TIMEOUT_MS;
     void *handle;
     int launched, launched_rank, rank = 0, size = 1;
-    char error[512] = "";
+    char error[2048] = ""; /* may name many ranks */
     comm_wire *wire = NULL;
     *out = NULL;
     TRY(load_plugin(&handle));

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <mpi.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,12 +19,14 @@
 
 #define LEAVE_TIMEOUT_MS 120000 /* the first to leave waits so long for the last */
 #define FINALIZE_TIMEOUT_MS 10000
+#define TELL_MS 15000   /* a start-up that lasts so long says whom it waits for */
+#define AFTER_SECONDS 2 /* rank 0 says first whom it has not heard */
 
 struct comm_wire {
     MPI_Comm comm[COMM_CHANNELS];
     int rank, size, tag_max;
-    int phase; /* of the start-up, for the roll */
-    char error[512];
+    int phase; /* of the start-up, for the roll; 0: it is over */
+    char error[ROLL_TEXT + 200];
 };
 
 /* The watchdog over a call that may hang. */
@@ -36,18 +39,32 @@ typedef struct watchdog {
     const char *what;
 } watchdog;
 
+static void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void tell(const char *format, ...)
+{
+    char text[ROLL_TEXT + 300];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    if (n > 0 && write(STDERR_FILENO, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1) < 0)
+        return;
+}
+
+static void tell_late(const char *who, int timeout_ms)
+{
+    tell("trireme: warn: %s in %d s; the others wait %d s more\n", who, TELL_MS / 1000, (timeout_ms - TELL_MS) / 1000);
+}
+
 static void give_up(const watchdog *d)
 {
-    char absent[256], text[512];
-    bool tells = true;
-    int n;
-    if (d->phase > 0 && roll_absent(d->phase, absent, sizeof(absent), &tells))
-        n = snprintf(text, sizeof(text), "trireme: error: %s; %s has not returned for %g s\n", absent, d->what, d->timeout_ms / 1000.0);
-    else
-        n = snprintf(text, sizeof(text), "trireme: error: %s has not returned for %g s; giving up\n", d->what, d->timeout_ms / 1000.0);
+    char absent[ROLL_TEXT];
+    bool tells = true, named = d->phase > 0 && roll_absent(d->phase, absent, sizeof(absent), &tells);
     fflush(stdout);
-    if (tells && write(STDERR_FILENO, text, (size_t)n) < 0)
-        _exit(1);
+    if (named)
+        tell("trireme: error: %s; %s has not returned for %g s\n", absent, d->what, d->timeout_ms / 1000.0);
+    else if (tells)
+        tell("trireme: error: %s has not returned for %g s; giving up\n", d->what, d->timeout_ms / 1000.0);
     _exit(1);
 }
 
@@ -71,6 +88,13 @@ static void *watch(void *arg)
     watchdog *d = arg;
     struct timespec from;
     clock_gettime(CLOCK_MONOTONIC, &from);
+    if (d->phase > 0 && d->timeout_ms >= 2 * TELL_MS) {
+        char late[ROLL_TEXT];
+        if (watch_until(d, &from, TELL_MS))
+            return NULL;
+        if (roll_late(d->phase, late, sizeof(late)) && !watch_until(d, &from, 0))
+            tell_late(late, d->timeout_ms);
+    }
     if (watch_until(d, &from, d->timeout_ms / 2))
         return NULL;
     if (d->phase > 0)
@@ -122,39 +146,79 @@ static void nap(long ns)
     nanosleep(&t, NULL);
 }
 
-/* ST_PEER where rank 0 is among those that did not come: whoever is told ST_TIMEOUT leaves it to rank 0 to say so. */
-static status not_all_came(comm_wire *w, int timeout_ms)
-{
-    char absent[256];
-    bool tells;
-    if (!roll_absent(w->phase, absent, sizeof(absent), &tells)) {
-        snprintf(w->error, sizeof(w->error), "the %d ranks did not come together within %g s: one hangs, or hosts do not reach each other", w->size, timeout_ms / 1000.0);
-        return ST_TIMEOUT;
-    }
-    snprintf(w->error, sizeof(w->error), "%s, for %g s", absent, timeout_ms / 1000.0);
-    return tells && w->rank > 0 ? ST_PEER : ST_TIMEOUT;
-}
-
-static status wait_until(comm_wire *w, MPI_Request *request, int timeout_ms)
+static int64_t now_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    int64_t begin = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000, now = begin;
-    bool told = false;
-    for (int i = 0; now - begin < timeout_ms; i++) {
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Whose requests are not done, as roll_names puts it; false: nobody's, or they are not requests of single ranks. */
+static bool name_unheard(MPI_Request *requests, int n_peers, char *text, size_t size)
+{
+    bool *unheard = calloc((size_t)n_peers + 1, sizeof(*unheard));
+    int n = 0;
+    if (unheard != NULL && n_peers > 0) {
+        for (int r = 0; r < n_peers; r++) {
+            int done = 0; /* 1 of a null request */
+            unheard[r] = MPI_Test(&requests[r], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done;
+        }
+        n = roll_names(unheard, n_peers, text, size);
+    }
+    free(unheard);
+    return n > 0;
+}
+
+/* ST_PEER where rank 0 is among those that did not come: whoever is told ST_TIMEOUT leaves it to rank 0 to say so. */
+static status not_all_came(comm_wire *w, MPI_Request *requests, int n_peers, int timeout_ms)
+{
+    char who[ROLL_TEXT];
+    bool tells = true;
+    if (w->phase > 0 && roll_absent(w->phase, who, sizeof(who), &tells)) {
+        snprintf(w->error, sizeof(w->error), "%s, for %g s", who, timeout_ms / 1000.0);
+    } else if (name_unheard(requests, n_peers, who, sizeof(who))) {
+        snprintf(w->error, sizeof(w->error), "nothing has come over the network within %g s from %s", timeout_ms / 1000.0, who);
+        if (tells && w->rank > 0)
+            sleep(AFTER_SECONDS);
+    } else {
+        snprintf(w->error, sizeof(w->error), "the %d ranks did not come together within %g s: one hangs, or hosts do not reach each other", w->size, timeout_ms / 1000.0);
+        return ST_TIMEOUT;
+    }
+    return tells && w->rank > 0 ? ST_PEER : ST_TIMEOUT;
+}
+
+static void warn_of_late(comm_wire *w, MPI_Request *requests, int n_peers, int timeout_ms)
+{
+    char who[ROLL_TEXT];
+    if (roll_late(w->phase, who, sizeof(who)))
+        tell_late(who, timeout_ms);
+    else if (w->rank == 0 && name_unheard(requests, n_peers, who, sizeof(who)))
+        tell("trireme: warn: nothing has come over the network in %d s from %s, and %d s are left; do all hosts reach each other, by the interfaces that MPI uses?\n",
+             TELL_MS / 1000, who, (timeout_ms - TELL_MS) / 1000);
+}
+
+/* Waits for n_peers requests, each to or from the rank of its number (or null), or, where that is 0, for a collective one. */
+static status wait_until(comm_wire *w, MPI_Request *requests, int n_peers, int timeout_ms)
+{
+    int64_t begin = now_ms(), passed = 0;
+    bool warned = w->phase == 0 || timeout_ms < 2 * TELL_MS, marked = w->phase == 0;
+    for (int i = 0; passed < timeout_ms; i++) {
         int done = 0;
-        status st = from_mpi(w, MPI_Test(request, &done, MPI_STATUS_IGNORE));
+        status st = from_mpi(w, MPI_Testall(n_peers > 0 ? n_peers : 1, requests, &done, MPI_STATUSES_IGNORE));
         if (st != ST_OK || done)
             return st;
         nap(i < 50 ? 20000 : 200000);
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-        if (!told && now - begin >= timeout_ms / 2) {
+        passed = now_ms() - begin;
+        if (!warned && passed >= TELL_MS) {
+            warn_of_late(w, requests, n_peers, timeout_ms);
+            warned = true;
+        }
+        if (!marked && passed >= timeout_ms / 2) {
             roll_wait(w->phase);
-            told = true;
+            marked = true;
         }
     }
-    return not_all_came(w, timeout_ms);
+    return not_all_came(w, requests, n_peers, timeout_ms);
 }
 
 /* The next phase of the start-up, which nobody passes before all have come. */
@@ -173,6 +237,42 @@ static void set_environment(void)
 
 static void wire_close(comm_wire **wire, bool clean);
 
+/* ---- before any collective call rank 0 hears from each other rank: so it can say whom the network does not reach ---- */
+
+enum { TAG_HELLO = 1, TAG_GO };
+
+static status lead(comm_wire *w, int timeout_ms)
+{
+    MPI_Request *requests = calloc((size_t)w->size, sizeof(*requests));
+    if (requests == NULL) {
+        snprintf(w->error, sizeof(w->error), "out of memory");
+        return ST_NO_MEMORY;
+    }
+    requests[0] = MPI_REQUEST_NULL;
+    status st = ST_OK;
+    for (int r = 1; r < w->size && st == ST_OK; r++)
+        st = from_mpi(w, MPI_Irecv(NULL, 0, MPI_BYTE, r, TAG_HELLO, MPI_COMM_WORLD, &requests[r]));
+    if (st == ST_OK)
+        st = wait_until(w, requests, w->size, timeout_ms);
+    for (int r = 1; r < w->size && st == ST_OK; r++)
+        st = from_mpi(w, MPI_Isend(NULL, 0, MPI_BYTE, r, TAG_GO, MPI_COMM_WORLD, &requests[r]));
+    if (st == ST_OK)
+        st = wait_until(w, requests, w->size, timeout_ms);
+    free(requests); /* where it failed MPI is never called again */
+    return st;
+}
+
+static status follow(comm_wire *w, int timeout_ms)
+{
+    MPI_Request hello, go;
+    status st = from_mpi(w, MPI_Irecv(NULL, 0, MPI_BYTE, 0, TAG_GO, MPI_COMM_WORLD, &go));
+    if (st == ST_OK)
+        st = from_mpi(w, MPI_Isend(NULL, 0, MPI_BYTE, 0, TAG_HELLO, MPI_COMM_WORLD, &hello));
+    if (st == ST_OK)
+        st = wait_until(w, &go, 1, timeout_ms);
+    return st == ST_OK ? wait_until(w, &hello, 1, timeout_ms) : st;
+}
+
 static status start(comm_wire *w, int timeout_ms)
 {
     MPI_Request requests[COMM_CHANNELS];
@@ -184,10 +284,14 @@ static status start(comm_wire *w, int timeout_ms)
     w->tag_max = found ? *bound : 32767;
     w->phase = ROLL_INIT;
     next_phase(w);
+    status met = w->rank == 0 ? lead(w, timeout_ms) : follow(w, timeout_ms);
+    if (met != ST_OK)
+        return met;
+    next_phase(w);
     for (int i = 0; i < COMM_CHANNELS; i++) {
         status st = from_mpi(w, MPI_Comm_idup(MPI_COMM_WORLD, &w->comm[i], &requests[i]));
         if (st == ST_OK)
-            st = wait_until(w, &requests[i], timeout_ms);
+            st = wait_until(w, &requests[i], 0, timeout_ms);
         if (st != ST_OK)
             return st;
         MPI_Comm_set_errhandler(w->comm[i], MPI_ERRORS_RETURN);
@@ -230,7 +334,8 @@ static status wire_open(int timeout_ms, comm_wire **out, int *rank, int *size, c
 static bool all_leave(comm_wire *w)
 {
     MPI_Request request;
-    return from_mpi(w, MPI_Ibarrier(w->comm[COMM_CHANNEL_CONTROL], &request)) == ST_OK && wait_until(w, &request, LEAVE_TIMEOUT_MS) == ST_OK;
+    w->phase = 0;
+    return from_mpi(w, MPI_Ibarrier(w->comm[COMM_CHANNEL_CONTROL], &request)) == ST_OK && wait_until(w, &request, 0, LEAVE_TIMEOUT_MS) == ST_OK;
 }
 
 /* Not clean: a peer may be gone, and MPI_Finalize would wait for it.  The launcher sees a process end without it and ends the job. */
@@ -244,8 +349,8 @@ static void wire_close(comm_wire **wire, bool clean)
         for (int i = 0; i < COMM_CHANNELS; i++)
             MPI_Comm_free(&w->comm[i]);
         MPI_Finalize();
-        watchdog_end(&dog);
         roll_close();
+        watchdog_end(&dog);
     }
     free(w);
 }
@@ -270,7 +375,7 @@ static status gather_all(comm_wire *w, const void *mine, size_t bytes, void *all
     MPI_Request request;
     next_phase(w);
     status st = from_mpi(w, MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, w->comm[COMM_CHANNEL_CONTROL], &request));
-    return st == ST_OK ? wait_until(w, &request, timeout_ms) : st;
+    return st == ST_OK ? wait_until(w, &request, 0, timeout_ms) : st;
 }
 
 static status check(comm_wire *w, int tag, size_t bytes)

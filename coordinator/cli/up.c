@@ -32,7 +32,7 @@ typedef struct up {
     const cli_up_args *args;
     supervise *children;
     up_folder folder;
-    char *keys, *key_file, *socket, *program, *mpirun;
+    char *keys, *key_file, *socket, *program;
     char api_key[AUTH_KEY_TEXT];
     const char *key; /* api_key or the one given */
     mem_str address, url;
@@ -60,8 +60,10 @@ static status check(up *u)
     shard_checkpoint_close(&checkpoint);
     u->port = a->port;
     TRY(up_port_check(a->host, &u->port));
-    u->mpirun = n_ranks(u) > 1 ? up_program_find("mpirun") : NULL;
-    if (n_ranks(u) > 1 && u->mpirun == NULL)
+    char *mpirun = up_program_find("mpirun");
+    bool found = mpirun != NULL;
+    free(mpirun);
+    if (n_ranks(u) > 1 && !found)
         return FAIL(ST_NOT_FOUND, "mpirun is not installed, and --tp %d --pp %d are %d ranks: install openmpi-bin, or use one rank", a->tp, a->pp, n_ranks(u));
     return ST_OK;
 }
@@ -202,8 +204,8 @@ static status replica_start(up *u, int i, const words *share, const words *env)
     int index;
     snprintf(name, sizeof(name), "replica-%d", i);
     snprintf(ranks, sizeof(ranks), "%d", n_ranks(u));
-    if (n_ranks(u) > 1)
-        words_of(&w, (const char *[]){u->mpirun, "--quiet", "-n", ranks, NULL});
+    if (n_ranks(u) > 1) /* by its name: called as /bin/mpirun it takes "/" for the prefix of its installation, and refuses */
+        words_of(&w, (const char *[]){"mpirun", "--quiet", "-n", ranks, NULL});
     words_of(&w, (const char *[]){u->program, "replica", NULL});
     words_config(&w);
     if (share->n > 0)
@@ -493,7 +495,7 @@ int cli_up(int argc, char **argv)
     supervise_destroy(&u.children); /* whatever still runs is killed */
     up_folder_remove(&u.folder);
     explicit_bzero(u.api_key, sizeof(u.api_key));
-    char *owned[] = {u.keys, u.key_file, u.socket, u.program, u.mpirun};
+    char *owned[] = {u.keys, u.key_file, u.socket, u.program};
     for (size_t i = 0; i < ARRAY_LEN(owned); i++)
         free(owned[i]);
     mem_str_free(&u.address);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/log.h"
@@ -84,9 +85,11 @@ static void a_hanging_rank_meets_the_deadline(void **state)
 
 static void stopped_rank_is_named(int rank, const char *at, const char *how)
 {
-    char launcher[512], named[64];
+    char launcher[512], named[128], host[65] = "";
+    assert_int_equal(gethostname(host, sizeof(host) - 1), 0);
+    host[strcspn(host, ".")] = '\0'; /* as mpirun does */
     snprintf(launcher, sizeof(launcher), "-x LD_PRELOAD=%s/tests/stop_rank.so -x TRIREME_STOP_AT=%s -x TRIREME_STOP_RANK=%d", TEST_BINARY_DIR, at, rank);
-    snprintf(named, sizeof(named), "rank %d of 4 %s", rank, how);
+    snprintf(named, sizeof(named), "rank %d (%s) of 4 %s", rank, host, how);
     job_fails(launcher, "1", "collective", named, WITHIN + 3); /* the deadline is 1.5 s, and to ask for marks takes a second for each kind */
 }
 

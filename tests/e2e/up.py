@@ -23,7 +23,8 @@ from up_service import Service, until
 
 def check_life(report, trireme, model):
     """Two ranks: answers; mends a killed rank, a killed mpirun, a killed gateway; drains; leaves nothing."""
-    with Service(trireme, ["-m", model, "--tp", 2, "--port", 0]) as s:
+    bin_first = {"PATH": "/bin:" + os.environ["PATH"]}  # as a service's may be: mpirun must not take its own path for /bin/mpirun
+    with Service(trireme, ["-m", model, "--tp", 2, "--port", 0], env=bin_first) as s:
         report.check(len(s.out) == 1 and set(json.loads(s.out[0])) == {"url", "api_key", "model"}, f"one line of JSON: {s.out}")
         report.check(s.ask("/v1/models", key="wrong")[0] == 401, "a wrong key is refused")
         wanted, status = s.complete("Rowing is")
