@@ -74,6 +74,7 @@ struct coord_replica {
     incoming *in;   /* [n_in] results (rank 0; as many as steps in flight) or steps */
     int n_in;
     step_arena arena;
+    breakdown *breakdown; /* NULL: not asked for */
 
     /* figures: on rank 0 of all ranks ([n_ranks], requests NULL where nothing is awaited), elsewhere [1] */
     load_message *loads;
@@ -86,6 +87,8 @@ struct coord_replica {
     coord_sched *sched;
     int depth, n_in_flight;
     uint64_t steps_sent, results_taken;
+    double result_seconds; /* waited for them */
+    coord_breakdown *broken_down; /* [ranges][n_ranks], when stopped */
     bool stopped;
     bool failed; /* the job is at its end */
 };
@@ -335,6 +338,7 @@ static status create_phases(coord_replica *r)
     TRY(agree(r, st));
     TRY(agree(r, worker_join(r->worker)));
     TRY(agree(r, loads_create(r)));
+    TRY(agree(r, r->opt.breakdown ? breakdown_create(&r->breakdown) : ST_OK));
     return r->opt.trace_steps > 0 ? trace_clock_read(r->world, r->opt.timeout_ms, &r->clock) : ST_OK;
 }
 
@@ -390,6 +394,8 @@ void coord_replica_destroy(coord_replica **replica)
     free(r->in);
     free(r->loads);
     free(r->loads_known);
+    breakdown_destroy(&r->breakdown);
+    free(r->broken_down);
     shard_plan_destroy(&r->plan);
     shard_checkpoint_close(&r->checkpoint);
     free(r);
@@ -563,10 +569,20 @@ static status loads_end(coord_replica *r)
     return ST_OK;
 }
 
+static status compute(coord_replica *r, const step *s, const step_result **result)
+{
+    if (r->breakdown != NULL)
+        breakdown_begin(r->breakdown);
+    TRY(worker_step(r->worker, s, result));
+    return r->breakdown != NULL ? breakdown_end(r->breakdown, r->worker, r->result_seconds) : ST_OK;
+}
+
 /* All ranks, when no step comes any more. */
-static status trace_end(coord_replica *r)
+static status figures_end(coord_replica *r)
 {
     const worker_event *events;
+    if (r->breakdown != NULL)
+        TRY(breakdown_gather(r->breakdown, r->world, r->everyone, r->opt.timeout_ms, &r->broken_down));
     if (r->opt.trace_steps == 0)
         return ST_OK;
     size_t n = worker_events(r->worker, &events);
@@ -607,11 +623,11 @@ static status serve_loop(coord_replica *r)
         TRY(step_decode(r->in->bytes, len, &limits, &r->arena, &s));
         if (s.stop) {
             TRY(load_send(r, true));
-            return trace_end(r);
+            return figures_end(r);
         }
         if (s.number != expected)
             return FAIL(ST_INTERNAL, "step %llu came where step %llu was due", (unsigned long long)s.number, (unsigned long long)expected);
-        TRY(worker_step(r->worker, &s, &result));
+        TRY(compute(r, &s, &result));
         r->load_steps = s.number;
         if (result != NULL)
             TRY(result_send(r, result));
@@ -669,7 +685,9 @@ static status take_result(coord_replica *r, coord_event_fn fn, void *arg)
     step_result result;
     incoming *in = &r->in[r->results_taken % (uint64_t)r->n_in];
     int32_t vocab = shard_checkpoint_arch(r->checkpoint)->vocab;
+    double began = log_clock();
     TRY(incoming_wait(r, in, r->result_rank, r->opt.timeout_ms, &len));
+    r->result_seconds += log_clock() - began;
     step_result_limits limits = {
         .max_rows = r->opt.max_batched_tokens,
         .max_top = vocab <= INT32_MAX / 2 ? 2 * vocab : INT32_MAX, /* the likeliest, and those named */
@@ -689,7 +707,7 @@ static status step_launch(coord_replica *r, const step *s, coord_event_fn fn, vo
         TRY(incoming_post(r, &r->in[r->steps_sent % (uint64_t)r->n_in], r->result_rank, TAG_RESULT));
     TRY(step_send(r, s));
     r->steps_sent++;
-    TRY(worker_step(r->worker, s, &result));
+    TRY(compute(r, s, &result));
     if (result != NULL)
         return coord_sched_apply(r->sched, result, fn, arg);
     r->n_in_flight++;
@@ -732,7 +750,7 @@ static status stop(coord_replica *r, const step *s)
     TRY(step_send(r, s));
     TRY(outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
     TRY(loads_end(r));
-    return trace_end(r);
+    return figures_end(r);
 }
 
 status coord_replica_stop(coord_replica *r)
@@ -829,6 +847,16 @@ void coord_replica_times_get(const coord_replica *r, coord_replica_times *out)
         .embed_seconds = t.embed_seconds,
         .head_seconds = t.head_seconds,
     };
+}
+
+status coord_replica_measured(coord_replica *r, const breakdown_range *range)
+{
+    return r->breakdown != NULL ? breakdown_measure(r->breakdown, range) : ST_OK;
+}
+
+const coord_breakdown *coord_replica_breakdown(const coord_replica *r, int32_t i)
+{
+    return r->broken_down != NULL ? r->broken_down + (size_t)i * (size_t)r->n_ranks : NULL;
 }
 
 void coord_replica_loads(const coord_replica *r, coord_rank_load *out)

@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "comm/comm.h"
+#include "coordinator/breakdown.h"
 #include "coordinator/sched.h"
 #include "ops/device.h"
 #include "shard/checkpoint.h"
@@ -52,6 +53,7 @@ typedef struct coord_replica_options {
     bool loads;                 /* ranks tell rank 0 their figures about once a second (coord_replica_loads) */
     uint64_t trace_first, trace_steps; /* what every rank is at in these steps is written to trace_file when the replica stops; 0 steps: none */
     const char *trace_file;     /* borrowed */
+    bool breakdown;             /* every rank keeps the times of its steps, for coord_replica_measured */
 } coord_replica_options;
 
 /* Collective.  On failure every rank returns the same status, and the message of the first rank that failed is its status_message();
@@ -122,5 +124,9 @@ typedef struct coord_replica_times {
     double attention_seconds, mlp_seconds, embed_seconds, head_seconds; /* the plan's phases */
 } coord_replica_times;
 void coord_replica_times_get(const coord_replica *r, coord_replica_times *out);
+
+/* Rank 0, with options.breakdown: asks where the time of a stretch went, and, after coord_replica_stop, what came of it for the i-th stretch: [n_ranks], borrowed. */
+status coord_replica_measured(coord_replica *r, const breakdown_range *range);
+const coord_breakdown *coord_replica_breakdown(const coord_replica *r, int32_t i);
 
 #endif

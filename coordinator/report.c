@@ -24,6 +24,7 @@ static const char head[] =
     ".line{fill:none;stroke-width:2}.ideal .line{stroke:var(--soft);stroke-dasharray:5 4;stroke-width:1.5}circle{stroke:var(--ground);stroke-width:1.5}\n"
     ".s0 .line{stroke:var(--c0)}.s0 circle{fill:var(--c0)}.s1 .line{stroke:var(--c1)}.s1 circle{fill:var(--c1)}.s2 .line{stroke:var(--c2)}.s2 circle{fill:var(--c2)}\n"
     ".s3 .line{stroke:var(--c3)}.s3 circle{fill:var(--c3)}.s4 .line{stroke:var(--c4)}.s4 circle{fill:var(--c4)}.s5 .line{stroke:var(--c5)}.s5 circle{fill:var(--c5)}\n"
+    ".s0 rect{fill:var(--c0)}.s1 rect{fill:var(--c1)}.s2 rect{fill:var(--c2)}.s3 rect{fill:var(--c3)}.s4 rect{fill:var(--c4)}.s5 rect{fill:var(--c5)}.s6 rect{fill:var(--c6)}.s7 rect{fill:var(--c7)}\n"
     ".s6 .line{stroke:var(--c6)}.s6 circle{fill:var(--c6)}.s7 .line{stroke:var(--c7)}.s7 circle{fill:var(--c7)}\n"
     ".legend{list-style:none;margin:.3rem 0 0;padding:0;display:flex;flex-wrap:wrap;gap:.1rem 1rem;font-size:.85rem}.legend svg{display:inline-block;width:18px;height:10px;margin-right:.35rem}\n"
     ".wide{overflow-x:auto;margin:.5rem 0 1rem}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}th,td{padding:.25rem .6rem;border-bottom:1px solid var(--rule);"
@@ -233,7 +234,7 @@ static double ranks_of(const json_t *row)
 
 static status scaling_items(report *r, report_items *out)
 {
-    static const char *const across[] = {"tp", "pp", "replicas", "ranks", "threads", "backend"};
+    static const char *const across[] = {"tp", "pp", "replicas", "ranks", "threads", "backend", "sequences"};
     static const char *const splits[] = {"tensor parallel\n", "pipeline parallel\n", "replicas\n", "several ways\n"};
     for (int f = 0; f < r->n_files; f++) {
         size_t i;
@@ -354,7 +355,9 @@ static status put_page(report *r, const char *title)
     mem_str_printf(r->out, ": %zu results.  Points say more on hovering.</p>\n", n);
     TRY(put_serve(r));
     TRY(put_scaling(r));
+    TRY(report_breakdowns(r));
     TRY(put_collectives(r));
+    TRY(report_timelines(r));
     TRY(report_tables(r));
     TRY(report_environments(r));
     mem_str_puts(r->out, "</body></html>\n");

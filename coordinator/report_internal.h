@@ -38,6 +38,10 @@ status report_plot(report *r, report_items *items, plot p, bool by_level, size_t
 status report_tables(report *r);       /* of every kind of test */
 status report_environments(report *r);
 
+/* report_time.c */
+status report_breakdowns(report *r); /* of rows that have one */
+status report_timelines(report *r);  /* of traces */
+
 double report_number(const json_t *row, const char *name); /* NAN if it is none */
 bool report_is(const json_t *row, const char *test);
 

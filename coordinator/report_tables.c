@@ -30,7 +30,7 @@ static double median_of(const json_t *list)
 
 static bool is_shown(const char *name, const json_t *v)
 {
-    static const char *const hidden[] = {"test", "environment", "version", "requests", "itls", "rank0_step_ms"};
+    static const char *const hidden[] = {"test", "environment", "version", "requests", "itls", "rank0_step_ms", "breakdown"};
     for (size_t i = 0; i < ARRAY_LEN(hidden); i++) {
         if (strcmp(name, hidden[i]) == 0)
             return false;
@@ -202,7 +202,7 @@ status report_tables(report *r)
             const char *name = json_string_value(json_object_get(row, "test"));
             for (k = 0; k < n && name != NULL && strcmp(names[k], name) != 0; k++)
                 ;
-            if (name == NULL || k < n || n == MAX_TESTS)
+            if (name == NULL || k < n || n == MAX_TESTS || strcmp(name, "trace") == 0)
                 continue;
             names[n++] = name;
             mem_str_puts(r->out, "<h2>Results: ");

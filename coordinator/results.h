@@ -9,7 +9,8 @@
  * and, where a checkpoint was run, "replica":
  *   model, digest, tp, pp, compute, kv_type                     ranks                    of each: stage, host, backend (device or instruction set), threads
  *
- * Lines of several commands may stand in one file.  Readers take what they know and ignore the rest; a line without "test" is refused. */
+ * Lines of several commands may stand in one file.  Readers take what they know and ignore the rest; a line without "test" is refused.  A file that is a trace of steps
+ * (coordinator/trace.h) is read as one row, {"test": "trace", "traceEvents": [...]}. */
 #ifndef COORDINATOR_RESULTS_H
 #define COORDINATOR_RESULTS_H
 

@@ -7,12 +7,14 @@
  *   shared   and
  *   among    bench_among.h
  *
- * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times. */
+ * Prompts are random token ids from a fixed seed.  Each row is run once unmeasured, then `repeat` times.  With --lockstep each run waits for a file: so several jobs run theirs
+ * together (bench_scale.c). */
 #include <argp.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/hash.h"
 #include "base/json.h"
@@ -28,6 +30,7 @@
 #include "trireme_version.h"
 
 #define MAX_LIST 32
+#define LOCKSTEP_SECONDS 600 /* for the slowest of the jobs */
 
 typedef struct int_list {
     int n;
@@ -38,10 +41,11 @@ typedef struct bench_args {
     cli_replica_args replica;
     int_list prompt, gen, batch, depth, shared, among;
     int32_t repeat;
-    bool json;
+    bool json, breakdown, first_token;
+    const char *save, *lockstep;
 } bench_args;
 
-enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON, OPT_SHARED, OPT_AMONG, OPT_NO_PHASES };
+enum { OPT_PROMPT = 0x3000, OPT_GEN, OPT_BATCH, OPT_DEPTH, OPT_REPEAT, OPT_JSON, OPT_SHARED, OPT_AMONG, OPT_NO_PHASES, OPT_BREAKDOWN, OPT_SAVE, OPT_LOCKSTEP, OPT_FIRST };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to measure (lists with commas; -p 0 or -n 0 leaves that part out):", 1},
@@ -53,7 +57,11 @@ static const struct argp_option options[] = {
     {"among", OPT_AMONG, "TOKENS,...", 0, "A prompt of so many tokens comes while the sequences decode (default 0)", 0},
     {"repeat", 'r', "N", 0, "Measured runs of each row (default 3)", 0},
     {"no-phases", OPT_NO_PHASES, NULL, 0, "Do not time the phases on GPUs, which costs each step some microseconds a layer", 0},
+    {"breakdown", OPT_BREAKDOWN, NULL, 0, "Where every rank's time went, at the end: computing, in collectives, waiting for other stages or for the scheduler", 0},
     {"json", OPT_JSON, NULL, 0, "A line of JSON for each row instead of a table", 0},
+    {"save", OPT_SAVE, "FILE", 0, "Add the lines of JSON to this file", 0},
+    {"lockstep", OPT_LOCKSTEP, "FOLDER", OPTION_HIDDEN, "Say \"ready K\" before the K-th run, and wait for the file FOLDER/K", 0},
+    {"first-token", OPT_FIRST, NULL, OPTION_HIDDEN, "Only the first token of a prompt, and a line that says so", 0},
     {0},
 };
 
@@ -66,6 +74,8 @@ static const char doc[] =
     "  trireme bench -m model.gguf -p 0 -n 0 --shared 1000 -b 31 --among 4000\n"
     "  mpirun -n 2 trireme bench comm          what sums and messages between ranks cost; `trireme bench comm --help`\n"
     "  trireme bench kernels                   each operation against the limits of this machine; `trireme bench kernels --help`\n"
+    "  trireme bench load -m model.gguf        from the start to the first token, with a cold and a warm page cache; `trireme bench load --help`\n"
+    "  trireme bench scale -m model.gguf       how throughput grows with ranks, and where the time goes; `trireme bench scale --help`\n"
     "  trireme bench serve --max-concurrency 8 a server under load, over HTTP; `trireme bench serve --help`\n"
     "  trireme bench compare a.jsonl b.jsonl   two files of results: faster, slower, or no difference shown; `trireme bench compare --help`\n"
     "\n"
@@ -125,6 +135,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_JSON:
         a->json = true;
         break;
+    case OPT_BREAKDOWN:
+        a->breakdown = a->replica.options.breakdown = true;
+        break;
+    case OPT_SAVE:
+        a->save = arg;
+        break;
+    case OPT_LOCKSTEP:
+        a->lockstep = arg;
+        break;
+    case OPT_FIRST:
+        a->first_token = true;
+        break;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument \"%s\": give the checkpoint with -m", arg);
         break;
@@ -176,6 +198,8 @@ static void size_replica(bench_args *a)
 typedef struct run {
     coord_replica *replica;
     const coord_replica_options *options;
+    const char *lockstep;
+    int32_t n_runs;
     uint64_t next_id;
     int32_t batch, started, ended;
     uint64_t wanted, n_tokens;  /* generated since all had their first token */
@@ -224,7 +248,9 @@ static status submit(run *r, int32_t n_prompt, int32_t n_gen, int32_t *tokens)
 }
 
 typedef struct row {
+    struct row *next;
     bool decode;
+    int32_t first_range; /* of `repeat`, where times are broken down */
     int32_t tokens, batch, depth, repeat;
     double seconds[1000], rate_mean, rate_sd;
     uint64_t steps;
@@ -244,9 +270,29 @@ static void times_add(coord_replica_times *sum, const coord_replica_times *end, 
     sum->head_seconds += end->head_seconds - begin->head_seconds;
 }
 
-/* Runs once; *seconds and the times spent in the measured part. */
-static status run_once(run *r, row *w, int32_t *tokens, double *seconds, coord_replica_times *spent)
+static status wait_for_others(run *r)
 {
+    char path[4096];
+    if (r->lockstep == NULL)
+        return ST_OK;
+    int n = snprintf(path, sizeof(path), "%s/%d", r->lockstep, ++r->n_runs);
+    if (n < 0 || (size_t)n >= sizeof(path))
+        return FAIL(ST_INVALID, "--lockstep: too long a path");
+    printf("ready %d\n", r->n_runs);
+    fflush(stdout);
+    for (double until = log_clock() + LOCKSTEP_SECONDS; access(path, F_OK) != 0;) {
+        if (log_clock() > until)
+            return FAIL(ST_TIMEOUT, "%s has not come for %d s", path, LOCKSTEP_SECONDS);
+        TRY(coord_replica_poll(r->replica));
+        usleep(200);
+    }
+    return ST_OK;
+}
+
+/* Runs once; *seconds and the times spent in the measured part, and what that part was. */
+static status run_once(run *r, row *w, int32_t *tokens, double *seconds, coord_replica_times *spent, breakdown_range *range)
+{
+    TRY(wait_for_others(r));
     coord_replica_times begin, end;
     int32_t n_prompt = w->decode ? w->depth : w->tokens;
     r->batch = w->batch;
@@ -275,6 +321,8 @@ static status run_once(run *r, row *w, int32_t *tokens, double *seconds, coord_r
         return FAIL(ST_INVALID, "the first of %d sequences ends before the last one begins: a longer --ctx or a larger --max-batched-tokens is needed", w->batch);
     *seconds = w->decode ? r->all_done - r->first_all : r->first_all - t0;
     times_add(spent, w->decode ? &r->at_all_done : &end, w->decode ? &r->at_first_all : &begin);
+    *range = w->decode ? (breakdown_range){r->first_all, r->all_done, r->at_first_all.steps, r->at_all_done.steps}
+                       : (breakdown_range){t0, r->first_all, begin.steps, r->at_first_all.steps};
     return ST_OK;
 }
 
@@ -284,9 +332,12 @@ static status measure(run *r, row *w)
     coord_replica_times warm = {0};
     double rate, sum = 0, squares = 0;
     TRY(mem_calloc((size_t)(w->decode ? w->depth : w->tokens), sizeof(*tokens), "prompt", &tokens));
-    status st = run_once(r, w, tokens, &w->seconds[0], &warm);
+    breakdown_range range;
+    status st = run_once(r, w, tokens, &w->seconds[0], &warm, &range);
     for (int32_t i = 0; i < w->repeat && st == ST_OK; i++) {
-        st = run_once(r, w, tokens, &w->seconds[i], &w->spent);
+        st = run_once(r, w, tokens, &w->seconds[i], &w->spent, &range);
+        if (st == ST_OK)
+            st = coord_replica_measured(r->replica, &range);
         rate = (w->decode ? (double)r->n_tokens : (double)w->tokens * w->batch) / w->seconds[i];
         sum += rate;
         squares += rate * rate;
@@ -313,13 +364,19 @@ static double per_step_ms(const row *w, double seconds)
     return w->spent.steps == 0 ? 0 : 1e3 * seconds / (double)w->spent.steps;
 }
 
+static const char *name_of(const row *w, char text[64])
+{
+    if (w->decode)
+        snprintf(text, 64, "decode %d after %d", w->tokens, w->depth);
+    else
+        snprintf(text, 64, "prefill %d", w->tokens);
+    return text;
+}
+
 static void print_row(const row *w)
 {
     char what[64];
-    if (w->decode)
-        snprintf(what, sizeof(what), "decode %d after %d", w->tokens, w->depth);
-    else
-        snprintf(what, sizeof(what), "prefill %d", w->tokens);
+    name_of(w, what);
     const coord_replica_times *t = &w->spent;
     printf("%-22s %5d  %9.2f +- %-7.2f  %8.3f  %9.3f %7.3f %7.3f %7.3f %7.3f %7.3f\n", what, w->batch, w->rate_mean, w->rate_sd,
            per_step_ms(w, total(w)), per_step_ms(w, t->attention_seconds), per_step_ms(w, t->mlp_seconds), per_step_ms(w, t->embed_seconds),
@@ -327,7 +384,54 @@ static void print_row(const row *w)
     fflush(stdout);
 }
 
-static status print_json(const cli_replica *cr, const bench_args *a, json_t *environment, const row *w)
+/* Of a rank, in all measured runs of a row. */
+static coord_breakdown breakdown_sum(const cli_replica *cr, const row *w, int rank)
+{
+    coord_breakdown sum = {0};
+    for (int32_t i = 0; i < w->repeat; i++) {
+        const coord_breakdown *b = &coord_replica_breakdown(cr->replica, w->first_range + i)[rank];
+        sum.seconds += b->seconds;
+        sum.compute += b->compute;
+        sum.collective += b->collective;
+        sum.skew += b->skew;
+        sum.bubble += b->bubble;
+        sum.scheduling += b->scheduling;
+        sum.missing += b->missing;
+    }
+    return sum;
+}
+
+/* A rank to a line, as parts of its time. */
+static json_t *breakdown_json(const cli_replica *cr, const row *w)
+{
+    json_t *ranks = json_array();
+    for (int i = 0; i < cr->n_ranks; i++) {
+        coord_breakdown b = breakdown_sum(cr, w, i);
+        json_t *one = json_pack("{si si sf sf sf sf sf sf}", "rank", i, "stage", cr->reports[i].stage, "compute", b.compute / b.seconds, "collective", b.collective / b.seconds, "skew",
+                                b.skew / b.seconds, "bubble", b.bubble / b.seconds, "scheduling", b.scheduling / b.seconds, "missing", b.missing / b.seconds);
+        if (json_array_append_new(ranks, one) != 0) {
+            json_decref(ranks);
+            return NULL;
+        }
+    }
+    return ranks;
+}
+
+static void print_breakdown(const cli_replica *cr, const row *w, bool head)
+{
+    char what[64];
+    if (head)
+        printf("\n%-22s %5s  %4s %5s  %8s %10s %8s %7s %10s %8s   %% of the time\n", "where it went", "batch", "rank", "stage", "compute", "collective", "of it skew", "bubble", "scheduling",
+               "missing");
+    for (int i = 0; i < cr->n_ranks; i++) {
+        coord_breakdown b = breakdown_sum(cr, w, i);
+        double s = b.seconds / 100;
+        printf("%-22s %5d  %4d %5d  %8.1f %10.1f %10.1f %7.1f %10.1f %8.1f\n", name_of(w, what), w->batch, i, cr->reports[i].stage, b.compute / s, b.collective / s, b.skew / s, b.bubble / s,
+               b.scheduling / s, b.missing / s);
+    }
+}
+
+static status put_json(const cli_replica *cr, const bench_args *a, json_t *environment, const row *w)
 {
     const coord_replica_times *t = &w->spent;
     const shard_plan *plan = coord_replica_plan(cr->replica);
@@ -348,7 +452,11 @@ static status print_json(const cli_replica *cr, const bench_args *a, json_t *env
     json_object_set_new(o, "rank0_step_ms", phases);
     json_object_update(o, replica);
     json_decref(replica);
-    return results_put(o, environment, true, NULL);
+    if (a->breakdown && json_object_set_new(o, "breakdown", breakdown_json(cr, w)) != 0) {
+        json_decref(o);
+        return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
+    }
+    return results_put(o, environment, a->json, a->save);
 }
 
 static void print_head(const cli_replica *cr, const bench_args *a)
@@ -360,20 +468,50 @@ static void print_head(const cli_replica *cr, const bench_args *a)
         printf("%-22s %5s  %21s  %8s  %9s %7s %7s %7s %7s %7s\n", "test", "batch", "tokens/s", "step ms", "attention", "mlp", "embed", "head", "sums", "stage");
 }
 
-static status one_row(run *r, const cli_replica *cr, const bench_args *a, json_t *environment, bool decode, int32_t tokens, int32_t batch, int32_t depth)
+/* What breaks times down is known at the end. */
+typedef struct bench_run {
+    run run;
+    const cli_replica *cr;
+    const bench_args *args;
+    json_t *environment;
+    row *rows, **rows_end; /* kept till then */
+    int32_t n_ranges;
+} bench_run;
+
+static status one_row(bench_run *b, bool decode, int32_t tokens, int32_t batch, int32_t depth)
 {
+    const bench_args *a = b->args;
     row *w;
     if (tokens == 0)
         return ST_OK;
     TRY(mem_calloc(1, sizeof(*w), "row", &w));
-    *w = (row){.decode = decode, .tokens = tokens, .batch = batch, .depth = decode ? depth : 0, .repeat = a->repeat};
-    status st = measure(r, w);
-    if (st == ST_OK && a->json)
-        st = print_json(cr, a, environment, w);
-    else if (st == ST_OK)
+    *w = (row){.decode = decode, .first_range = b->n_ranges, .tokens = tokens, .batch = batch, .depth = decode ? depth : 0, .repeat = a->repeat};
+    status st = measure(&b->run, w);
+    b->n_ranges += a->repeat;
+    if (st == ST_OK && !a->json)
         print_row(w);
-    free(w);
+    if (st == ST_OK && !a->breakdown && (a->json || a->save != NULL))
+        st = put_json(b->cr, a, b->environment, w);
+    if (st == ST_OK && a->breakdown) {
+        *b->rows_end = w;
+        b->rows_end = &w->next;
+    } else
+        free(w);
     return st;
+}
+
+static status put_breakdowns(bench_run *b)
+{
+    if (!b->args->breakdown)
+        return ST_OK;
+    TRY(coord_replica_stop(b->cr->replica));
+    for (const row *w = b->rows; w != NULL; w = w->next) {
+        if (!b->args->json)
+            print_breakdown(b->cr, w, w == b->rows);
+        if (b->args->json || b->args->save != NULL)
+            TRY(put_json(b->cr, b->args, b->environment, w));
+    }
+    return ST_OK;
 }
 
 /* ---- the scheduler's rows ---- */
@@ -384,11 +522,11 @@ static status shared_row(const cli_replica *cr, const bench_args *a, json_t *env
     if (tokens == 0)
         return ST_OK;
     TRY(bench_shared_measure(cr->replica, &b));
-    if (a->json)
-        return results_put(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds), environment, true,
-                           NULL);
-    printf("shared %d: first token after %.3f s cold, %.3f s with the prefix there (%.3f of it)\n", tokens, b.cold_seconds, b.shared_seconds,
-           b.shared_seconds / b.cold_seconds);
+    if (a->json || a->save != NULL)
+        TRY(results_put(json_pack("{ss si sf sf}", "test", "shared", "tokens", tokens, "cold_seconds", b.cold_seconds, "shared_seconds", b.shared_seconds), environment, a->json, a->save));
+    if (!a->json)
+        printf("shared %d: first token after %.3f s cold, %.3f s with the prefix there (%.3f of it)\n", tokens, b.cold_seconds, b.shared_seconds,
+               b.shared_seconds / b.cold_seconds);
     return ST_OK;
 }
 
@@ -398,36 +536,74 @@ static status among_row(const cli_replica *cr, const bench_args *a, json_t *envi
     if (tokens == 0)
         return ST_OK;
     TRY(bench_among_measure(cr->replica, &b));
-    if (a->json)
-        return results_put(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
+    if (a->json || a->save != NULL)
+        TRY(results_put(json_pack("{ss si si si sf sf sf sf sf sf sf sf}", "test", "among", "tokens", tokens, "batch", batch, "budget", b.budget,
                                      "itl_alone_p50", b.itl_alone_p50, "itl_alone_p99", b.itl_alone_p99, "itl_during_p50", b.itl_during_p50, "itl_during_p99",
                                      b.itl_during_p99, "budget_step", b.budget_step, "ttft", b.ttft, "ttft_alone", b.ttft_alone, "ttft_fair", b.ttft_fair),
-                           environment, true, NULL);
-    printf("among %d: %d sequences' tokens come %.3f s apart (p99 %.3f), %.3f s (p99 %.3f) while the prompt is computed in steps of %d tokens "
+                        environment, a->json, a->save));
+    if (!a->json)
+        printf("among %d: %d sequences' tokens come %.3f s apart (p99 %.3f), %.3f s (p99 %.3f) while the prompt is computed in steps of %d tokens "
            "(%.3f s each); its first token after %.3f s, alone %.3f s, in turns %.3f s\n",
            tokens, batch, b.itl_alone_p50, b.itl_alone_p99, b.itl_during_p50, b.itl_during_p99, b.budget, b.budget_step, b.ttft, b.ttft_alone, b.ttft_fair);
     return ST_OK;
 }
 
-static status bench(const cli_replica *cr, const bench_args *a, json_t *environment)
+/* For `trireme bench load` (bench_load.c), which has the time from the start to the line. */
+static status first_token(bench_run *b)
 {
-    run r = {.replica = cr->replica, .options = &a->replica.options};
-    if (a->json)
-        TRY(results_add_replica(environment, cr->replica, &a->replica.options, cr->reports, cr->n_ranks));
-    else
-        print_head(cr, a);
-    for (int b = 0; b < a->batch.n; b++) {
+    row w = {.tokens = b->args->prompt.of[0], .batch = 1};
+    int32_t *tokens;
+    double seconds, load = 0, ready = 0;
+    coord_replica_times spent = {0};
+    breakdown_range range;
+    json_int_t bytes = 0;
+    TRY(mem_calloc((size_t)w.tokens, sizeof(*tokens), "prompt", &tokens));
+    status st = run_once(&b->run, &w, tokens, &seconds, &spent, &range);
+    free(tokens);
+    TRY(st);
+    printf("first token\n");
+    fflush(stdout);
+    for (int i = 0; i < b->cr->n_ranks; i++) {
+        const coord_rank_report *r = &b->cr->reports[i];
+        load = fmax(load, r->load_seconds);
+        ready = fmax(ready, r->ready_seconds);
+        bytes += (json_int_t)r->weight_bytes;
+    }
+    return results_put(json_pack("{ss sf sf sI}", "test", "load", "load_seconds", load, "ready_seconds", ready, "weight_bytes", bytes), b->environment, b->args->json, b->args->save);
+}
+
+static status bench_rows(bench_run *b)
+{
+    const bench_args *a = b->args;
+    if (a->first_token)
+        return first_token(b);
+    for (int i = 0; i < a->batch.n; i++) {
         for (int p = 0; p < a->prompt.n; p++)
-            TRY(one_row(&r, cr, a, environment, false, a->prompt.of[p], a->batch.of[b], 0));
+            TRY(one_row(b, false, a->prompt.of[p], a->batch.of[i], 0));
         for (int d = 0; d < a->depth.n; d++)
             for (int g = 0; g < a->gen.n; g++)
-                TRY(one_row(&r, cr, a, environment, true, a->gen.of[g], a->batch.of[b], a->depth.of[d]));
-        for (int i = 0; i < a->among.n; i++)
-            TRY(among_row(cr, a, environment, a->among.of[i], a->batch.of[b]));
+                TRY(one_row(b, true, a->gen.of[g], a->batch.of[i], a->depth.of[d]));
+        for (int k = 0; k < a->among.n; k++)
+            TRY(among_row(b->cr, a, b->environment, a->among.of[k], a->batch.of[i]));
     }
     for (int i = 0; i < a->shared.n; i++)
-        TRY(shared_row(cr, a, environment, a->shared.of[i]));
-    return ST_OK;
+        TRY(shared_row(b->cr, a, b->environment, a->shared.of[i]));
+    return put_breakdowns(b);
+}
+
+static status bench(const cli_replica *cr, const bench_args *a, json_t *environment)
+{
+    bench_run b = {.run = {.replica = cr->replica, .options = &a->replica.options, .lockstep = a->lockstep}, .cr = cr, .args = a, .environment = environment, .rows_end = &b.rows};
+    if (a->json || a->save != NULL)
+        TRY(results_add_replica(environment, cr->replica, &a->replica.options, cr->reports, cr->n_ranks));
+    if (!a->json && !a->first_token)
+        print_head(cr, a);
+    status st = bench_rows(&b);
+    for (row *w = b.rows, *next; w != NULL; w = next) {
+        next = w->next;
+        free(w);
+    }
+    return st;
 }
 
 static const struct {
@@ -438,6 +614,8 @@ static const struct {
     {"comm", "trireme bench comm", cli_bench_comm},
     {"compare", "trireme bench compare", cli_bench_compare},
     {"kernels", "trireme bench kernels", cli_bench_kernels},
+    {"load", "trireme bench load", cli_bench_load},
+    {"scale", "trireme bench scale", cli_bench_scale},
     {"serve", "trireme bench serve", cli_bench_serve},
 };
 

@@ -32,6 +32,8 @@ int cli_bench(int argc, char **argv);
 int cli_bench_comm(int argc, char **argv); /* `bench comm` and its like, by cli_bench */
 int cli_bench_compare(int argc, char **argv);
 int cli_bench_kernels(int argc, char **argv);
+int cli_bench_load(int argc, char **argv);
+int cli_bench_scale(int argc, char **argv);
 int cli_bench_serve(int argc, char **argv);
 int cli_report_command(int argc, char **argv);
 int cli_doctor(int argc, char **argv);

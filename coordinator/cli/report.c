@@ -25,14 +25,15 @@ static const struct argp_option options[] = {
 };
 
 static const char doc[] =
-    "Turns results of benchmarks into one HTML page: curves of latency and throughput, scaling, tables, environments."
+    "Turns results of benchmarks into one HTML page: curves of latency and throughput, scaling, where time went, tables, environments."
     "\v"
     "Examples:\n"
     "  trireme bench serve --max-concurrency 1,2,4,8,16 --num-prompts 20,40,80,160,320 --save serve.jsonl\n"
     "  for tp in 1 2; do mpirun -n $tp trireme bench -m model.gguf --tp $tp --threads 1 --json >> scale.jsonl; done\n"
     "  trireme report serve.jsonl scale.jsonl -o report.html\n"
+    "  trireme bench -m model.gguf --trace-steps 20-24 --trace-file steps.json; trireme report steps.json -o steps.html\n"
     "\n"
-    "The files are what `trireme bench --json` (or --save) prints; any number of commands' lines may stand in one.  Runs of the same thing are averaged in curves, and each is a row of a "
+    "The files are what `trireme bench --json` (or --save) prints, or traces of steps; any number of commands' lines may stand in one.  Runs of the same thing are averaged in curves, and each is a row of a "
     "table.  Several files are told apart by their names, series within one by --label.  The page is one file without scripts, and loads nothing from anywhere.";
 
 static error_t parse(int key, char *arg, struct argp_state *state)

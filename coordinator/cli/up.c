@@ -18,6 +18,7 @@
 #include "comm/wire/wire.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
+#include "coordinator/cli/command.h"
 #include "coordinator/cli/config.h"
 #include "coordinator/cli/up_args.h"
 #include "coordinator/cli/up_service.h"
@@ -110,81 +111,36 @@ static status prepare(up *u)
 
 /* ---- starting ---- */
 
-typedef struct words { /* an argument list under construction; the words are borrowed */
-    const char **of;
-    int n;
-    bool failed;
-} words;
-
-static void word(words *w, const char *text)
-{
-    const char **grown = realloc(w->of, ((size_t)w->n + 2) * sizeof(*grown));
-    w->failed = w->failed || grown == NULL || text == NULL;
-    if (grown == NULL)
-        return;
-    w->of = grown;
-    w->of[w->n++] = text;
-    w->of[w->n] = NULL;
-}
-
-static void words_of(words *w, const char *const *list)
-{
-    for (; *list != NULL; list++)
-        word(w, *list);
-}
-
-static void words_forward(words *w, const cli_forward *f)
+static void words_forward(command_words *w, const cli_forward *f)
 {
     for (int i = 0; i < f->n; i++)
-        word(w, f->of[i]);
+        command_word(w, f->of[i]);
 }
 
 /* The file that we read, so that they read the same. */
-static void words_config(words *w)
+static void words_config(command_words *w)
 {
     if (cli_config_current()->path != NULL)
-        words_of(w, (const char *[]){"--config", cli_config_current()->path, NULL});
+        command_words_of(w, (const char *[]){"--config", cli_config_current()->path, NULL});
 }
 
 static status gateway_start(up *u)
 {
-    words w = {0};
+    command_words w = {0};
     char drain[64];
     snprintf(drain, sizeof(drain), "%.3f", u->args->drain_seconds);
-    words_of(&w, (const char *[]){u->program, "gateway", NULL});
+    command_words_of(&w, (const char *[]){u->program, "gateway", NULL});
     words_config(&w);
     words_forward(&w, &u->args->gateway);
-    words_of(&w, (const char *[]){"--listen", u->address.data, "--replicas", u->socket, "--keys", u->keys, "--api-keys", u->key_file, "--drain", drain, NULL});
+    command_words_of(&w, (const char *[]){"--listen", u->address.data, "--replicas", u->socket, "--keys", u->keys, "--api-keys", u->key_file, "--drain", drain, NULL});
     status st = w.failed ? FAIL(ST_NO_MEMORY, "no memory for arguments")
                          : supervise_start(u->children, &(supervise_child){.name = "gateway", .argv = w.of}, &u->gateway);
     free(w.of);
     return st;
 }
 
-/* What Open MPI needs to be told as root, with more ranks than cores, and in a container; what is set already stays. */
-static void mpi_environment(const up *u, words *env)
-{
-    static const struct {
-        const char *name, *entry;
-    } as_root[] = {{"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT=1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"}},
-      always[] = {{"OMPI_MCA_rmaps_base_oversubscribe", "OMPI_MCA_rmaps_base_oversubscribe=1"},
-                  {"OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_binding_policy=none"}, /* ranks of several replicas must not all sit on core 0 */
-                  {"OMPI_MCA_btl_vader_single_copy_mechanism", "OMPI_MCA_btl_vader_single_copy_mechanism=none"}},
-      crowded[] = {{"OMPI_MCA_mpi_yield_when_idle", "OMPI_MCA_mpi_yield_when_idle=1"}};
-    for (size_t i = 0; i < ARRAY_LEN(as_root); i++) {
-        if (geteuid() == 0 && getenv(as_root[i].name) == NULL)
-            word(env, as_root[i].entry);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(always); i++) {
-        if (getenv(always[i].name) == NULL)
-            word(env, always[i].entry);
-    }
-    if (u->args->replicas * n_ranks(u) > threads_cores_granted() && getenv(crowded[0].name) == NULL)
-        word(env, crowded[0].entry);
-}
-
 /* Replicas of one machine share it: each would otherwise take all of it. */
-static void shares(const up *u, words *w, char threads[32], char memory[32])
+static void shares(const up *u, command_words *w, char threads[32], char memory[32])
 {
     int total = u->args->replicas * n_ranks(u), cores = threads_cores_granted();
     if (u->args->replicas == 1)
@@ -192,26 +148,26 @@ static void shares(const up *u, words *w, char threads[32], char memory[32])
     snprintf(threads, 32, "--threads=%d", cores > total ? cores / total : 1);
     snprintf(memory, 32, "--memory=%.0f", (double)mem_available() * MEMORY_SHARE / total);
     if (!u->args->threads_given)
-        word(w, threads);
+        command_word(w, threads);
     if (!u->args->memory_given)
-        word(w, memory);
+        command_word(w, memory);
 }
 
-static status replica_start(up *u, int i, const words *share, const words *env)
+static status replica_start(up *u, int i, const command_words *share, const command_words *env)
 {
-    words w = {0};
+    command_words w = {0};
     char name[32], ranks[16];
     int index;
     snprintf(name, sizeof(name), "replica-%d", i);
     snprintf(ranks, sizeof(ranks), "%d", n_ranks(u));
     if (n_ranks(u) > 1) /* by its name: called as /bin/mpirun it takes "/" for the prefix of its installation, and refuses */
-        words_of(&w, (const char *[]){"mpirun", "--quiet", "-n", ranks, NULL});
-    words_of(&w, (const char *[]){u->program, "replica", NULL});
+        command_words_of(&w, (const char *[]){"mpirun", "--quiet", "-n", ranks, NULL});
+    command_words_of(&w, (const char *[]){u->program, "replica", NULL});
     words_config(&w);
     if (share->n > 0)
-        words_of(&w, share->of);
+        command_words_of(&w, share->of);
     words_forward(&w, &u->args->replica);
-    words_of(&w, (const char *[]){"--gateway", u->socket, "--name", name, "--keys", u->keys, NULL});
+    command_words_of(&w, (const char *[]){"--gateway", u->socket, "--name", name, "--keys", u->keys, NULL});
     supervise_child child = {.name = name, .argv = w.of, .env = env->of, .death_signal = n_ranks(u) > 1 ? SIGTERM : SIGKILL};
     status st = w.failed || env->failed || share->failed ? FAIL(ST_NO_MEMORY, "no memory for arguments") : supervise_start(u->children, &child, &index);
     free(w.of);
@@ -220,11 +176,11 @@ static status replica_start(up *u, int i, const words *share, const words *env)
 
 static status start(up *u)
 {
-    words share = {0}, env = {0};
+    command_words share = {0}, env = {0};
     char threads[32], memory[32];
     status st = gateway_start(u);
     shares(u, &share, threads, memory);
-    mpi_environment(u, &env);
+    command_mpi_environment(u->args->replicas * n_ranks(u), &env);
     for (int i = 0; st == ST_OK && i < u->args->replicas; i++)
         st = replica_start(u, i, &share, &env);
     free(share.of);
