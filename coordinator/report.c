@@ -18,7 +18,7 @@ static const char head[] =
     "@media(prefers-color-scheme:dark){:root{--ground:#14171b;--text:#e6e9ed;--soft:#9aa4b0;--rule:#323840;--c0:#6cb6ff;--c1:#ff9a5c;--c2:#6bd68f;--c3:#d3a4f5;--c4:#e8c04a;--c5:#ff8fbd;"
     "--c6:#5fd6c8;--c7:#b4bdc8}}\n"
     "body{background:var(--ground);color:var(--text);font:15px/1.45 system-ui,sans-serif;margin:0 auto;padding:1.5rem;max-width:78rem}\n"
-    "h1,h2,p,li{overflow-wrap:anywhere}h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--rule);padding-bottom:.2rem}p{margin:.3rem 0;color:var(--soft)}\n"
+    "h1,h2,p,li,figcaption{overflow-wrap:anywhere}h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem;border-bottom:1px solid var(--rule);padding-bottom:.2rem}p{margin:.3rem 0;color:var(--soft)}\n"
     ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:1.2rem}figure{margin:0;min-width:0}figcaption{font-weight:600;margin-bottom:.3rem}\n"
     "svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}svg .label{fill:var(--text)}.grid{stroke:var(--rule)}.axis{fill:none;stroke:var(--soft)}\n"
     ".line{fill:none;stroke-width:2}.ideal .line{stroke:var(--soft);stroke-dasharray:5 4;stroke-width:1.5}circle{stroke:var(--ground);stroke-width:1.5}\n"

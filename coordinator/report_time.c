@@ -6,7 +6,7 @@
 
 #include "coordinator/report_internal.h"
 
-enum { WIDTH = 960, LEFT = 150, RIGHT = 10, BAR = 16, LANE = 22, AXIS = 34, MOST_RANKS = 64, MOST_ROWS = 64, MOST_BARS = 4000 };
+enum { WIDTH = 960, LEFT = 180, RIGHT = 10, BAR = 16, LANE = 22, AXIS = 34, MOST_RANKS = 64, MOST_ROWS = 64, MOST_BARS = 4000 };
 
 /* What a bar may be, with its colour; of a breakdown and of a trace's events. */
 typedef struct kind {
@@ -47,12 +47,13 @@ static double share_of(const json_t *rank, const char *name)
 static void put_rank(const json_t *rank, double y, mem_str *out)
 {
     double replica = report_number(rank, "replica"), x = 0;
-    char text[160];
-    snprintf(text, sizeof(text), "rank %.6g, stage %.6g", report_number(rank, "rank"), report_number(rank, "stage"));
-    if (replica >= 0) {
-        size_t n = strlen(text);
-        snprintf(text + n, sizeof(text) - n, " of %.6g", replica);
-    }
+    double number = report_number(rank, "rank"), stage = report_number(rank, "stage");
+    char text[160] = "";
+    if (replica >= 0)
+        snprintf(text, sizeof(text), "replica %.6g, ", replica);
+    size_t n = strlen(text);
+    if (number >= 0 && stage >= 0)
+        snprintf(text + n, sizeof(text) - n, "rank %.6g, stage %.6g", number, stage);
     mem_str_printf(out, "<text x=\"%d\" y=\"%.0f\" text-anchor=\"end\">", LEFT - 8, y + 12);
     plot_escape(text, out);
     mem_str_puts(out, "</text>");
@@ -106,13 +107,13 @@ status report_breakdowns(report *r)
             const json_t *ranks = json_object_get(row, "breakdown");
             if (json_array_size(ranks) == 0 || shown == MOST_ROWS)
                 continue;
-            if (shown++ == 0)
+            if (shown++ == 0) {
                 mem_str_puts(r->out, "<h2>Where the ranks' time went</h2>\n");
+                put_legend(parts, sizeof(parts) / sizeof(parts[0]), r->out);
+            }
             put_measurement(row, ranks, r->out);
         }
     }
-    if (shown > 0)
-        put_legend(parts, sizeof(parts) / sizeof(parts[0]), r->out);
     return ST_OK;
 }
 
@@ -167,10 +168,10 @@ static void put_bar(const bar *b, double zero, double scale, mem_str *out)
 {
     char note[200], layer[32] = "";
     const json_t *args = json_object_get(b->event, "args");
-    double number = report_number(args, "layer");
+    double number = report_number(args, "layer"), step = report_number(args, "step");
     if (number >= 0)
         snprintf(layer, sizeof(layer), ", layer %.6g", number);
-    snprintf(note, sizeof(note), "rank %d, step %.10g%s: %s, %.4g ms at %.6g ms", b->rank, report_number(args, "step"), layer, b->kind->text, 1e-3 * (b->to - b->from), 1e-3 * (b->from - zero));
+    snprintf(note, sizeof(note), "rank %d, step %.10g%s: %s, %.4g ms at %.6g ms", b->rank, step >= 0 ? step : 0, layer, b->kind->text, 1e-3 * (b->to - b->from), 1e-3 * (b->from - zero));
     put_rect(b->kind, LEFT + (b->from - zero) * scale, fmax((b->to - b->from) * scale, 0.1), LANE * b->rank, note, out);
 }
 

@@ -50,6 +50,16 @@ def hostile_rows():
     yield {"test": "prefill", "tp": 10 ** 18, "pp": 1, "tokens_per_second": 1e-300}
     yield {"test": "sum", "bytes": 1, "ranks": 2, "seconds": 1e-300, "environment": 5}
     yield {"test": "empty"}
+    yield {"test": OWNED, "phase": OWNED, "tokens": OWNED, "scaling": OWNED, "breakdown": [{"rank": 1e308, "stage": OWNED, "compute": 1e308, "collective": -5, "skew": "x"}, 5, None, {"compute": 0.5, "bubble": 0.9}]}
+    yield {"test": "decode", "breakdown": {"rank": 0}}
+
+
+def trace(path):
+    """A trace of steps with events that are none."""
+    bars = [{"ph": "X", "pid": r, "tid": 0, "cat": "compute", "name": n, "ts": 10.5 * i, "dur": 9.5, "args": {"step": 1, "layer": i}} for r in range(2) for i, n in enumerate(["attention", "mlp", "exchange"])]
+    wrong = [{"ph": "X", "name": "attention", "pid": p, "ts": t, "dur": d} for p, t, d in ((-1, 0, 1), (1e9, 0, 1), (0, "x", 1), (0, 1e308, 1e308), (0, 5, -1), (OWNED, 0, 1))]
+    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": [*bars, *wrong, 5, None, {"ph": "X", "name": OWNED, "pid": 0, "ts": 0, "dur": 1}]}))
+    return path
 
 
 def write(path, rows):
@@ -155,12 +165,13 @@ def main():
         hostile = write(work / "hostile.jsonl", hostile_rows())
         real = check_real(report, a.trireme, a.model, work)
         report_of(a.trireme, work / "made.html", made)
-        report_of(a.trireme, work / "all.html", made, hostile, real)
+        report_of(a.trireme, work / "all.html", made, hostile, real, trace(work / "steps.json"))
         check_text(report, work / "made.html", 4 + 2 + 2)
-        check_text(report, work / "all.html", 4 + 2 + 2)
+        check_text(report, work / "all.html", 4 + 2 + 2 + 1 + 1)
+        report.check((work / "all.html").read_text().split("Step by step")[1].split("</svg>")[0].count("<rect") == 6, "a trace's events, and nothing that is none")
         text = report_of(a.trireme, "-", made).stdout
         report.check(text == (work / "made.html").read_text(), "the same on standard output")
-        for bad in (work / "nowhere", write(work / "none", []), write(work / "bad", [{"x": 1}])):
+        for bad in (work / "nowhere", write(work / "none", []), write(work / "bad", [{"x": 1}]), write(work / "bad-trace", [{"traceEvents": 5}])):
             said = report_of(a.trireme, work / "none.html", bad, code=2).stderr
             report.check(bad.name in said and not (work / "none.html").exists(), f"{bad.name}: {said}")
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
