@@ -24,7 +24,7 @@ typedef struct gateway_args {
 enum {
     OPT_LISTEN = 0x6000, OPT_REPLICAS, OPT_KEYS, OPT_PLAIN, OPT_NAME, OPT_API_KEYS, OPT_TLS_CERT, OPT_TLS_KEY, OPT_CORS, OPT_ACCESS_LOG, OPT_LOG_TEXT, OPT_VLLM,
     OPT_WORKERS, OPT_MAX_WAITING, OPT_MAX_WAITING_TOKENS, OPT_MAX_SEQUENCES, OPT_MAX_REPLAYS, OPT_REPLAY_WAIT, OPT_REQUEST_TIMEOUT, OPT_STALL, OPT_MAX_BODY,
-    OPT_MAX_CONNECTIONS, OPT_STORE, OPT_DRAIN
+    OPT_MAX_CONNECTIONS, OPT_STORE, OPT_DRAIN, OPT_TRACES, OPT_TRACE_RATIO
 };
 
 static const struct argp_option options[] = {
@@ -52,10 +52,12 @@ static const struct argp_option options[] = {
     {"store", OPT_STORE, "BYTES", 0, "Answers of /v1/responses kept for later (default 64MiB)", 0},
     {"workers", OPT_WORKERS, "N", 0, "Threads for requests, and as many for answers (default: as many as cores, 2 to 8)", 0},
     {"drain", OPT_DRAIN, "SECONDS", 0, "At SIGTERM, time for running requests to end (default 60)", 0},
-    {NULL, 0, NULL, 0, "Logs and metrics:", 4},
+    {NULL, 0, NULL, 0, "Logs, metrics and traces:", 4},
     {"access-log", OPT_ACCESS_LOG, "FILE|-", 0, "One line of JSON for each request", 0},
     {"log-text", OPT_LOG_TEXT, NULL, 0, "Prompts and answers may appear in logs", 0},
     {"vllm-metrics", OPT_VLLM, NULL, 0, "Show metrics under vLLM's names as well, for boards made for it", 0},
+    {"otlp-traces-endpoint", OPT_TRACES, "URL", 0, "Send a trace of each request to this collector, by OTLP over HTTP, as in http://127.0.0.1:4318 (headers: the environment's OTEL_EXPORTER_OTLP_HEADERS)", 0},
+    {"trace-ratio", OPT_TRACE_RATIO, "R", 0, "Of requests without a traceparent header, the part that is traced, 0 to 1 (default 1)", 0},
     {0},
 };
 
@@ -168,6 +170,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_VLLM:
         o->vllm_metrics = true;
         return 0;
+    case OPT_TRACES:
+        o->otlp_endpoint = arg;
+        return 0;
+    case OPT_TRACE_RATIO:
+        o->trace_ratio = cli_arg_number(state, "trace-ratio", arg, 0, 1);
+        return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument \"%s\"", arg);
         return 0;
@@ -233,7 +241,7 @@ static void drain(gateway *g, const sigset_t *set, double seconds)
 
 int cli_gateway(int argc, char **argv)
 {
-    gateway_args a = {.drain_seconds = 60};
+    gateway_args a = {.drain_seconds = 60, .options = {.trace_ratio = 1}};
     gateway *g;
     sigset_t set;
     cli_parse_config("gateway", &gateway_argp, argc, argv, &a);
@@ -243,6 +251,7 @@ int cli_gateway(int argc, char **argv)
         a.listen[a.options.n_listen++] = DEFAULT_LISTEN;
     if (a.options.replicas == NULL)
         a.options.replicas = DEFAULT_REPLICAS;
+    a.options.otlp_headers = getenv("OTEL_EXPORTER_OTLP_HEADERS");
     a.options.version = TRIREME_VERSION;
     a.options.commit = TRIREME_COMMIT;
     block_signals(&set);

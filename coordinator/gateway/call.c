@@ -23,6 +23,7 @@ static void call_destroy(call *c)
     free(c->hash_first);
     free(c->token_ns);
     free(c->entries);
+    free(c->ranks);
     mem_str_free(&c->out);
     gateway_actor_destroy(&c->actor);
     gateway_actor_destroy(&c->maker);
@@ -95,6 +96,14 @@ static void note_end(call *c, const api_call_usage *u, const char *finish)
         http_request_note(c->request, &text);
 }
 
+static void trace_end(const call *c, const api_call_usage *u, const char *finish, const char *error)
+{
+    static const char *const paths[] = {[API_COMPLETIONS] = "/v1/completions", [API_CHAT] = "/v1/chat/completions", [API_RESPONSES] = "/v1/responses", [API_EMBEDDINGS] = "/v1/embeddings"};
+    const char *path = (size_t)c->route < ARRAY_LEN(paths) && paths[c->route] != NULL ? paths[c->route] : "";
+    if (c->g->otlp != NULL)
+        spans_request(c, path, c->request != NULL ? http_request_name(c->request) : NULL, u, finish, error);
+}
+
 static void charge(call *c)
 {
     if (c->caller >= 0 && c->n_tokens > c->n_charged)
@@ -149,6 +158,7 @@ static void finish(call *c, const char *failed)
     const char *why = failed != NULL ? failed : u.finish != NULL ? u.finish : "stop";
     charge(c);
     count_end(c, &u, why);
+    trace_end(c, &u, why, failed);
     store(c);
     if (c->request == NULL)
         return;
@@ -205,6 +215,7 @@ static void fail(call *c, const api_error *e, int retry_after_s)
     const char *why = e->http == 499 ? "abort" : "error";
     charge(c);
     count_end(c, &u, why);
+    trace_end(c, &u, why, e->message);
     store(c);
     if (c->request != NULL)
         note_end(c, &u, why);
@@ -326,6 +337,7 @@ static bool create(call *c)
     api_error e = {0};
     int retry_after_s = 0;
     if (!parse(c, &e, &retry_after_s)) {
+        trace_end(c, NULL, NULL, e.message);
         refuse(c, &e, retry_after_s);
         call_destroy(c);
         return true;
@@ -352,6 +364,8 @@ static void measure(call *c, const call_event *e)
     if (e->event.prompt)
         return;
     c->replays = e->replays > c->replays ? e->replays : c->replays;
+    c->first_step = c->first_step == 0 || strcmp(c->replica, e->replica) != 0 ? e->step : c->first_step;
+    c->last_step = e->step;
     snprintf(c->replica, sizeof(c->replica), "%s", e->replica);
     c->n_tokens++;
     c->most_tokens = e->event.index + 1 > c->most_tokens ? e->event.index + 1 : c->most_tokens;
@@ -446,6 +460,7 @@ void call_begin(gateway *g, http_request *r, api_route route)
     c->request = r;
     c->route = route;
     c->arrived_ns = http_request_body_read(r);
+    otlp_context_make(g->otlp, http_request_header(r, "traceparent"), &c->trace);
     c->create.kind = WORK_CREATE;
     c->end.kind = WORK_END;
     atomic_fetch_add(&g->n_calls, 1);

@@ -263,6 +263,8 @@ static void note_sent(gateway *g, gateway_entry *e, gateway_replica *r, double n
         gateway_latency_add(&g->submit_latency, took);
         metrics_observe(metrics_get(g->metrics, METRIC_GATEWAY_SUBMIT_SECONDS, NULL), (double)took * 1e-9);
     }
+    if (!c->sent || e->replays > 0)
+        spans_sent(c, r);
     c->sent = true;
 }
 
@@ -347,7 +349,7 @@ static call_event *copy_event(const Trireme__Event *e)
     return w;
 }
 
-static void hand_on(gateway *g, const gateway_replica *r, gateway_entry *e, const Trireme__Event *event, uint64_t received_ns)
+static void hand_on(gateway *g, const gateway_replica *r, gateway_entry *e, const Trireme__Event *event, uint64_t step, uint64_t received_ns)
 {
     call *c = e->owner;
     int32_t i = e->sequence;
@@ -359,6 +361,7 @@ static void hand_on(gateway *g, const gateway_replica *r, gateway_entry *e, cons
     }
     w->sequence = i;
     w->received_ns = received_ns;
+    w->step = step;
     w->replays = e->replays;
     snprintf(w->replica, sizeof(w->replica), "%s", r->hello->replica);
     gateway_workers_post(g->workers, &c->actor, &w->head.work);
@@ -366,12 +369,13 @@ static void hand_on(gateway *g, const gateway_replica *r, gateway_entry *e, cons
         return;
     sequence_end(g, c, i, false);
     if (c->n_live == 0) {
+        spans_computed(c, r);
         g->n_finished++;
         call_leave(g, c);
     }
 }
 
-static void take_event(gateway *g, gateway_replica *r, const Trireme__Event *event, uint64_t received_ns)
+static void take_event(gateway *g, gateway_replica *r, const Trireme__Event *event, uint64_t step, uint64_t received_ns)
 {
     gateway_token t = {.id = event->id, .prompt = event->prompt, .index = event->index, .token = event->token, .hash = event->hash};
     gateway_verdict verdict;
@@ -381,7 +385,7 @@ static void take_event(gateway *g, gateway_replica *r, const Trireme__Event *eve
         snprintf(error.message, sizeof(error.message), "out of memory");
         fail_call(g, e->owner, &error, 5);
     } else if (verdict == GATEWAY_TAKE) {
-        hand_on(g, r, e, event, received_ns);
+        hand_on(g, r, e, event, step, received_ns);
     } else if (verdict == GATEWAY_GAP) {
         log_error("replica %s: token %d of a request came, %d was expected", r->hello->replica, event->index, e->n_tokens);
         snprintf(error.message, sizeof(error.message), "the replica left out a token");
@@ -397,7 +401,7 @@ void dispatch_tokens(gateway *g, wire_peer peer, const Trireme__Tokens *t, uint6
     r->progressed = gateway_clock();
     r->n_tokens += t->n_events;
     for (size_t i = 0; i < t->n_events; i++)
-        take_event(g, r, t->events[i], received_ns);
+        take_event(g, r, t->events[i], t->step, received_ns);
     if (gateway_journal_waiting(g->journal) != NULL)
         g->pump_again = true; /* room may be there now */
 }

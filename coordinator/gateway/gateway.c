@@ -331,6 +331,11 @@ static status make_parts(gateway *g)
     g->write_series = metrics_get(g->metrics, METRIC_GATEWAY_WRITE_SECONDS, NULL);
     TRY(access_open(g->opt.access_log, &g->access));
     TRY(responses_create(g->opt.stored_bytes, &g->responses));
+    if (g->opt.otlp_endpoint != NULL) {
+        otlp_options traces = {.endpoint = g->opt.otlp_endpoint, .headers = g->opt.otlp_headers, .service = "trireme", .instance = g->opt.name, .version = g->opt.version,
+                               .ratio = g->opt.trace_ratio};
+        TRY(otlp_create(&traces, &g->otlp));
+    }
     g->n_call_buckets = 256;
     TRY(mem_calloc(g->n_call_buckets, sizeof(*g->calls), "calls", &g->calls));
     TRY(gateway_journal_create(&promises, &g->journal));
@@ -418,6 +423,7 @@ void gateway_destroy(gateway **gateway_, int timeout_ms)
     gateway_journal_destroy(&g->journal);
     responses_destroy(&g->responses);
     access_close(&g->access);
+    otlp_destroy(&g->otlp, 3000);
     metrics_destroy(&g->metrics);
     limits_destroy(&g->limits);
     auth_destroy(&g->auth);

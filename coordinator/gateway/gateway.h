@@ -38,6 +38,9 @@ typedef struct gateway_options { /* strings are borrowed until gateway_destroy; 
     const char *api_key;         /* a single key instead; NULL: none */
     const char *access_log;      /* path, "-" or NULL */
     bool vllm_metrics, log_text;
+    const char *otlp_endpoint;   /* where traces go (otlp.h); NULL: nowhere */
+    const char *otlp_headers;    /* "name=value,..."; NULL: none */
+    double trace_ratio;          /* 0 to 1: of requests that belong to no trace yet, those traced */
     int n_workers, n_makers;     /* threads for answers: as many as cores, 2 to 8; for requests: n_workers if given, else 2 to 4 */
     int32_t max_waiting;         /* 2048: sequences without a token beyond what replicas run at once */
     int64_t max_waiting_tokens;  /* 4 Mi: of their prompts */

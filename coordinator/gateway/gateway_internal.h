@@ -4,6 +4,7 @@
  *   call.c      a call on the workers: created, fed, answered
  *   dispatch.c  the core thread's side of calls: journal, choice of a replica, replays, cancels
  *   routes.c    the table of routes, admission, answers that need no call
+ *   spans.c     what a request's trace says
  *   state.c     what /state, /load, /health and the gauges say */
 #ifndef COORDINATOR_GATEWAY_GATEWAY_INTERNAL_H
 #define COORDINATOR_GATEWAY_GATEWAY_INTERNAL_H
@@ -21,6 +22,7 @@
 #include "coordinator/gateway/latency.h"
 #include "coordinator/gateway/limits.h"
 #include "coordinator/gateway/metrics.h"
+#include "coordinator/gateway/otlp.h"
 #include "coordinator/gateway/registry.h"
 #include "coordinator/gateway/responses.h"
 #include "coordinator/gateway/workers.h"
@@ -43,7 +45,7 @@ typedef struct call_work {
 typedef struct call_event {
     call_work head;
     int32_t sequence;
-    uint64_t received_ns;
+    uint64_t received_ns, step;
     uint32_t replays;
     char replica[WIRE_NAME];
     Trireme__Event event; /* deep: what it points to follows in the same block */
@@ -78,6 +80,7 @@ typedef struct call {
     gateway *g;
     uint64_t id;           /* of its HTTP request */
     int32_t caller;        /* number of its key */
+    otlp_context trace;
 
     /* The worker's. */
     http_request *request; /* NULL once answered */
@@ -93,6 +96,7 @@ typedef struct call {
     size_t *hash_first;    /* ... [n_sequences + 1]; the core's once submitted */
     uint64_t arrived_ns, first_token_ns, last_token_ns;
     uint64_t *token_ns;    /* [n_sequences] its last token */
+    uint64_t first_step, last_step; /* of its tokens, at the replica that gave the last one */
     int32_t n_tokens, n_charged, most_tokens; /* most_tokens: of one sequence */
     double queue_seconds, prefill_seconds;
     uint32_t replays;
@@ -106,6 +110,9 @@ typedef struct call {
     gateway_entry **entries; /* [n_sequences], NULL once ended */
     int n_live;
     bool sent;
+    struct span_rank *ranks; /* [n_ranks], where it is traced */
+    size_t n_ranks;
+    uint64_t sent_ns;
     struct call *chain;
 } call;
 
@@ -122,6 +129,7 @@ struct gateway {
     limits *limits;
     metrics *metrics;
     access_log *access;
+    otlp *otlp;                 /* NULL: no traces */
     responses *responses;
     gateway_workers *makers, *workers; /* calls are made, and texts opened, apart from what goes on: a schema may take seconds to compile */
     uint64_t started_ns;
@@ -190,6 +198,12 @@ bool routes_admit(void *arg, http_request *r, const http_route *route, http_answ
 void routes_gone(void *arg, uint64_t id);
 void routes_done(void *arg, const http_record *record);
 void routes_written(void *arg, uint64_t received_ns, uint64_t written_ns);
+
+/* spans.c */
+void spans_sent(call *c, const gateway_replica *r);               /* the core thread: to this replica */
+void spans_computed(const call *c, const gateway_replica *r);     /* the core thread: the last token came from it */
+/* A worker: the request is over.  usage, finish: NULL before it was understood; error: NULL if there was none. */
+void spans_request(const call *c, const char *path, const char *request_id, const api_call_usage *usage, const char *finish, const char *error);
 
 /* state.c: the core thread. */
 bool state_is_stalled(const gateway *g, const gateway_replica *r, double now);
