@@ -66,7 +66,7 @@ static const struct argp_option options[] = {
 };
 
 static const char doc[] =
-    "Measures prefill and decode speed, on one process or on the ranks of mpirun or srun."
+    "Measures prefill and decode speed, on one process or on the ranks of mpirun or srun (also called trireme bench offline)."
     "\v"
     "Examples:\n"
     "  trireme bench -m model.gguf --threads 2\n"
@@ -606,27 +606,8 @@ static status bench(const cli_replica *cr, const bench_args *a, json_t *environm
     return st;
 }
 
-static const struct {
-    const char *name;
-    char *title; /* what its --help is called */
-    int (*run)(int argc, char **argv);
-} subcommands[] = {
-    {"comm", "trireme bench comm", cli_bench_comm},
-    {"compare", "trireme bench compare", cli_bench_compare},
-    {"kernels", "trireme bench kernels", cli_bench_kernels},
-    {"load", "trireme bench load", cli_bench_load},
-    {"scale", "trireme bench scale", cli_bench_scale},
-    {"serve", "trireme bench serve", cli_bench_serve},
-};
-
-int cli_bench(int argc, char **argv)
+static int bench_offline(int argc, char **argv)
 {
-    for (size_t i = 0; i < ARRAY_LEN(subcommands) && argc > 1; i++) {
-        if (strcmp(argv[1], subcommands[i].name) != 0)
-            continue;
-        argv[1] = subcommands[i].title;
-        return subcommands[i].run(argc - 1, argv + 1);
-    }
     bench_args a = {.prompt = {1, {512}}, .gen = {1, {128}}, .batch = {1, {1}}, .depth = {1, {16}}, .repeat = 3};
     a.replica.options.phase_times = true;
     struct argp_child children[] = {{&cli_replica_argp, 0, NULL, 0}, {0}};
@@ -642,4 +623,29 @@ int cli_bench(int argc, char **argv)
         code = cli_finish_output(cli_replica_finish(&cr, bench(&cr, &a, environment)));
     json_decref(environment);
     return code;
+}
+
+static const struct {
+    const char *name;
+    char *title; /* what its --help is called */
+    int (*run)(int argc, char **argv);
+} subcommands[] = {
+    {"comm", "trireme bench comm", cli_bench_comm},
+    {"compare", "trireme bench compare", cli_bench_compare},
+    {"kernels", "trireme bench kernels", cli_bench_kernels},
+    {"load", "trireme bench load", cli_bench_load},
+    {"offline", "trireme bench offline", bench_offline},
+    {"scale", "trireme bench scale", cli_bench_scale},
+    {"serve", "trireme bench serve", cli_bench_serve},
+};
+
+int cli_bench(int argc, char **argv)
+{
+    for (size_t i = 0; i < ARRAY_LEN(subcommands) && argc > 1; i++) {
+        if (strcmp(argv[1], subcommands[i].name) != 0)
+            continue;
+        argv[1] = subcommands[i].title;
+        return subcommands[i].run(argc - 1, argv + 1);
+    }
+    return bench_offline(argc, argv);
 }
