@@ -42,8 +42,8 @@ static void on_line(void *arg, int child, const char *line)
     int k;
     if (sscanf(line, "ready %d", &k) == 1 && child < r->jobs->n)
         r->ready[child] = k;
-    else if (r->jobs->first_output_seconds == 0 && strncmp(line, "first token", 11) == 0)
-        r->jobs->first_output_seconds = log_clock() - r->started;
+    else if (r->jobs->first_token_seconds == 0 && strncmp(line, "first token", 11) == 0)
+        r->jobs->first_token_seconds = log_clock() - r->started;
 }
 
 /* ---- words ---- */
@@ -239,7 +239,7 @@ status bench_jobs_run(bench_jobs *jobs, json_t **rows)
 {
     runner r = {.jobs = jobs, .folder = {.lock = -1}, .arena = mem_arena_create(ARENA_BYTES)};
     memset(rows, 0, (size_t)jobs->n * sizeof(*rows));
-    jobs->first_output_seconds = 0;
+    jobs->first_token_seconds = 0;
     status st = r.arena == NULL ? FAIL(ST_NO_MEMORY, "no memory for jobs") : run(&r, rows);
     supervise_destroy(&r.children);
     up_folder_remove(&r.folder);

@@ -11,7 +11,7 @@ typedef struct bench_jobs {
     const char *launcher;        /* words that start one, with {ranks} and {job} where those stand; NULL: mpirun, on this machine, whose cores are divided among the jobs */
     const char *const *words;    /* after "trireme", ended by NULL */
     bool lockstep;               /* runs of all jobs begin together (--lockstep) */
-    double first_output_seconds; /* out: of the slowest job, from its start to its first line on standard output that is not the log's; 0: none came */
+    double first_token_seconds;  /* out: from the start to the first line that says "first token"; 0: none came */
 } bench_jobs;
 
 /* Runs them to their ends.  rows[i]: what the i-th wrote with --save, which is added to its words; caller json_decref()s each, NULL after a failure.  ST_ABORTED: a signal

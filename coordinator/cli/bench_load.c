@@ -230,7 +230,7 @@ static status start_once(const load_args *a, json_t *environment, starts *s, int
     free(w.of);
     TRY(st);
     const json_t *row = json_array_get(rows, 0);
-    s->seconds[i] = jobs.first_output_seconds;
+    s->seconds[i] = jobs.first_token_seconds;
     s->load_seconds += json_number_value(json_object_get(row, "load_seconds")) / a->repeat;
     s->ready_seconds += json_number_value(json_object_get(row, "ready_seconds")) / a->repeat;
     s->bytes = json_integer_value(json_object_get(row, "weight_bytes"));
