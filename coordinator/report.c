@@ -8,7 +8,7 @@
 #include "coordinator/compare.h"
 #include "coordinator/report_internal.h"
 
-enum { MAX_SERIES = 64, ARENA_BYTES = 1 << 30 };
+enum { MAX_SERIES = 64, MAX_PHASES = 16, ARENA_BYTES = 1 << 30 };
 
 static const char head[] =
     "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
@@ -232,16 +232,23 @@ static double ranks_of(const json_t *row)
     return tp * pp * (replicas > 0 ? replicas : 1);
 }
 
-static status scaling_items(report *r, report_items *out)
+/* What was measured: of `bench scale`'s rows the phase, of others the test. */
+static const char *phase_of(const json_t *row)
 {
-    static const char *const across[] = {"tp", "pp", "replicas", "ranks", "threads", "backend", "sequences"};
+    const char *phase = json_string_value(json_object_get(row, "phase"));
+    return phase != NULL ? phase : json_string_value(json_object_get(row, "test"));
+}
+
+static status scaling_items(report *r, const char *phase, report_items *out)
+{
+    static const char *const across[] = {"tp", "pp", "replicas", "ranks", "threads", "backend", "sequences", "phase"};
     static const char *const splits[] = {"tensor parallel\n", "pipeline parallel\n", "replicas\n", "several ways\n"};
     for (int f = 0; f < r->n_files; f++) {
         size_t i;
         json_t *row;
         json_array_foreach(r->rows[f], i, row) {
             double tp = report_number(row, "tp"), pp = report_number(row, "pp"), replicas = report_number(row, "replicas");
-            if (!(ranks_of(row) > 0) || !(report_number(row, "tokens_per_second") > 0))
+            if (!(ranks_of(row) > 0) || !(report_number(row, "tokens_per_second") > 0) || phase_of(row) == NULL || strcmp(phase_of(row), phase) != 0)
                 continue;
             bool more[] = {tp > 1, pp > 1, replicas > 1};
             int ways = more[0] + more[1] + more[2];
@@ -273,12 +280,22 @@ static double base_of(const report_items *items, const char *key, double *ranks)
     return n > 0 ? sum / n : NAN;
 }
 
-static status put_scaling(report *r)
+/* title: "Speed-up over ranks: decode"; kept in the report's arena. */
+static const char *titled(report *r, const char *what, const char *phase)
+{
+    char text[128];
+    snprintf(text, sizeof(text), "%s: %.60s", what, phase);
+    const char *kept = mem_arena_strndup(r->arena, text, strlen(text));
+    return kept != NULL ? kept : what;
+}
+
+/* The plots of a phase; *begun: there were others before. */
+static status put_phase(report *r, const char *phase, bool *begun)
 {
     report_items items = {0};
     double most = 0, least = INFINITY;
     bool any = false;
-    TRY(scaling_items(r, &items));
+    TRY(scaling_items(r, phase, &items));
     for (size_t i = 0; i < items.n; i++) {
         items.of[i].x = ranks_of(items.of[i].row);
         most = fmax(most, items.of[i].x);
@@ -297,12 +314,35 @@ static status put_scaling(report *r)
         return ST_OK;
     const plot_point line[] = {{least, least, NULL}, {most, most, NULL}};
     const plot_series ideal = {.name = "ideal", .points = line, .n = 2, .dashed = true};
-    mem_str_puts(r->out, "<h2>Scaling</h2>\n<div class=\"plots\">\n");
-    TRY(report_plot(r, &items, (plot){.title = "Speed-up over ranks", .x_label = "ranks", .y_label = "times the fewest", .log_x = true, .log_y = true}, false, 2, &ideal));
+    if (!*begun)
+        mem_str_puts(r->out, "<h2>Scaling</h2>\n<div class=\"plots\">\n");
+    *begun = true;
+    TRY(report_plot(r, &items, (plot){.title = titled(r, "Speed-up over ranks", phase), .x_label = "ranks", .y_label = "times the fewest", .log_x = true, .log_y = true}, false, 2, &ideal));
     for (size_t i = 0; i < items.n; i++)
         items.of[i].y = report_number(items.of[i].row, "tokens_per_second");
-    TRY(report_plot(r, &items, (plot){.title = "Tokens a second over ranks", .x_label = "ranks", .y_label = "tokens/s", .log_x = true, .log_y = true}, false, 2, NULL));
-    mem_str_puts(r->out, "</div>\n");
+    return report_plot(r, &items, (plot){.title = titled(r, "Tokens a second over ranks", phase), .x_label = "ranks", .y_label = "tokens/s", .log_x = true, .log_y = true}, false, 2, NULL);
+}
+
+static status put_scaling(report *r)
+{
+    const char *phases[MAX_PHASES];
+    size_t n = 0;
+    bool begun = false;
+    for (int f = 0; f < r->n_files; f++) {
+        size_t i, k;
+        json_t *row;
+        json_array_foreach(r->rows[f], i, row) {
+            const char *phase = phase_of(row);
+            for (k = 0; k < n && phase != NULL && strcmp(phases[k], phase) != 0; k++)
+                ;
+            if (phase != NULL && k == n && n < MAX_PHASES && ranks_of(row) > 0) {
+                phases[n++] = phase;
+                TRY(put_phase(r, phase, &begun));
+            }
+        }
+    }
+    if (begun)
+        mem_str_puts(r->out, "</div>\n");
     return ST_OK;
 }
 

@@ -166,8 +166,8 @@ def main():
         real = check_real(report, a.trireme, a.model, work)
         report_of(a.trireme, work / "made.html", made)
         report_of(a.trireme, work / "all.html", made, hostile, real, trace(work / "steps.json"))
-        check_text(report, work / "made.html", 4 + 2 + 2)
-        check_text(report, work / "all.html", 4 + 2 + 2 + 1 + 1)
+        check_text(report, work / "made.html", 4 + 4 + 2)
+        check_text(report, work / "all.html", 4 + 4 + 2 + 1 + 1)
         report.check((work / "all.html").read_text().split("Step by step")[1].split("</svg>")[0].count("<rect") == 6, "a trace's events, and nothing that is none")
         text = report_of(a.trireme, "-", made).stdout
         report.check(text == (work / "made.html").read_text(), "the same on standard output")
