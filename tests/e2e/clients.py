@@ -86,7 +86,8 @@ def aiperf(report, s, a, venv):
 def check_guidellm(report, what, path, a):
     benchmark = json.loads(path.read_text())["benchmarks"][0]
     done, errors, cut = (benchmark["requests"][k] for k in ("successful", "errored", "incomplete"))
-    report.check(len(done) == a.requests and not errors and not cut, f"{what}: {len(done)} of {a.requests}, {len(cut)} cut off, errors {[e.get('info') for e in errors][:2]}")
+    # On a busy machine it ends before the last answers are in its file, and calls them neither done nor cut off; that all were answered is the gateway's count, below.
+    report.check(a.requests - STREAMS < len(done) <= a.requests and not errors and not cut, f"{what}: {len(done)} of {a.requests}, {len(cut)} cut off, errors {[e.get('info') for e in errors][:2]}")
     answers, prompts = [r["output_tokens"] for r in done], [r["prompt_tokens"] for r in done]
     report.check(all(n == ANSWER for n in answers), f"{what}: tokens of the answers: {answers}")
     report.check(all(PROMPT / SLACK <= n <= PROMPT * SLACK + 30 for n in prompts), f"{what}: tokens of the prompts: {prompts}")
