@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/command.h"
 #include "coordinator/cli/up_service.h"
 #include "coordinator/placement.h"
@@ -23,6 +25,71 @@
 #define MAX_JOBS 4096
 #define LOOK_MS 10
 #define END_SECONDS 10 /* for jobs that are told to end */
+
+/* ---- the command line ---- */
+
+enum { OPT_LAUNCHER = 0x6a00, OPT_JSON, OPT_SAVE };
+
+static const struct argp_option options[] = {
+    {"model", 'm', "MODEL", 0, "The checkpoint", 1},
+    {"repeat", 'r', "N", 0, "Measured runs of each row (default 3)", 1},
+    {NULL, 0, NULL, 0, "How jobs start, and what comes out:", 5},
+    {"launcher", OPT_LAUNCHER, "WORDS", 0, "What starts a job of {ranks} ranks, the {job}-th of those at once (default: mpirun where there are several ranks, with this machine's cores divided among jobs)", 0},
+    {"json", OPT_JSON, NULL, 0, "Lines of JSON instead of tables", 0},
+    {"save", OPT_SAVE, "FILE", 0, "Add the lines of JSON to this file", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    bench_jobs_args *a = state->input;
+    switch (key) {
+    case 'm':
+        a->model = arg;
+        return 0;
+    case 'r':
+        a->repeat = cli_arg_int(state, "repeat", arg, 1, BENCH_JOBS_REPEAT);
+        return 0;
+    case OPT_LAUNCHER:
+        a->launcher = arg;
+        return 0;
+    case OPT_JSON:
+        a->json = true;
+        return 0;
+    case OPT_SAVE:
+        a->save = arg;
+        return 0;
+    case ARGP_KEY_ARGS:
+        a->rest = state->argv + state->next;
+        a->n_rest = state->argc - state->next;
+        if (state->next < 2 || strcmp(state->argv[state->next - 1], "--") != 0)
+            argp_error(state, "unexpected argument \"%s\": options of trireme bench stand after --", a->rest[0]);
+        return 0;
+    case ARGP_KEY_END:
+        if (a->model == NULL)
+            argp_error(state, "give the checkpoint with -m");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp bench_jobs_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
+
+double bench_mean(const double *values, int32_t n, double *sd)
+{
+    double sum = 0, squares = 0;
+    for (int32_t i = 0; i < n; i++) {
+        sum += values[i];
+        squares += values[i] * values[i];
+    }
+    double mean = n > 0 ? sum / n : 0;
+    if (sd != NULL)
+        *sd = n > 0 ? sqrt(fmax(squares / n - mean * mean, 0)) : 0;
+    return mean;
+}
+
+/* ---- a run of jobs ---- */
 
 typedef struct runner {
     bench_jobs *jobs;

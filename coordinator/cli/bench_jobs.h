@@ -2,8 +2,27 @@
 #ifndef COORDINATOR_CLI_BENCH_JOBS_H
 #define COORDINATOR_CLI_BENCH_JOBS_H
 
+#include <argp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "base/json.h"
 #include "base/status.h"
+
+enum { BENCH_JOBS_REPEAT = 1000 }; /* measured runs at most */
+
+/* Options of every command that runs such jobs; what stands after -- is for `trireme bench`. */
+typedef struct bench_jobs_args {
+    const char *model, *launcher, *save;
+    int32_t repeat;
+    bool json;
+    char **rest;
+    int n_rest;
+} bench_jobs_args;
+extern const struct argp bench_jobs_argp; /* a child; its input is a bench_jobs_args * */
+
+/* Of n values, with their standard deviation (may be NULL). */
+double bench_mean(const double *values, int32_t n, double *sd);
 
 typedef struct bench_jobs {
     int n;                       /* jobs */

@@ -22,31 +22,25 @@
 #include "coordinator/results.h"
 #include "shard/checkpoint.h"
 
-enum { MAX_REPEAT = 1000, PIECE_BYTES = 64 << 20 };
+enum { PIECE_BYTES = 64 << 20 };
 
 typedef struct load_args {
-    const char *model, *threads, *launcher, *save;
+    bench_jobs_args jobs;
+    const char *threads;
     shard_open_options open;
-    int32_t tp, pp, repeat, prompt;
-    bool cold, warm, json;
-    char **rest; /* for trireme bench */
-    int n_rest;
+    int32_t tp, pp, prompt;
+    bool cold, warm;
 } load_args;
 
-enum { OPT_TP = 0x6900, OPT_PP, OPT_CACHE, OPT_LAUNCHER, OPT_JSON, OPT_SAVE, OPT_OFFLINE };
+enum { OPT_TP = 0x6900, OPT_PP, OPT_CACHE, OPT_OFFLINE };
 
 static const struct argp_option options[] = {
-    {"model", 'm', "MODEL", 0, "The checkpoint", 0},
     {"offline", OPT_OFFLINE, NULL, 0, "Never use the network", 0},
     {"tp", OPT_TP, "N", 0, "Tensor-parallel ranks of a stage (default 1)", 0},
     {"pp", OPT_PP, "M", 0, "Pipeline stages (default 1)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
     {"prompt", 'p', "TOKENS", 0, "Tokens of the prompt (default 16)", 0},
     {"cache", OPT_CACHE, "cold|warm|both", 0, "The checkpoint's files dropped from the page cache before each start, or in it (default both)", 0},
-    {"repeat", 'r', "N", 0, "Measured starts of each kind (default 3)", 0},
-    {"launcher", OPT_LAUNCHER, "WORDS", 0, "What starts a job of {ranks} ranks (default: mpirun where there are several)", 0},
-    {"json", OPT_JSON, NULL, 0, "A line of JSON for each kind instead of a table", 0},
-    {"save", OPT_SAVE, "FILE", 0, "Add the lines of JSON to this file", 0},
     {0},
 };
 
@@ -65,8 +59,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     load_args *a = state->input;
     switch (key) {
-    case 'm':
-        a->model = arg;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->jobs;
         return 0;
     case OPT_OFFLINE:
         a->open.offline = true;
@@ -89,28 +83,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         a->warm = strcmp(arg, "cold") != 0;
         if (strcmp(arg, "cold") != 0 && strcmp(arg, "warm") != 0 && strcmp(arg, "both") != 0)
             argp_error(state, "--cache %s: cold, warm or both", arg);
-        return 0;
-    case 'r':
-        a->repeat = cli_arg_int(state, "repeat", arg, 1, MAX_REPEAT);
-        return 0;
-    case OPT_LAUNCHER:
-        a->launcher = arg;
-        return 0;
-    case OPT_JSON:
-        a->json = true;
-        return 0;
-    case OPT_SAVE:
-        a->save = arg;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->rest = state->argv + state->next;
-        a->n_rest = state->argc - state->next;
-        if (state->next < 2 || strcmp(state->argv[state->next - 1], "--") != 0)
-            argp_error(state, "unexpected argument \"%s\": options of trireme bench stand after --", a->rest[0]);
-        return 0;
-    case ARGP_KEY_END:
-        if (a->model == NULL)
-            argp_error(state, "give the checkpoint with -m");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -136,7 +108,7 @@ static void files_free(file_list *f)
 static status files_of(const load_args *a, file_list *out)
 {
     shard_checkpoint *c;
-    status st = shard_checkpoint_open(a->model, &a->open, &c);
+    status st = shard_checkpoint_open(a->jobs.model, &a->open, &c);
     int n = 0;
     while (st == ST_OK && shard_checkpoint_file(c, n) != NULL)
         n++;
@@ -206,7 +178,7 @@ static status files_prepare(const file_list *f, bool cold, double *cached)
 /* ---- starts ---- */
 
 typedef struct starts {
-    double seconds[MAX_REPEAT], load_seconds, ready_seconds, cached; /* the last three on average */
+    double seconds[BENCH_JOBS_REPEAT], load_seconds, ready_seconds, cached; /* the last three on average */
     json_int_t bytes;                                                /* of weights, on all ranks */
 } starts;
 
@@ -218,21 +190,21 @@ static status start_once(const load_args *a, json_t *environment, starts *s, int
     snprintf(tp, sizeof(tp), "%d", a->tp);
     snprintf(pp, sizeof(pp), "%d", a->pp);
     snprintf(prompt, sizeof(prompt), "%d", a->prompt);
-    command_words_of(&w, (const char *[]){"bench", "-m", a->model, "--tp", tp, "--pp", pp, "-p", prompt, "--first-token", NULL});
+    command_words_of(&w, (const char *[]){"bench", "-m", a->jobs.model, "--tp", tp, "--pp", pp, "-p", prompt, "--first-token", NULL});
     if (a->threads != NULL)
         command_words_of(&w, (const char *[]){"--threads", a->threads, NULL});
     if (a->open.offline)
         command_word(&w, "--offline");
-    for (int k = 0; k < a->n_rest; k++)
-        command_word(&w, a->rest[k]);
-    bench_jobs jobs = {.n = 1, .ranks = a->tp * a->pp, .launcher = a->launcher, .words = w.of};
+    for (int k = 0; k < a->jobs.n_rest; k++)
+        command_word(&w, a->jobs.rest[k]);
+    bench_jobs jobs = {.n = 1, .ranks = a->tp * a->pp, .launcher = a->jobs.launcher, .words = w.of};
     status st = w.failed ? FAIL(ST_NO_MEMORY, "no memory for a job") : bench_jobs_run(&jobs, &rows);
     free(w.of);
     TRY(st);
     const json_t *row = json_array_get(rows, 0);
     s->seconds[i] = jobs.first_token_seconds;
-    s->load_seconds += json_number_value(json_object_get(row, "load_seconds")) / a->repeat;
-    s->ready_seconds += json_number_value(json_object_get(row, "ready_seconds")) / a->repeat;
+    s->load_seconds += json_number_value(json_object_get(row, "load_seconds")) / a->jobs.repeat;
+    s->ready_seconds += json_number_value(json_object_get(row, "ready_seconds")) / a->jobs.repeat;
     s->bytes = json_integer_value(json_object_get(row, "weight_bytes"));
     json_t *replica = json_object_get(json_object_get(row, "environment"), "replica");
     if (replica != NULL)
@@ -243,13 +215,9 @@ static status start_once(const load_args *a, json_t *environment, starts *s, int
 
 static void print_starts(const load_args *a, const starts *s, bool cold)
 {
-    double sum = 0, squares = 0, least = INFINITY;
-    for (int32_t i = 0; i < a->repeat; i++) {
-        sum += s->seconds[i];
-        squares += s->seconds[i] * s->seconds[i];
+    double sd, mean = bench_mean(s->seconds, a->jobs.repeat, &sd), least = INFINITY;
+    for (int32_t i = 0; i < a->jobs.repeat; i++)
         least = fmin(least, s->seconds[i]);
-    }
-    double mean = sum / a->repeat, sd = sqrt(fmax(squares / a->repeat - mean * mean, 0));
     printf("%-6s %8.3f +- %-6.3f %8.3f %8.3f %8.3f %8.2f %9.1f%%\n", cold ? "cold" : "warm", mean, sd, least, s->ready_seconds, s->load_seconds,
            s->load_seconds > 0 ? 1e-9 * (double)s->bytes / s->load_seconds : 0, 100 * s->cached);
     fflush(stdout);
@@ -258,11 +226,11 @@ static void print_starts(const load_args *a, const starts *s, bool cold)
 static status put_starts(const load_args *a, json_t *environment, const starts *s, bool cold)
 {
     json_t *seconds = json_array();
-    for (int32_t i = 0; i < a->repeat; i++)
+    for (int32_t i = 0; i < a->jobs.repeat; i++)
         json_array_append_new(seconds, json_real(s->seconds[i]));
     json_t *o = json_pack("{ss ss si si si so sf sf sf sI}", "test", "load", "cache", cold ? "cold" : "warm", "tp", a->tp, "pp", a->pp, "prompt", a->prompt, "seconds", seconds,
                           "load_seconds", s->load_seconds, "ready_seconds", s->ready_seconds, "cached", s->cached, "weight_bytes", s->bytes);
-    return results_put(o, environment, a->json, a->save);
+    return results_put(o, environment, a->jobs.json, a->jobs.save);
 }
 
 static status measure(const load_args *a, json_t *environment, const file_list *files, bool cold)
@@ -270,18 +238,18 @@ static status measure(const load_args *a, json_t *environment, const file_list *
     starts *s;
     TRY(mem_calloc(1, sizeof(*s), "starts", &s));
     status st = ST_OK;
-    for (int32_t i = 0; i < a->repeat && st == ST_OK; i++) {
+    for (int32_t i = 0; i < a->jobs.repeat && st == ST_OK; i++) {
         double cached = 0;
         st = files_prepare(files, cold, &cached);
-        s->cached += cached / a->repeat;
+        s->cached += cached / a->jobs.repeat;
         if (st == ST_OK)
             st = start_once(a, environment, s, i);
     }
-    if (st == ST_OK && !a->json)
+    if (st == ST_OK && !a->jobs.json)
         print_starts(a, s, cold);
     if (st == ST_OK && cold && s->cached > 0.01)
         log_warn("%.0f %% of the files stayed in memory: another process has them open, or their file system keeps them", 100 * s->cached);
-    if (st == ST_OK && (a->json || a->save != NULL))
+    if (st == ST_OK && (a->jobs.json || a->jobs.save != NULL))
         st = put_starts(a, environment, s, cold);
     free(s);
     return st;
@@ -289,14 +257,15 @@ static status measure(const load_args *a, json_t *environment, const file_list *
 
 int cli_bench_load(int argc, char **argv)
 {
-    load_args a = {.tp = 1, .pp = 1, .prompt = 16, .repeat = 3, .cold = true, .warm = true};
-    const struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};
+    load_args a = {.tp = 1, .pp = 1, .prompt = 16, .jobs = {.repeat = 3}, .cold = true, .warm = true};
+    const struct argp_child children[] = {{&bench_jobs_argp, 0, NULL, 0}, {0}};
+    const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
     file_list files = {0};
     json_t *environment = results_environment(argc, argv);
     cli_parse(&argp, argc, argv, &a);
     status st = files_of(&a, &files);
-    if (st == ST_OK && !a.json)
-        printf("%s, tp %d x pp %d, first token of a prompt of %d\n%-6s %18s %8s %8s %8s %8s %10s\n", a.model, a.tp, a.pp, a.prompt, "", "seconds", "fastest", "ready", "weights", "GB/s", "cached");
+    if (st == ST_OK && !a.jobs.json)
+        printf("%s, tp %d x pp %d, first token of a prompt of %d\n%-6s %18s %8s %8s %8s %8s %10s\n", a.jobs.model, a.tp, a.pp, a.prompt, "", "seconds", "fastest", "ready", "weights", "GB/s", "cached");
     if (st == ST_OK && a.cold)
         st = measure(&a, environment, &files, true);
     if (st == ST_OK && a.warm)

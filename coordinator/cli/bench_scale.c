@@ -19,27 +19,25 @@
 #include "coordinator/results.h"
 #include "ops/ops.h"
 
-enum { MAX_SPLITS = 64, MAX_BATCHES = 16, MAX_REPEAT = 1000, PROBE_MIB = 512 };
+enum { MAX_SPLITS = 64, MAX_BATCHES = 16, PROBE_MIB = 512 };
 
 typedef struct split {
     int32_t tp, pp, replicas;
 } split;
 
 typedef struct scale_args {
-    const char *model, *prompt, *gen, *depth, *launcher, *save;
+    bench_jobs_args jobs;
+    const char *prompt, *gen, *depth;
     split splits[MAX_SPLITS];
     int n_splits, n_batches;
-    int32_t batches[MAX_BATCHES], threads, repeat;
-    bool strong, weak, json;
-    char **rest; /* for trireme bench */
-    int n_rest;
+    int32_t batches[MAX_BATCHES], threads;
+    bool strong, weak;
 } scale_args;
 
-enum { OPT_SPLITS = 0x6800, OPT_SCALING, OPT_LAUNCHER, OPT_JSON, OPT_SAVE };
+enum { OPT_SPLITS = 0x6800, OPT_SCALING };
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What is compared:", 1},
-    {"model", 'm', "MODEL", 0, "The checkpoint", 0},
     {"splits", OPT_SPLITS, "TPxPP[xREPLICAS],...", 0, "The first is what the others are compared with (default: 1x1, then tp, pp and replicas doubled up to the cores of this machine)", 0},
     {"scaling", OPT_SCALING, "strong|weak|both", 0, "The same sequences for all ranks together, or for each of them (default both)", 0},
     {"threads", 't', "N", 0, "Threads of each rank (default: this machine's cores divided among the ranks of the largest split)", 0},
@@ -48,11 +46,6 @@ static const struct argp_option options[] = {
     {"gen", 'n', "TOKENS,...", 0, "Decode of so many tokens (default 64; 0: not)", 0},
     {"batch", 'b', "N,...", 0, "Sequences at once: of the whole in strong scaling, of each rank in weak scaling (default 2)", 0},
     {"depth", 'd', "TOKENS,...", 0, "Context before decoding begins (default 16)", 0},
-    {"repeat", 'r', "N", 0, "Measured runs of each row (default 3)", 0},
-    {NULL, 0, NULL, 0, "How jobs start, and what comes out:", 3},
-    {"launcher", OPT_LAUNCHER, "WORDS", 0, "What starts a job of {ranks} ranks, the {job}-th of the replicas (default: mpirun, with this machine's cores divided among replicas)", 0},
-    {"json", OPT_JSON, NULL, 0, "A line of JSON for each row instead of tables", 0},
-    {"save", OPT_SAVE, "FILE", 0, "Add the lines of JSON to this file", 0},
     {0},
 };
 
@@ -121,8 +114,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     scale_args *a = state->input;
     switch (key) {
-    case 'm':
-        a->model = arg;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->jobs;
         return 0;
     case OPT_SPLITS:
         if (!parse_splits(arg, a))
@@ -149,28 +142,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'b':
         if (!parse_batches(arg, a))
             argp_error(state, "--batch %s: up to %d whole numbers are needed, with commas", arg, MAX_BATCHES);
-        return 0;
-    case 'r':
-        a->repeat = cli_arg_int(state, "repeat", arg, 1, MAX_REPEAT);
-        return 0;
-    case OPT_LAUNCHER:
-        a->launcher = arg;
-        return 0;
-    case OPT_JSON:
-        a->json = true;
-        return 0;
-    case OPT_SAVE:
-        a->save = arg;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->rest = state->argv + state->next;
-        a->n_rest = state->argc - state->next;
-        if (state->next < 2 || strcmp(state->argv[state->next - 1], "--") != 0)
-            argp_error(state, "unexpected argument \"%s\": options of trireme bench stand after --", a->rest[0]);
-        return 0;
-    case ARGP_KEY_END:
-        if (a->model == NULL)
-            argp_error(state, "give the checkpoint with -m");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -211,7 +182,7 @@ static void fill_in(scale_args *a)
 typedef struct figures {
     const char *test; /* of the first replica's row; borrowed */
     int32_t tokens, depth, batch, repeat;
-    double seconds[MAX_REPEAT], rate, rate_sd;
+    double seconds[BENCH_JOBS_REPEAT], rate, rate_sd;
     coord_breakdown spent; /* parts of the ranks' time, on average */
     int slowest;           /* rank, counted over all replicas; -1: none is */
     double excess;
@@ -316,7 +287,7 @@ static status figures_of(json_t *const *rows, int n, size_t k, figures *f)
                    .batch = (int32_t)number_of(first, "batch"), .slowest = -1, .ranks = json_array()};
     const json_t *runs = json_object_get(first, "seconds");
     f->repeat = (int32_t)json_array_size(runs);
-    if (f->test == NULL || f->repeat < 1 || f->repeat > MAX_REPEAT || f->ranks == NULL)
+    if (f->test == NULL || f->repeat < 1 || f->repeat > BENCH_JOBS_REPEAT || f->ranks == NULL)
         return FAIL(ST_INTERNAL, "a job's row is not what trireme bench writes");
     for (int i = 0; i < n; i++) {
         const json_t *row = json_array_get(rows[i], k);
@@ -324,14 +295,10 @@ static status figures_of(json_t *const *rows, int n, size_t k, figures *f)
             f->seconds[r] = fmax(f->seconds[r], json_number_value(json_array_get(json_object_get(row, "seconds"), (size_t)r)));
         ranks_add(f, row, i);
     }
-    double sum = 0, squares = 0;
-    for (int32_t r = 0; r < f->repeat; r++) {
-        double rate = f->seconds[r] > 0 ? (double)n * f->tokens * f->batch / f->seconds[r] : 0;
-        sum += rate;
-        squares += rate * rate;
-    }
-    f->rate = sum / f->repeat;
-    f->rate_sd = sqrt(fmax(squares / f->repeat - f->rate * f->rate, 0));
+    double rates[BENCH_JOBS_REPEAT];
+    for (int32_t r = 0; r < f->repeat; r++)
+        rates[r] = f->seconds[r] > 0 ? (double)n * f->tokens * f->batch / f->seconds[r] : 0;
+    f->rate = bench_mean(rates, f->repeat, &f->rate_sd);
     return slowest_find(f);
 }
 
@@ -341,7 +308,7 @@ static double memory_read(const scale_args *a, int threads)
     ops_ctx *ctx = NULL;
     ops_peaks p = {0};
     ops_ctx_options o = {.n_threads = threads, .first_core = 0, .spin = true, .max_rows = 1, .max_cols = 64};
-    if (a->launcher != NULL || threads > threads_cores_granted() || ops_cpu()->ctx_create(&o, &ctx) != ST_OK)
+    if (a->jobs.launcher != NULL || threads > threads_cores_granted() || ops_cpu()->ctx_create(&o, &ctx) != ST_OK)
         return 0;
     status st = ops_cpu()->peaks != NULL ? ops_cpu()->peaks(ctx, (size_t)PROBE_MIB << 20, &p) : ST_NOT_FOUND;
     ops_cpu()->ctx_destroy(&ctx);
@@ -382,12 +349,12 @@ static status split_run(scale *s, int i)
     snprintf(tp, sizeof(tp), "%d", sp->tp);
     snprintf(pp, sizeof(pp), "%d", sp->pp);
     snprintf(threads, sizeof(threads), "%d", a->threads);
-    snprintf(repeat, sizeof(repeat), "%d", a->repeat);
-    command_words_of(&w, (const char *[]){"bench", "-m", a->model, "--tp", tp, "--pp", pp, "--threads", threads, "-p", a->prompt, "-n", a->gen, "-d", a->depth, "-r", repeat,
+    snprintf(repeat, sizeof(repeat), "%d", a->jobs.repeat);
+    command_words_of(&w, (const char *[]){"bench", "-m", a->jobs.model, "--tp", tp, "--pp", pp, "--threads", threads, "-p", a->prompt, "-n", a->gen, "-d", a->depth, "-r", repeat,
                                           "--breakdown", "-b", batches.data, NULL});
-    for (int k = 0; k < a->n_rest; k++)
-        command_word(&w, a->rest[k]);
-    bench_jobs jobs = {.n = sp->replicas, .ranks = sp->tp * sp->pp, .launcher = a->launcher, .words = w.of, .lockstep = true};
+    for (int k = 0; k < a->jobs.n_rest; k++)
+        command_word(&w, a->jobs.rest[k]);
+    bench_jobs jobs = {.n = sp->replicas, .ranks = sp->tp * sp->pp, .launcher = a->jobs.launcher, .words = w.of, .lockstep = true};
     status st = w.failed || batches.failed ? FAIL(ST_NO_MEMORY, "no memory for a job") : bench_jobs_run(&jobs, rows);
     if (st == ST_OK)
         st = rows_take(s, i, rows);
@@ -447,7 +414,7 @@ static status put_json(const scale *s, int i, const figures *f, const figures *b
         json_decref(o);
         return FAIL(ST_NO_MEMORY, "no memory for a line of JSON");
     }
-    return results_put(o, s->environment, s->args->json, s->args->save);
+    return results_put(o, s->environment, s->args->jobs.json, s->args->jobs.save);
 }
 
 static void print_row(const scale *s, int i, const figures *f, const figures *base)
@@ -467,7 +434,7 @@ static void print_row(const scale *s, int i, const figures *f, const figures *ba
 static status put_table(const scale *s, const figures *first, bool weak, int32_t batch)
 {
     const scale_args *a = s->args;
-    if (!a->json) {
+    if (!a->jobs.json) {
         printf("\n%s %d", first->test, first->tokens);
         if (first->depth > 0)
             printf(" after %d", first->depth);
@@ -480,9 +447,9 @@ static status put_table(const scale *s, const figures *first, bool weak, int32_t
         const figures *f = row_of(s, i, first, weak ? weak_batch(&a->splits[i], batch) : strong_batch(&a->splits[i], batch));
         if (f == NULL)
             continue;
-        if (!a->json)
+        if (!a->jobs.json)
             print_row(s, i, f, base);
-        if (a->json || a->save != NULL)
+        if (a->jobs.json || a->jobs.save != NULL)
             TRY(put_json(s, i, f, base, weak, batch));
     }
     return ST_OK;
@@ -511,8 +478,8 @@ static status run(scale *s)
 {
     const scale_args *a = s->args;
     char name[64];
-    if (!a->json)
-        printf("%s, %d thread%s a rank\n", a->model, a->threads, a->threads > 1 ? "s" : "");
+    if (!a->jobs.json)
+        printf("%s, %d thread%s a rank\n", a->jobs.model, a->threads, a->threads > 1 ? "s" : "");
     for (int i = 0; i < a->n_splits; i++) {
         log_info("%s (%d of %d)", split_name(&a->splits[i], name), i + 1, a->n_splits);
         s->read[i] = memory_read(a, ranks_of(&a->splits[i]) * a->threads);
@@ -528,8 +495,9 @@ static status run(scale *s)
 
 int cli_bench_scale(int argc, char **argv)
 {
-    scale_args a = {.prompt = "512", .gen = "64", .depth = "16", .batches = {2}, .n_batches = 1, .repeat = 3, .strong = true, .weak = true};
-    const struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};
+    scale_args a = {.prompt = "512", .gen = "64", .depth = "16", .batches = {2}, .n_batches = 1, .jobs = {.repeat = 3}, .strong = true, .weak = true};
+    const struct argp_child children[] = {{&bench_jobs_argp, 0, NULL, 0}, {0}};
+    const struct argp argp = {options, parse, NULL, doc, children, NULL, NULL};
     scale s = {.args = &a, .environment = results_environment(argc, argv)};
     cli_parse(&argp, argc, argv, &a);
     fill_in(&a);

@@ -460,7 +460,8 @@ void call_begin(gateway *g, http_request *r, api_route route)
     c->request = r;
     c->route = route;
     c->arrived_ns = http_request_body_read(r);
-    otlp_context_make(g->otlp, http_request_header(r, "traceparent"), &c->trace);
+    if (g->otlp != NULL)
+        otlp_context_make(g->otlp, http_request_header(r, "traceparent"), &c->trace);
     c->create.kind = WORK_CREATE;
     c->end.kind = WORK_END;
     atomic_fetch_add(&g->n_calls, 1);

@@ -89,6 +89,16 @@ def check_scale(report, trireme, model, work):
     return save
 
 
+def check_launcher(report, trireme, model, work):
+    """A launcher of one's own is told how many ranks, and which of the replicas."""
+    script, log = work / "launcher", work / "launched"
+    script.write_text(f'#!/bin/sh\necho "$1 $2" >> {log}\nshift 2\nexec "$@"\n')
+    script.chmod(0o755)
+    bench(trireme, "scale", "-m", model, "--splits", "1x1,2x1,1x1x2", "-t", 1, "-p", 0, "-n", 4, "-b", 2, "-r", 1, "--scaling", "strong", "--json", "--launcher",
+          f"{script} {{job}} {{ranks}} mpirun --oversubscribe -n {{ranks}}")
+    report.check(sorted(log.read_text().splitlines()) == ["0 1", "0 1", "0 2", "1 1"], f"jobs were started as {log.read_text().splitlines()}")
+
+
 def check_failures(report, trireme, model):
     text, err = bench(trireme, "scale", "-m", model, "--splits", "1x1,200x1", "-p", 0, "-n", 4, "-r", 1, "--scaling", "strong", "--json", "--launcher", "mpirun --oversubscribe -n 1", code=1)
     report.check("tp 200 x pp 1 is left out" in err and "exit code" in err and len(rows_of(text)) == 1, f"a split that cannot be is left out, by name: {err[-600:]}")
@@ -163,6 +173,7 @@ def main():
         work = pathlib.Path(work)
         check_breakdown(report, a.trireme, a.model)
         save = check_scale(report, a.trireme, a.model, work)
+        check_launcher(report, a.trireme, a.model, work)
         check_failures(report, a.trireme, a.model)
         check_signal(report, a.trireme, a.model)
         check_load(report, a.trireme, a.model, work)

@@ -21,14 +21,14 @@ import run
 # In namespaces that end with it: nothing mounted or started is left.
 ENTER = """
 set -e
-mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
-mount -t proc proc "$2/root/proc"
-mount --bind /sys "$2/root/sys"
-mount --rbind /dev "$2/root/dev"
-mount -t tmpfs -o size=1g tmpfs "$2/root/dev/shm"
-mkdir -p "$2/root/mnt/checkpoint" && mount --bind "$3" "$2/root/mnt/checkpoint"
-cp -L /etc/resolv.conf "$2/root/etc/resolv.conf"
-root=$2/root
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/merged"
+mount -t proc proc "$2/merged/proc"
+mount --bind /sys "$2/merged/sys"
+mount --rbind /dev "$2/merged/dev"
+mount -t tmpfs -o size=1g tmpfs "$2/merged/dev/shm"
+mkdir -p "$2/merged/mnt/checkpoint" && mount --bind "$3" "$2/merged/mnt/checkpoint"
+cp -L /etc/resolv.conf "$2/merged/etc/resolv.conf"
+root=$2/merged
 shift 3
 exec chroot "$root" "$@"
 """
@@ -42,7 +42,7 @@ class Layer:
     def __init__(self, below, folder, checkpoint):
         self.below, self.folder, self.checkpoint = below, folder, checkpoint
         shutil.rmtree(folder, ignore_errors=True)
-        for name in ("upper", "work", "root"):
+        for name in ("upper", "work", "merged"):
             (folder / name).mkdir(parents=True)
 
     def run(self, command, user="root", cwd="/", timeout=STEP_SECONDS, check=True):
