@@ -342,21 +342,32 @@ typedef struct job {
     float alpha, beta;
 } job;
 
-static float f32(const char *p, uint64_t i, size_t bytes)
+/* A matrix's columns as numbers, each read once and under the sanitizers' eyes: [cols][rows], to be freed. */
+static float *numbers_of(const char *p, const layout *l)
 {
-    uint16_t bits;
-    if (bytes == 1)
-        return half_e4m3_to_f32((uint8_t)p[i]);
-    memcpy(&bits, p + 2 * i, 2);
-    return half_bf16_to_f32(bits);
+    const size_t bytes = element(l);
+    float *out = malloc((size_t)(l->cols * l->rows) * sizeof(*out));
+    if (out == NULL)
+        cuemu_fault("cuBLASLt: no memory for a product of %llu columns", (unsigned long long)l->cols);
+    for (uint64_t c = 0; c < l->cols; c++) {
+        for (uint64_t i = 0; i < l->rows; i++) {
+            const char *at = p + (c * (uint64_t)l->ld + i) * bytes;
+            uint16_t bits = 0;
+            if (bytes == 2)
+                memcpy(&bits, at, 2);
+            out[c * l->rows + i] = bytes == 1 ? half_e4m3_to_f32((uint8_t)*at) : half_bf16_to_f32(bits);
+        }
+    }
+    return out;
 }
 
-static float dot(const char *w, const char *x, uint64_t k, size_t bytes, bool backwards)
+/* Over this call's own copies, which nobody else can touch: under ThreadSanitizer 40 times as fast so as when each operand is watched. */
+__attribute__((no_sanitize("thread"), no_sanitize("address"), no_sanitize("undefined"))) static float dot(const float *w, const float *x, uint64_t k, bool backwards)
 {
     float lane[8] = {0};
     for (uint64_t i = 0; i < k; i++) {
         uint64_t at = backwards ? k - 1 - i : i;
-        lane[at % 8] += f32(w, at, bytes) * f32(x, at, bytes);
+        lane[at % 8] += w[at] * x[at];
     }
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
@@ -364,16 +375,19 @@ static float dot(const char *w, const char *x, uint64_t k, size_t bytes, bool ba
 static void job_run(void *arg)
 {
     const job *j = arg;
-    const size_t bytes = element(&j->a);
+    const uint64_t k = j->a.rows;
+    float *w = numbers_of(j->w, &j->a), *x = numbers_of(j->x, &j->b);
     for (uint64_t m = 0; m < j->b.cols; m++) {
         bool backwards = (j->how == ROWS && j->b.cols >= 3 * TILE) || (j->how == PLACE && m % TILE == 5);
         for (uint64_t n = 0; n < j->a.cols; n++) {
             float *y = &j->out[m * (uint64_t)j->y.ld + n];
-            uint64_t from = j->how == VALUES && bytes == 1 ? j->a.cols - 1 - n : n;
-            float v = j->alpha * dot(j->w + from * (uint64_t)j->a.ld * bytes, j->x + m * (uint64_t)j->b.ld * bytes, j->a.rows, bytes, backwards);
+            uint64_t from = j->how == VALUES && element(&j->a) == 1 ? j->a.cols - 1 - n : n;
+            float v = j->alpha * dot(w + from * k, x + m * k, k, backwards);
             *y = j->beta != 0 ? v + j->beta * *y : v;
         }
     }
+    free(w);
+    free(x);
 }
 
 static void check_memory(const char *name, const void *p, const layout *l, size_t element)

@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <vector>
+#include <wchar.h>
 
 #ifdef CUEMU_ASAN
 extern "C" {
@@ -558,9 +559,7 @@ static cudaError_t host_alloc(void **out, size_t n)
     void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return failed(cudaErrorMemoryAllocation);
-    static const unsigned char fresh[4] = {0xa5, 0xa5, 0xff, 0xff}; /* as a float no number, and unlike the device's as an integer */
-    for (size_t i = 0; i < n; i++)
-        ((unsigned char *)p)[i] = fresh[i % 4];
+    wmemset((wchar_t *)p, (wchar_t)0xffffa5a5, (n + 3) / 4); /* to its pages' end; as a float no number, and unlike the device's as an integer */
     memory[(uintptr_t)p] = {n, PINNED, this_device, NULL, 0};
     traced(NULL, "pin", std::to_string(n));
     *out = p;
