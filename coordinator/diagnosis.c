@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "coordinator/cli/cli_util.h"
 
 /* ---- ranks in words ---- */
@@ -346,12 +347,6 @@ typedef struct link_class {
     const json_t *slowest, *narrowest;
 } link_class;
 
-static int ascending(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
 static link_class classify(const json_t *report, bool across)
 {
     const json_t *links = json_object_get(report, "links"), *link;
@@ -369,10 +364,8 @@ static link_class classify(const json_t *report, bool across)
         c.narrowest = c.narrowest == NULL || number_of(link, "bytes_per_second", 0) < number_of(c.narrowest, "bytes_per_second", 0) ? link : c.narrowest;
     }
     if (c.n > 0) {
-        qsort(seconds, (size_t)c.n, sizeof(double), ascending);
-        qsort(speeds, (size_t)c.n, sizeof(double), ascending);
-        c.seconds = seconds[c.n / 2];
-        c.bytes_per_second = speeds[c.n / 2];
+        c.seconds = numbers_median(seconds, (size_t)c.n);
+        c.bytes_per_second = numbers_median(speeds, (size_t)c.n);
     }
 done:
     free(seconds);

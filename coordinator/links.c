@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 
 enum { TAG_CLOCK = 8, TAG_LINK };
 enum { CLOCK_ROUNDS = 16, LATENCY_MOST = 100, LATENCY_LEAST = 5, MESSAGES_MOST = 16, MESSAGES_LEAST = 4 };
@@ -178,18 +179,6 @@ status links_schedule(const int *host_of, int n, bool all, links_pair **out, int
 
 /* ---- a pair ---- */
 
-static int ascending(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof(*values), ascending);
-    return values[n / 2];
-}
-
 /* Messages there and short answers back, as many as the time allows; the first byte tells the other whether another one follows.  *seconds: the median of them. */
 static status lead(comm_world *w, int peer, char *data, size_t bytes, int least, int most, double enough, int timeout_ms, double *seconds)
 {
@@ -206,7 +195,7 @@ static status lead(comm_world *w, int peer, char *data, size_t bytes, int least,
         if (i > 0) /* the first one warms up */
             taken[n++] = log_clock() - from;
     }
-    *seconds = median(taken, n);
+    *seconds = numbers_median(taken, (size_t)n);
     return ST_OK;
 }
 
@@ -294,7 +283,7 @@ status links_sum(comm_group *g, size_t bytes, int rounds, double *seconds)
             taken[i] = log_clock() - begin;
     }
     if (st == ST_OK)
-        *seconds = median(taken, rounds);
+        *seconds = numbers_median(taken, (size_t)rounds);
     free(taken);
     free(data);
     return st;

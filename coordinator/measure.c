@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "coordinator/measure_internal.h"
 
 static const size_t WORKING_SET = (size_t)512 << 20, KV_BYTES = (size_t)512 << 20;
@@ -37,18 +38,6 @@ static status read_weights(const job *all)
     for (int32_t i = 0; all != NULL && st == ST_OK && i < all->count; i++)
         st = run_linear(all, i);
     return st;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *seconds, int n)
-{
-    qsort(seconds, (size_t)n, sizeof(*seconds), ascending);
-    return seconds[n / 2];
 }
 
 /* Seconds of all items of a job, one after the other: the sum of each one's median over the passes.  A step takes what is usual, not what is
@@ -76,7 +65,7 @@ static status usual_of(bench *b, job_fn fn, const job *j, int passes, const job 
     b->ops->step_end(b->ctx);
     *seconds = 0;
     for (int32_t i = 0; i < j->count; i++)
-        *seconds += median(taken + (size_t)i * (size_t)passes, passes);
+        *seconds += numbers_median(taken + (size_t)i * (size_t)passes, (size_t)passes);
     free(taken);
     return st;
 }

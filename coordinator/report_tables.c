@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/numbers.h"
 #include "coordinator/report_internal.h"
 
 enum { MAX_COLUMNS = 64, MAX_TESTS = 128, MAX_ENVIRONMENTS = 64 };
@@ -15,15 +16,10 @@ static double median_of(const json_t *list)
 {
     size_t n = json_array_size(list);
     double *v = calloc(n + 1, sizeof(*v)), middle = NAN;
-    for (size_t i = 0; v != NULL && i < n; i++) {
-        double x = json_number_value(json_array_get(list, i));
-        size_t k = i;
-        for (; k > 0 && v[k - 1] > x; k--)
-            v[k] = v[k - 1];
-        v[k] = x;
-    }
+    for (size_t i = 0; v != NULL && i < n; i++)
+        v[i] = json_number_value(json_array_get(list, i));
     if (v != NULL && n > 0)
-        middle = 0.5 * (v[(n - 1) / 2] + v[n / 2]);
+        middle = numbers_median(v, n);
     free(v);
     return middle;
 }

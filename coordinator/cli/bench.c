@@ -20,6 +20,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "coordinator/cli/bench_among.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
@@ -330,7 +331,7 @@ static status measure(run *r, row *w)
 {
     int32_t *tokens;
     coord_replica_times warm = {0};
-    double rate, sum = 0, squares = 0;
+    double rates[ARRAY_LEN(w->seconds)];
     TRY(mem_calloc((size_t)(w->decode ? w->depth : w->tokens), sizeof(*tokens), "prompt", &tokens));
     breakdown_range range;
     status st = run_once(r, w, tokens, &w->seconds[0], &warm, &range);
@@ -338,14 +339,11 @@ static status measure(run *r, row *w)
         st = run_once(r, w, tokens, &w->seconds[i], &w->spent, &range);
         if (st == ST_OK)
             st = coord_replica_measured(r->replica, &range);
-        rate = (w->decode ? (double)r->n_tokens : (double)w->tokens * w->batch) / w->seconds[i];
-        sum += rate;
-        squares += rate * rate;
+        rates[i] = (w->decode ? (double)r->n_tokens : (double)w->tokens * w->batch) / w->seconds[i];
     }
     free(tokens);
-    w->rate_mean = sum / w->repeat;
-    double variance = squares / w->repeat - w->rate_mean * w->rate_mean;
-    w->rate_sd = variance > 0 ? sqrt(variance) : 0;
+    if (st == ST_OK)
+        w->rate_mean = numbers_mean(rates, (size_t)w->repeat, &w->rate_sd);
     return st;
 }
 

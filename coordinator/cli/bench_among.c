@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "shard/arch.h"
 
 enum { ALONE_STEPS = 32 }; /* decode steps measured before the prompt comes */
@@ -55,21 +56,6 @@ static void on_event(void *arg, const coord_event *e)
     else
         w->n_started++;
     *last = now;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double percentile(double *of, size_t n, double p)
-{
-    if (n == 0)
-        return 0;
-    qsort(of, n, sizeof(*of), by_size);
-    size_t at = (size_t)(p * (double)n);
-    return of[at < n ? at : n - 1];
 }
 
 /* Token ids from a seed. */
@@ -171,8 +157,8 @@ static status among(coord_replica *r, bench_among *b, watch *w, const int32_t *t
     TRY(time_alone(r, tokens, b->tokens, NULL, &b->ttft_alone)); /* warms up */
     TRY(time_alone(r, tokens, b->tokens, NULL, &b->ttft_alone));
     TRY(decode_alone(r, w, tokens, bench_among_generated(b->tokens, b->batch, b->budget)));
-    b->itl_alone_p50 = percentile(w->gaps, w->n_gaps, 0.5);
-    b->itl_alone_p99 = percentile(w->gaps, w->n_gaps, 0.99);
+    b->itl_alone_p50 = numbers_median(w->gaps, w->n_gaps);
+    b->itl_alone_p99 = numbers_at(w->gaps, w->n_gaps, 0.99);
     w->n_gaps = 0;
     w->prompt = next_id();
     double t0 = log_clock();
@@ -180,8 +166,8 @@ static status among(coord_replica *r, bench_among *b, watch *w, const int32_t *t
     while (w->first_token == 0)
         TRY(advance(r, w));
     b->ttft = w->first_token - t0;
-    b->itl_during_p50 = percentile(w->gaps, w->n_gaps, 0.5);
-    b->itl_during_p99 = percentile(w->gaps, w->n_gaps, 0.99);
+    b->itl_during_p50 = numbers_median(w->gaps, w->n_gaps);
+    b->itl_during_p99 = numbers_at(w->gaps, w->n_gaps, 0.99);
     int32_t chunks = (b->tokens + b->budget - 1) / b->budget;
     b->budget_step = b->ttft_alone / chunks;
     b->ttft_fair = b->ttft_alone + chunks * b->itl_alone_p50;

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "base/threads.h"
 #include "comm/device.h"
 #include "coordinator/cli/cli.h"
@@ -251,18 +252,6 @@ static void destroy(comm_bench *b)
 
 /* ---- measuring ---- */
 
-static int by_value(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double median(comm_bench *b)
-{
-    qsort(b->taken, (size_t)b->a->rounds, sizeof(*b->taken), by_value);
-    return b->taken[b->a->rounds / 2];
-}
-
 static status norm(comm_bench *b, const float *const *parts, int n_parts)
 {
     ops_norm_args a = {.x = b->x, .parts = {parts, n_parts, b->x.stride / sizeof(float)}, .residual_scale = 1.0f, .norm = OPS_NORM_RMS, .eps = 1e-5f, .n_y = 1, .y = {b->y}};
@@ -301,7 +290,7 @@ static status sums(comm_bench *b, int32_t rows, double *seconds)
         b->device.ops->step_end(b->ctx);
         TRY(comm_group_check(b->group));
     }
-    *seconds = median(b);
+    *seconds = numbers_median(b->taken, (size_t)b->a->rounds);
     return ST_OK;
 }
 
@@ -337,7 +326,7 @@ static status messages(comm_bench *b, int32_t rows, double *seconds)
     }
     free(host);
     TRY(st);
-    *seconds = median(b);
+    *seconds = numbers_median(b->taken, (size_t)b->a->rounds);
     return comm_barrier(b->group);
 }
 

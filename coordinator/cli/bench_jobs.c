@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -75,19 +74,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 const struct argp bench_jobs_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
-
-double bench_mean(const double *values, int32_t n, double *sd)
-{
-    double sum = 0, squares = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += values[i];
-        squares += values[i] * values[i];
-    }
-    double mean = n > 0 ? sum / n : 0;
-    if (sd != NULL)
-        *sd = n > 0 ? sqrt(fmax(squares / n - mean * mean, 0)) : 0;
-    return mean;
-}
 
 /* ---- a run of jobs ---- */
 

@@ -21,8 +21,6 @@ typedef struct bench_jobs_args {
 } bench_jobs_args;
 extern const struct argp bench_jobs_argp; /* a child; its input is a bench_jobs_args * */
 
-/* Of n values, with their standard deviation (may be NULL). */
-double bench_mean(const double *values, int32_t n, double *sd);
 
 typedef struct bench_jobs {
     int n;                       /* jobs */

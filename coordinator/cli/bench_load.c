@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "coordinator/cli/bench_jobs.h"
 #include "coordinator/cli/cli.h"
 #include "coordinator/cli/cli_util.h"
@@ -215,7 +216,7 @@ static status start_once(const load_args *a, json_t *environment, starts *s, int
 
 static void print_starts(const load_args *a, const starts *s, bool cold)
 {
-    double sd, mean = bench_mean(s->seconds, a->jobs.repeat, &sd), least = INFINITY;
+    double sd, mean = numbers_mean(s->seconds, (size_t)a->jobs.repeat, &sd), least = INFINITY;
     for (int32_t i = 0; i < a->jobs.repeat; i++)
         least = fmin(least, s->seconds[i]);
     printf("%-6s %8.3f +- %-6.3f %8.3f %8.3f %8.3f %8.2f %9.1f%%\n", cold ? "cold" : "warm", mean, sd, least, s->ready_seconds, s->load_seconds,

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "base/threads.h"
 #include "coordinator/cli/bench_jobs.h"
 #include "coordinator/cli/cli.h"
@@ -232,18 +233,6 @@ static double number_of(const json_t *o, const char *name)
     return json_number_value(json_object_get(o, name));
 }
 
-static double median(double *v, int n)
-{
-    for (int i = 1; i < n; i++) {
-        double x = v[i];
-        int k = i;
-        for (; k > 0 && v[k - 1] > x; k--)
-            v[k] = v[k - 1];
-        v[k] = x;
-    }
-    return 0.5 * (v[(n - 1) / 2] + v[n / 2]);
-}
-
 /* The rank that computes longest: its part of the time against the median of all. */
 static status slowest_find(figures *f)
 {
@@ -255,7 +244,7 @@ static status slowest_find(figures *f)
         f->slowest = parts[i] > most ? i : f->slowest;
         most = parts[i] > most ? parts[i] : most;
     }
-    double middle = n > 0 ? median(parts, n) : 0;
+    double middle = numbers_median(parts, (size_t)n);
     f->excess = middle > 0 ? most / middle - 1 : 0;
     free(parts);
     return ST_OK;
@@ -298,7 +287,7 @@ static status figures_of(json_t *const *rows, int n, size_t k, figures *f)
     double rates[BENCH_JOBS_REPEAT];
     for (int32_t r = 0; r < f->repeat; r++)
         rates[r] = f->seconds[r] > 0 ? (double)n * f->tokens * f->batch / f->seconds[r] : 0;
-    f->rate = bench_mean(rates, f->repeat, &f->rate_sd);
+    f->rate = numbers_mean(rates, (size_t)f->repeat, &f->rate_sd);
     return slowest_find(f);
 }
 

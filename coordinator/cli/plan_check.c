@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/numbers.h"
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/plan_predict.h"
 #include "coordinator/replica.h"
@@ -184,18 +185,11 @@ static status show(checker *c, const result *r, double predicted)
     return ST_OK;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static status show_end(checker *c)
 {
     if (c->n == 0)
         return FAIL(ST_INVALID, "%s: no line of `trireme bench --json` with a prefill or decode test in it", c->args->check);
-    qsort(c->errors, (size_t)c->n, sizeof(*c->errors), ascending);
-    double median = c->n % 2 == 1 ? c->errors[c->n / 2] : (c->errors[c->n / 2 - 1] + c->errors[c->n / 2]) / 2, worst = c->errors[c->n - 1];
+    double median = numbers_median(c->errors, (size_t)c->n), worst = c->errors[c->n - 1];
     if (c->question->json)
         return cli_print_json(json_pack("{s:i,s:f,s:f}", "results", c->n, "median_error", median, "worst_error", worst));
     printf("\n%d results: median error %.1f%%, worst %.1f%%\n", c->n, 100 * median, 100 * worst);

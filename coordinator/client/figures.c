@@ -1,11 +1,11 @@
 #include "coordinator/client/figures.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/numbers.h"
 
 int32_t client_failures_add(client_failures *f, const char *what)
 {
@@ -52,33 +52,18 @@ void client_run_free(client_run *r)
 
 /* ---- summaries ---- */
 
-static int by_value(const void *x, const void *y)
-{
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-/* Between the two nearest of sorted values. */
-static double at_percent(const client_times *t, double percent)
-{
-    double place = percent / 100 * (double)(t->n - 1);
-    size_t low = (size_t)place, high = low + 1 < t->n ? low + 1 : low;
-    return t->of[low] + (t->of[high] - t->of[low]) * (place - (double)low);
-}
-
 void client_summarise(client_times *t, client_summary *out)
 {
-    double sum = 0, squares = 0;
     *out = (client_summary){0};
     if (t->n == 0)
         return;
-    qsort(t->of, t->n, sizeof(*t->of), by_value);
-    for (size_t i = 0; i < t->n; i++)
-        sum += t->of[i];
-    double mean = sum / (double)t->n;
-    for (size_t i = 0; i < t->n; i++)
-        squares += (t->of[i] - mean) * (t->of[i] - mean);
-    *out = (client_summary){mean, at_percent(t, 50), sqrt(squares / (double)t->n), at_percent(t, 90), at_percent(t, 95), at_percent(t, 99), t->of[t->n - 1]};
+    numbers_sort(t->of, t->n);
+    out->mean = numbers_mean(t->of, t->n, &out->sd);
+    out->median = numbers_at(t->of, t->n, 0.5);
+    out->p90 = numbers_at(t->of, t->n, 0.9);
+    out->p95 = numbers_at(t->of, t->n, 0.95);
+    out->p99 = numbers_at(t->of, t->n, 0.99);
+    out->max = t->of[t->n - 1];
 }
 
 static bool is_good(const client_record *r, double tpot, const client_slo *slo)
