@@ -1,97 +1,17 @@
-/* coordinator/replica.c - see replica.h.
- *
- * Messages between ranks (comm send/recv), each in one part or two so that any length fits a posted receive:
- *   TAG_STEP    rank 0 -> each other rank        u64 length, then bytes as far as they fit in FIRST_BYTES
- *   TAG_RESULT  last stage's first rank -> rank 0   the same
- *   TAG_REST    the same pair                    what did not fit
- *   TAG_LOAD    each other rank -> rank 0        its figures; a last one when it leaves
- * With pp stages up to pp steps are in flight: rank 0 computes its part of one step while later stages are at earlier ones. */
-#include "coordinator/replica.h"
-
+/* coordinator/replica.c - see replica.h and, for what ranks tell one another, replica_internal.h. */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/threads.h"
-#include "coordinator/device.h"
-#include "coordinator/links.h"
-#include "coordinator/placement.h"
-#include "coordinator/trace.h"
-#include "worker/worker.h"
+#include "coordinator/replica_internal.h"
 
-enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4, TAG_LOAD = 5 };
-enum { LOAD_VERSION = 1 };
-#define LOAD_SECONDS 1.0
-#define FIRST_BYTES ((size_t)16 << 10)
 #define AGREE_TIMEOUT_MS (10 * 60 * 1000) /* the slowest rank's loading */
 #define DEFAULT_SEQS 16
 #define MEMORY_SHARE 0.85 /* of what a host or device has left: the rest is for the page cache and everybody else; on a device for work lists and partial results */
-
-/* A message while its sends are under way. */
-typedef struct outgoing {
-    char *bytes; /* u64 length, then the message */
-    size_t cap;
-    comm_request **requests; /* [2 * n_to]: first parts and rests */
-    int n_requests;
-} outgoing;
-
-/* A message being received: the first part's posted buffer, and the whole. */
-typedef struct incoming {
-    char *first; /* [FIRST_BYTES] */
-    comm_request *request;
-    char *bytes;
-    size_t cap;
-} incoming;
-
-typedef struct load_message {
-    uint32_t version, last; /* last: the rank leaves */
-    coord_rank_load load;
-} load_message;
-
-struct coord_replica {
-    coord_replica_options opt;
-    comm_world *world;
-    comm_group *everyone;
-    shard_checkpoint *checkpoint;
-    shard_plan *plan;
-    worker *worker;
-    coord_device device; /* what computes */
-    coord_place place;   /* and where */
-    trace_clock clock;   /* at the start, where steps are traced */
-    int rank, n_ranks, result_rank, n_threads;
-    uint8_t prefix_seed[HASH_SHA256_BYTES];
-    double started, ready_seconds;
-    size_t base_bytes;
-
-    outgoing *out;  /* [n_out] messages of steps (rank 0) or results, used in turn */
-    int n_out;
-    incoming *in;   /* [n_in] results (rank 0; as many as steps in flight) or steps */
-    int n_in;
-    step_arena arena;
-    breakdown *breakdown; /* NULL: not asked for */
-
-    /* figures: on rank 0 of all ranks ([n_ranks], requests NULL where nothing is awaited), elsewhere [1] */
-    load_message *loads;
-    coord_rank_load *loads_known; /* rank 0, [n_ranks] */
-    comm_request **load_requests;
-    double load_at; /* sent, or looked at, last */
-    uint64_t load_steps, load_told; /* steps computed; those that the figures sent last include */
-
-    /* rank 0 */
-    coord_sched *sched;
-    int depth, n_in_flight;
-    uint64_t steps_sent, results_taken;
-    double result_seconds; /* waited for them */
-    coord_breakdown *broken_down; /* [ranges][n_ranks], when stopped */
-    bool stopped;
-    bool failed; /* the job is at its end */
-};
 
 /* ---- creation ---- */
 
@@ -273,37 +193,6 @@ static status coordinator_create(coord_replica *r)
     return coord_sched_create(&o, &r->sched);
 }
 
-static status messages_create(coord_replica *r)
-{
-    r->depth = r->plan->pp;
-    r->n_out = r->depth + 1;
-    r->n_in = r->rank == 0 ? r->depth : 1;
-    TRY(mem_calloc((size_t)r->n_out, sizeof(*r->out), "messages", &r->out));
-    TRY(mem_calloc((size_t)r->n_in, sizeof(*r->in), "messages", &r->in));
-    for (int i = 0; i < r->n_out; i++) {
-        r->out[i].n_requests = 2 * (r->rank == 0 ? r->n_ranks : 1);
-        r->out[i].cap = FIRST_BYTES;
-        TRY(mem_calloc((size_t)r->out[i].n_requests, sizeof(comm_request *), "messages", &r->out[i].requests));
-        TRY(mem_calloc(1, FIRST_BYTES, "messages", &r->out[i].bytes));
-    }
-    for (int i = 0; i < r->n_in; i++)
-        TRY(mem_calloc(1, FIRST_BYTES, "messages", &r->in[i].first));
-    return ST_OK;
-}
-
-static status loads_create(coord_replica *r)
-{
-    size_t n = r->rank == 0 ? (size_t)r->n_ranks : 1;
-    if (!r->opt.loads)
-        return ST_OK;
-    TRY(mem_calloc(n, sizeof(*r->loads), "figures", &r->loads));
-    TRY(mem_calloc(n, sizeof(*r->load_requests), "figures", &r->load_requests));
-    TRY(mem_calloc(n, sizeof(*r->loads_known), "figures", &r->loads_known));
-    for (int i = 1; r->rank == 0 && i < r->n_ranks; i++)
-        TRY(comm_recv(r->world, i, TAG_LOAD, &r->loads[i], sizeof(r->loads[i]), &r->load_requests[i]));
-    return ST_OK;
-}
-
 /* Keys of the prefix cache live and die with this process, which has one checkpoint: a secret of its own tells them from all others.  Hashed here, so that what
  * libcrypto takes for itself is there before the replica's own memory is counted. */
 static status prefix_seed_draw(uint8_t seed[HASH_SHA256_BYTES])
@@ -332,12 +221,12 @@ static status create_phases(coord_replica *r)
     r->result_rank = (r->plan->pp - 1) * r->plan->tp;
     st = make_worker(r);
     if (st == ST_OK)
-        st = messages_create(r);
+        st = replica_messages_create(r);
     if (st == ST_OK && r->rank == 0)
         st = coordinator_create(r);
     TRY(agree(r, st));
     TRY(agree(r, worker_join(r->worker)));
-    TRY(agree(r, loads_create(r)));
+    TRY(agree(r, replica_loads_create(r)));
     TRY(agree(r, r->opt.breakdown ? breakdown_create(&r->breakdown) : ST_OK));
     return r->opt.trace_steps > 0 ? trace_clock_read(r->world, r->opt.timeout_ms, &r->clock) : ST_OK;
 }
@@ -402,173 +291,6 @@ void coord_replica_destroy(coord_replica **replica)
     *replica = NULL;
 }
 
-/* ---- messages ---- */
-
-static status outgoing_done(coord_replica *r, outgoing *o)
-{
-    for (int i = 0; i < o->n_requests; i++) {
-        if (o->requests[i] != NULL)
-            TRY(comm_wait(r->world, &o->requests[i], r->opt.timeout_ms, NULL));
-    }
-    return ST_OK;
-}
-
-typedef status (*encode_fn)(const void *message, void *buf, size_t cap, size_t *len);
-
-static status encode_step(const void *message, void *buf, size_t cap, size_t *len)
-{
-    return step_encode(message, buf, cap, len);
-}
-
-static status encode_result(const void *message, void *buf, size_t cap, size_t *len)
-{
-    return step_result_encode(message, buf, cap, len);
-}
-
-/* Encodes into o, whose earlier sends are over, and grows it as needed. */
-static status outgoing_encode(coord_replica *r, outgoing *o, encode_fn encode, const void *message, size_t *len)
-{
-    uint64_t total;
-    size_t need = 0;
-    TRY(outgoing_done(r, o));
-    status_mute(); /* too small is no failure */
-    status st = encode(message, o->bytes + sizeof(total), o->cap - sizeof(total), &need);
-    status_unmute();
-    if (st == ST_LIMIT) {
-        char *p = realloc(o->bytes, need * 2 + sizeof(total));
-        if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for a message of %zu bytes", need);
-        o->bytes = p;
-        o->cap = need * 2 + sizeof(total);
-        st = encode(message, p + sizeof(total), o->cap - sizeof(total), &need);
-    }
-    TRY(st);
-    total = need;
-    memcpy(o->bytes, &total, sizeof(total));
-    *len = need + sizeof(total);
-    return ST_OK;
-}
-
-/* requests[0..1]: where the two parts' sends are kept. */
-static status outgoing_send(coord_replica *r, const outgoing *o, size_t len, int to, int tag, comm_request **requests)
-{
-    size_t first = len < FIRST_BYTES ? len : FIRST_BYTES;
-    TRY(comm_send(r->world, to, tag, o->bytes, first, &requests[0]));
-    if (first == len)
-        return ST_OK;
-    return comm_send(r->world, to, TAG_REST, o->bytes + first, len - first, &requests[1]);
-}
-
-static status incoming_post(coord_replica *r, incoming *in, int from, int tag)
-{
-    return comm_recv(r->world, from, tag, in->first, FIRST_BYTES, &in->request);
-}
-
-/* The whole message of a posted receive, in in->bytes. */
-static status incoming_wait(coord_replica *r, incoming *in, int from, int timeout_ms, size_t *len)
-{
-    size_t got = 0;
-    uint64_t total;
-    TRY(comm_wait(r->world, &in->request, timeout_ms, &got));
-    if (got < sizeof(total))
-        return FAIL(ST_FORMAT, "a message of %zu bytes from rank %d has no length", got, from);
-    memcpy(&total, in->first, sizeof(total));
-    size_t have = got - sizeof(total);
-    if (total < have)
-        return FAIL(ST_FORMAT, "a message from rank %d says %llu bytes and brings %zu", from, (unsigned long long)total, have);
-    if (total > in->cap) {
-        char *p = realloc(in->bytes, (size_t)total);
-        if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for a message of %llu bytes", (unsigned long long)total);
-        in->bytes = p;
-        in->cap = (size_t)total;
-    }
-    memcpy(in->bytes, in->first + sizeof(total), have);
-    if (have < total) {
-        comm_request *rest;
-        TRY(comm_recv(r->world, from, TAG_REST, in->bytes + have, (size_t)total - have, &rest));
-        TRY(comm_wait(r->world, &rest, r->opt.timeout_ms, &got));
-        have += got;
-    }
-    *len = have;
-    return have == total ? ST_OK
-                         : FAIL(ST_FORMAT, "a message of %llu bytes from rank %d ends after %zu", (unsigned long long)total, from, have);
-}
-
-/* ---- figures of ranks ---- */
-
-static coord_rank_load load_of(const coord_replica *r)
-{
-    worker_times t;
-    worker_times_get(r->worker, &t);
-    return (coord_rank_load){
-        .steps = t.steps,
-        .resident_bytes = mem_resident(),
-        .step_seconds = t.step_seconds,
-        .exchange_seconds = t.exchange_seconds,
-        .wait_seconds = t.stage_wait_seconds,
-        .skew_seconds = t.skew_seconds,
-    };
-}
-
-/* Ranks other than 0.  Not more often than once a second, and not while the one before is on its way, except for the last. */
-static status load_send(coord_replica *r, bool last)
-{
-    double now = log_clock();
-    if (!r->opt.loads || (!last && now - r->load_at < LOAD_SECONDS))
-        return ST_OK;
-    if (r->load_requests[0] != NULL) {
-        bool done = false;
-        TRY(last ? comm_wait(r->world, &r->load_requests[0], r->opt.timeout_ms, NULL) : comm_test(r->world, &r->load_requests[0], &done, NULL));
-        if (!last && !done)
-            return ST_OK;
-    }
-    r->load_at = now;
-    r->load_told = r->load_steps;
-    r->loads[0] = (load_message){LOAD_VERSION, last, load_of(r)};
-    TRY(comm_send(r->world, 0, TAG_LOAD, &r->loads[0], sizeof(r->loads[0]), &r->load_requests[0]));
-    return last ? comm_wait(r->world, &r->load_requests[0], r->opt.timeout_ms, NULL) : ST_OK;
-}
-
-/* Rank 0: a message of rank i has come. */
-static status load_take(coord_replica *r, int i, size_t got)
-{
-    const load_message *m = &r->loads[i];
-    if (got != sizeof(*m) || m->version != LOAD_VERSION)
-        return FAIL(ST_FORMAT, "rank %d's figures have another format: every rank must run the same build", i);
-    r->loads_known[i] = m->load;
-    return m->last ? ST_OK : comm_recv(r->world, i, TAG_LOAD, &r->loads[i], sizeof(*m), &r->load_requests[i]);
-}
-
-static status loads_take(coord_replica *r)
-{
-    r->load_at = log_clock();
-    for (int i = 1; r->opt.loads && i < r->n_ranks; i++) {
-        size_t got = 0;
-        if (r->load_requests[i] == NULL)
-            continue;
-        status st = comm_wait(r->world, &r->load_requests[i], 0, &got); /* notices the dead, too */
-        if (st == ST_OK)
-            st = load_take(r, i, got);
-        if (st != ST_OK && st != ST_TIMEOUT)
-            return st;
-    }
-    return ST_OK;
-}
-
-/* Every rank's last figures: nobody's message is left without a taker. */
-static status loads_end(coord_replica *r)
-{
-    for (int i = 1; r->opt.loads && i < r->n_ranks; i++) {
-        while (r->load_requests[i] != NULL) {
-            size_t got = 0;
-            TRY(comm_wait(r->world, &r->load_requests[i], r->opt.timeout_ms, &got));
-            TRY(load_take(r, i, got));
-        }
-    }
-    return ST_OK;
-}
-
 static status compute(coord_replica *r, const step *s, const step_result **result)
 {
     if (r->breakdown != NULL)
@@ -595,19 +317,19 @@ static status result_send(coord_replica *r, const step_result *result)
 {
     outgoing *o = &r->out[result->number % (uint64_t)r->n_out];
     size_t len = 0;
-    TRY(outgoing_encode(r, o, encode_result, result, &len));
-    return outgoing_send(r, o, len, 0, TAG_RESULT, o->requests);
+    TRY(replica_outgoing_result(r, o, result, &len));
+    return replica_outgoing_send(r, o, len, 0, TAG_RESULT, o->requests);
 }
 
 /* The next step; when none comes for a while, figures of the last ones are told first. */
 static status step_wait(coord_replica *r, size_t *len)
 {
     bool untold = r->opt.loads && r->load_told != r->load_steps;
-    status st = incoming_wait(r, r->in, 0, untold ? (int)(LOAD_SECONDS * 1000) : -1, len);
+    status st = replica_incoming_wait(r, r->in, 0, untold ? (int)(LOAD_SECONDS * 1000) : -1, len);
     if (st != ST_TIMEOUT || !untold)
         return st;
-    TRY(load_send(r, false));
-    return incoming_wait(r, r->in, 0, -1, len);
+    TRY(replica_load_send(r, false));
+    return replica_incoming_wait(r, r->in, 0, -1, len);
 }
 
 static status serve_loop(coord_replica *r)
@@ -618,11 +340,11 @@ static status serve_loop(coord_replica *r)
         size_t len = 0;
         step s;
         const step_result *result;
-        TRY(incoming_post(r, r->in, 0, TAG_STEP));
+        TRY(replica_incoming_post(r, r->in, 0, TAG_STEP));
         TRY(step_wait(r, &len));
         TRY(step_decode(r->in->bytes, len, &limits, &r->arena, &s));
         if (s.stop) {
-            TRY(load_send(r, true));
+            TRY(replica_load_send(r, true));
             return figures_end(r);
         }
         if (s.number != expected)
@@ -631,7 +353,7 @@ static status serve_loop(coord_replica *r)
         r->load_steps = s.number;
         if (result != NULL)
             TRY(result_send(r, result));
-        TRY(load_send(r, false));
+        TRY(replica_load_send(r, false));
     }
 }
 
@@ -673,9 +395,9 @@ static status step_send(coord_replica *r, const step *s)
         return ST_OK;
     outgoing *o = &r->out[r->steps_sent % (uint64_t)r->n_out];
     size_t len = 0;
-    TRY(outgoing_encode(r, o, encode_step, s, &len));
+    TRY(replica_outgoing_step(r, o, s, &len));
     for (int i = 1; i < r->n_ranks; i++)
-        TRY(outgoing_send(r, o, len, i, TAG_STEP, &o->requests[2 * i]));
+        TRY(replica_outgoing_send(r, o, len, i, TAG_STEP, &o->requests[2 * i]));
     return ST_OK;
 }
 
@@ -686,7 +408,7 @@ static status take_result(coord_replica *r, coord_event_fn fn, void *arg)
     incoming *in = &r->in[r->results_taken % (uint64_t)r->n_in];
     int32_t vocab = shard_checkpoint_arch(r->checkpoint)->vocab;
     double began = log_clock();
-    TRY(incoming_wait(r, in, r->result_rank, r->opt.timeout_ms, &len));
+    TRY(replica_incoming_wait(r, in, r->result_rank, r->opt.timeout_ms, &len));
     r->result_seconds += log_clock() - began;
     step_result_limits limits = {
         .max_rows = r->opt.max_batched_tokens,
@@ -704,7 +426,7 @@ static status step_launch(coord_replica *r, const step *s, coord_event_fn fn, vo
 {
     const step_result *result;
     if (r->result_rank != 0) /* posted before anything is sent */
-        TRY(incoming_post(r, &r->in[r->steps_sent % (uint64_t)r->n_in], r->result_rank, TAG_RESULT));
+        TRY(replica_incoming_post(r, &r->in[r->steps_sent % (uint64_t)r->n_in], r->result_rank, TAG_RESULT));
     TRY(step_send(r, s));
     r->steps_sent++;
     TRY(compute(r, s, &result));
@@ -717,7 +439,7 @@ static status step_launch(coord_replica *r, const step *s, coord_event_fn fn, vo
 status coord_replica_poll(coord_replica *r)
 {
     status_mute();
-    return broken(r, loads_take(r));
+    return broken(r, replica_loads_take(r));
 }
 
 status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *idle)
@@ -748,8 +470,8 @@ static status stop(coord_replica *r, const step *s)
     while (r->n_in_flight > 0)
         TRY(take_result(r, NULL, NULL));
     TRY(step_send(r, s));
-    TRY(outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
-    TRY(loads_end(r));
+    TRY(replica_outgoing_done(r, &r->out[r->steps_sent % (uint64_t)r->n_out]));
+    TRY(replica_loads_end(r));
     return figures_end(r);
 }
 
@@ -780,184 +502,7 @@ int32_t coord_replica_max_context(const coord_replica *r)
     return r->opt.max_context;
 }
 
-/* ---- figures ---- */
-
-status coord_replica_report(coord_replica *r, coord_rank_report *reports)
-{
-    const shard_rank_plan *p = &r->plan->ranks[r->rank];
-    worker_memory m;
-    worker_times t;
-    shard_io_stats io;
-    worker_memory_get(r->worker, &m);
-    worker_times_get(r->worker, &t);
-    shard_checkpoint_io_stats(r->checkpoint, &io);
-    coord_rank_report mine = {
-        .rank = r->rank,
-        .stage = p->stage,
-        .tp_index = p->tp_index,
-        .n_threads = r->n_threads,
-        .weight_bytes = m.weight_bytes,
-        .kv_bytes = m.kv_bytes,
-        .scratch_bytes = m.scratch_bytes,
-        .predicted_bytes = p->weight_bytes + p->scratch_bytes + m.kv_bytes,
-        .base_bytes = r->base_bytes,
-        .touched_bytes = mem_huge_resident(),
-        .resident_bytes = mem_resident(),
-        .io_read = io.bytes_read,
-        .io_needed = io.bytes_needed,
-        .load_seconds = t.load_seconds,
-        .ready_seconds = r->ready_seconds,
-    };
-    const char *backend = worker_backend(r->worker);
-    memcpy(mine.backend, backend, strnlen(backend, sizeof(mine.backend) - 1));
-    const char *numerics = worker_numerics(r->worker);
-    memcpy(mine.numerics, numerics, strnlen(numerics, sizeof(mine.numerics) - 1));
-    if (gethostname(mine.host, sizeof(mine.host) - 1) != 0)
-        mine.host[0] = '\0';
-    char place[COORD_PLACE_TEXT];
-    snprintf(mine.place, sizeof(mine.place), "%.*s", (int)sizeof(mine.place) - 1, coord_place_text(&r->place, place));
-    mine.cores_shared = r->place.shared;
-    mine.gpu_far = r->place.gpu_far;
-    coord_rank_report *all;
-    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "reports", &all));
-    status st = comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);
-    if (st == ST_OK && r->rank == 0)
-        memcpy(reports, all, (size_t)r->n_ranks * sizeof(*all));
-    free(all);
-    return st;
-}
-
-void coord_replica_sched_stats(const coord_replica *r, coord_sched_stats *out)
-{
-    coord_sched_stats_get(r->sched, out);
-}
-
-void coord_replica_times_get(const coord_replica *r, coord_replica_times *out)
-{
-    worker_times t;
-    worker_times_get(r->worker, &t);
-    *out = (coord_replica_times){
-        .steps = t.steps,
-        .tokens = t.tokens,
-        .compute_seconds = t.step_seconds - t.exchange_seconds - t.stage_wait_seconds,
-        .exchange_seconds = t.exchange_seconds,
-        .stage_wait_seconds = t.stage_wait_seconds,
-        .attention_seconds = t.attention_seconds,
-        .mlp_seconds = t.mlp_seconds,
-        .embed_seconds = t.embed_seconds,
-        .head_seconds = t.head_seconds,
-    };
-}
-
-status coord_replica_measured(coord_replica *r, const breakdown_range *range)
-{
-    return r->breakdown != NULL ? breakdown_measure(r->breakdown, range) : ST_OK;
-}
-
-const coord_breakdown *coord_replica_breakdown(const coord_replica *r, int32_t i)
-{
-    return r->broken_down != NULL ? r->broken_down + (size_t)i * (size_t)r->n_ranks : NULL;
-}
-
-void coord_replica_loads(const coord_replica *r, coord_rank_load *out)
-{
-    memset(out, 0, (size_t)r->n_ranks * sizeof(*out));
-    if (r->loads_known != NULL)
-        memcpy(out, r->loads_known, (size_t)r->n_ranks * sizeof(*out));
-    out[0] = load_of(r);
-}
-
-/* ---- numerics ---- */
-
-static void hash_text(hash_sha256 *h, const char *text)
-{
-    hash_sha256_update(h, text, strlen(text) + 1);
-}
-
-static void hash_int(hash_sha256 *h, int64_t v)
-{
-    uint8_t bytes[8];
-    for (int i = 0; i < 8; i++)
-        bytes[i] = (uint8_t)((uint64_t)v >> (8 * i));
-    hash_sha256_update(h, bytes, sizeof(bytes));
-}
-
-static void hash_slice(hash_sha256 *h, shard_slice s)
-{
-    hash_int(h, s.begin);
-    hash_int(h, s.end);
-}
-
-/* The ranks that hold a layer, in their order. */
-static void hash_layer(hash_sha256 *h, const coord_replica *r, const coord_rank_report *reports, int32_t layer)
-{
-    for (int i = 0; i < r->n_ranks; i++) {
-        const shard_rank_plan *p = &r->plan->ranks[i];
-        if (layer < p->layer_begin || layer >= p->layer_end)
-            continue;
-        hash_slice(h, p->heads);
-        hash_slice(h, p->kv_heads);
-        hash_slice(h, p->o_cols);
-        hash_slice(h, p->channels);
-        hash_slice(h, p->down_cols);
-        hash_text(h, reports[i].numerics);
-    }
-}
-
-status coord_replica_numerics(const coord_replica *r, const coord_rank_report *reports, const char *version, char out[COORD_NUMERICS_ID])
-{
-    hash_sha256 *h;
-    uint8_t digest[HASH_SHA256_BYTES];
-    int32_t n_layers = r->plan->ranks[r->n_ranks - 1].layer_end;
-    TRY(hash_sha256_create(&h));
-    hash_text(h, "trireme numerics 1");
-    hash_text(h, version);
-    hash_text(h, shard_checkpoint_digest(r->checkpoint));
-    hash_int(h, r->opt.f32);
-    hash_int(h, r->opt.kv_type);
-    hash_int(h, r->plan->tp);
-    for (int32_t l = 0; l < n_layers; l++)
-        hash_layer(h, r, reports, l);
-    for (int i = 0; i < r->plan->tp; i++)
-        hash_slice(h, r->plan->ranks[i].embed_rows);
-    for (int i = r->n_ranks - r->plan->tp; i < r->n_ranks; i++)
-        hash_slice(h, r->plan->ranks[i].head_rows);
-    hash_sha256_final(h, digest);
-    hash_sha256_destroy(&h);
-    hash_hex(digest, sizeof(digest), out);
-    return ST_OK;
-}
-
-/* ---- what ranks are at ---- */
-
 void coord_replica_abort(coord_replica *r, const char *why)
 {
     comm_abort(r->world, why);
-}
-
-/* How far a rank is, so that the one behind is found; ranks that wait for others come after those that compute. */
-static uint64_t behind(worker_activity a)
-{
-    bool waits = a.operation == WORKER_EXCHANGE || a.operation == WORKER_STAGE || a.operation == WORKER_IDLE;
-    return (uint64_t)waits << 63 | (a.step & 0xffffffff) << 24 | (uint64_t)(a.layer & 0xffff) << 8 | (uint64_t)a.operation;
-}
-
-void coord_replica_activity(const coord_replica *r, char *out, size_t cap)
-{
-    int culprit = -1, away = 0;
-    worker_activity at = {0};
-    for (int i = 0; i < r->n_ranks; i++) {
-        uint64_t note;
-        if (!comm_note_of(r->world, i, &note)) {
-            away++;
-            continue;
-        }
-        worker_activity a = worker_activity_of(note);
-        if (culprit < 0 || behind(a) < behind(at)) {
-            culprit = i;
-            at = a;
-        }
-    }
-    snprintf(out, cap, "rank %d of %d is furthest behind: step %llu, layer %d, %s%s", culprit, r->n_ranks, (unsigned long long)at.step, at.layer,
-             worker_operation_text(at.operation), away > 0 ? " (ranks of other hosts are not seen)" : "");
 }
