@@ -18,7 +18,8 @@ import time
 
 import run
 
-# In namespaces that end with it: nothing mounted or started is left.
+# In namespaces that end with it: nothing mounted or started is left.  Where this machine trusts authorities of its own, since it reaches others by a proxy, so does the
+# root, once it has ca-certificates.
 ENTER = """
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/merged"
@@ -28,6 +29,7 @@ mount --rbind /dev "$2/merged/dev"
 mount -t tmpfs -o size=1g tmpfs "$2/merged/dev/shm"
 mkdir -p "$2/merged/mnt/checkpoint" && mount --bind "$3" "$2/merged/mnt/checkpoint"
 cp -L /etc/resolv.conf "$2/merged/etc/resolv.conf"
+[ ! -d /usr/local/share/ca-certificates ] || cp -RL /usr/local/share/ca-certificates "$2/merged/usr/local/share/"
 root=$2/merged
 shift 3
 exec chroot "$root" "$@"
