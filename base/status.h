@@ -51,7 +51,13 @@ status status_fail(status st, const char *file, int line, const char *format, ..
 void status_mute(void);
 void status_unmute(void);
 
-#define FAIL(st, ...) status_fail((st), __FILE__, __LINE__, __VA_ARGS__)
+/* The code is the macro's value, so that the compiler sees that what fails sets nothing. */
+#define FAIL(st, ...)                                                 \
+    __extension__({                                                   \
+        const status fail_st_ = (st);                                 \
+        (void)status_fail(fail_st_, __FILE__, __LINE__, __VA_ARGS__); \
+        fail_st_;                                                     \
+    })
 
 #define TRY(expr)                                                                       \
     do {                                                                                \

@@ -24,7 +24,7 @@ status api_call_add_prompt(api_call *c, api_prompt **out, api_error *e)
 
 static status one_prompt(api_call *c, const char *name, const json_t *v, bool special, api_error *e)
 {
-    api_prompt *p;
+    api_prompt *p = NULL;
     TRY(api_call_add_prompt(c, &p, e));
     if (json_is_array(v))
         return api_token_ids(name, v, c->model->vocab, &p->ids, e);

@@ -98,7 +98,7 @@ static status end_tokens(const api_fields *f, const shard_generation *g, int32_t
     s->n_eos = (int32_t)s->message.n_stop;
     json_array_foreach((json_t *)f->stop_token_ids, i, v)
     {
-        int32_t token;
+        int32_t token = 0;
         TRY(api_token_id("stop_token_ids", v, vocab, &token, e));
         TRY(add_end(s, token, e));
     }
