@@ -62,9 +62,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             SCRIPTS[body.get("script", "plain")](self)
         except OSError:
             self.close_connection = True
-        with Handler.lock:
-            Handler.under_way -= 1
+        self.over()
         self.record["ended"] = time.monotonic()
+
+    def over(self):
+        """No longer under way: said before the answer's last bytes go, on which a client may send its next request at once."""
+        with Handler.lock:
+            Handler.under_way -= not self.record.get("over", False)
+            self.record["over"] = True
 
     # ---- what scripts do ----
 
@@ -85,6 +90,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.raw(f"data: {json.dumps(o)}{eol}{eol}".encode())
 
     def end(self):
+        self.over()
         self.raw(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
 
