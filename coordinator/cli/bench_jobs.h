@@ -21,7 +21,6 @@ typedef struct bench_jobs_args {
 } bench_jobs_args;
 extern const struct argp bench_jobs_argp; /* a child; its input is a bench_jobs_args * */
 
-
 typedef struct bench_jobs {
     int n;                       /* jobs */
     int ranks;                   /* of each */

@@ -853,6 +853,7 @@ static int life_with(const char *name, int n)
         setenv("CUEMU_FAIL", fault, 1);
         if (strcmp(name, "kernel") == 0)
             setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* a device that is lost takes nothing back */
+        setenv("TSAN_OPTIONS", "atexit_sleep_ms=20", 1); /* each of a hundred lives would wait a second at its end for threads that it left */
         execl(program, program, name, (char *)NULL);
         _exit(127);
     }

@@ -361,8 +361,8 @@ static float *numbers_of(const char *p, const layout *l)
     return out;
 }
 
-/* Over this call's own copies, which nobody else can touch: under ThreadSanitizer 40 times as fast so as when each operand is watched. */
-__attribute__((no_sanitize("thread"), no_sanitize("address"), no_sanitize("undefined"))) static float dot(const float *w, const float *x, uint64_t k, bool backwards)
+/* Over this call's own copies, which no other thread can touch: ThreadSanitizer need not watch them. */
+__attribute__((no_sanitize("thread"))) static float dot(const float *w, const float *x, uint64_t k, bool backwards)
 {
     float lane[8] = {0};
     for (uint64_t i = 0; i < k; i++) {
