@@ -297,7 +297,7 @@ def check_slow(report, name, gateway, replica):
     gateway.wait(lambda l: any(e["id"] == 350 for e in l.get("events", [])))
     for i in range(3):
         gateway.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.8)
+        time.sleep(0.5)
         gateway.process.send_signal(signal.SIGCONT)
         # An answer from beyond what waited: the replica has heard the gateway again, however busy the machine is.
         gateway.say(op="submit", id=351 + i, tokens=[9], sampling={"max_tokens": 1})
