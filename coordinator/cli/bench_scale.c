@@ -463,20 +463,34 @@ static status put_tables(const scale *s)
     return ST_OK;
 }
 
+/* Splits take minutes: what one of them did is told as it ends. */
+static void log_split(const scale *s, int i)
+{
+    for (size_t k = 0; k < s->n_of[i]; k++) {
+        const figures *f = &s->of[i][k];
+        int32_t sequences = f->batch * s->args->splits[i].replicas;
+        log_info("  %s %d, %d sequence%s: %.2f +- %.2f tokens/s", f->test, f->tokens, sequences, sequences > 1 ? "s" : "", f->rate, f->rate_sd);
+    }
+}
+
+/* A signal ends the split under way; those before it are told all the same. */
 static status run(scale *s)
 {
     const scale_args *a = s->args;
     char name[64];
+    status st = ST_OK;
     if (!a->jobs.json)
         printf("%s, %d thread%s a rank\n", a->jobs.model, a->threads, a->threads > 1 ? "s" : "");
-    for (int i = 0; i < a->n_splits; i++) {
+    for (int i = 0; i < a->n_splits && st != ST_ABORTED; i++) {
         log_info("%s (%d of %d)", split_name(&a->splits[i], name), i + 1, a->n_splits);
         s->read[i] = memory_read(a, ranks_of(&a->splits[i]) * a->threads);
-        status st = split_run(s, i);
-        if (st == ST_ABORTED || (st != ST_OK && i == 0))
+        st = split_run(s, i);
+        if (st != ST_OK && i == 0)
             return st;
-        if (st != ST_OK)
-            log_error("%s is left out", split_name(&a->splits[i], name));
+        if (st == ST_OK)
+            log_split(s, i);
+        else
+            log_error("%s is left out: %s", split_name(&a->splits[i], name), status_message());
         s->failed = s->failed || st != ST_OK;
     }
     return put_tables(s);

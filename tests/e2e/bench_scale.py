@@ -103,7 +103,7 @@ def check_launcher(report, trireme, model, work):
 
 def check_failures(report, trireme, model):
     text, err = bench(trireme, "scale", "-m", model, "--splits", "1x1,200x1", "-p", 0, "-n", 4, "-r", 1, "--scaling", "strong", "--json", "--launcher", "mpirun --oversubscribe -n 1", code=1)
-    report.check("tp 200 x pp 1 is left out" in err and "exit code" in err and len(rows_of(text)) == 1, f"a split that cannot be is left out, by name: {err[-600:]}")
+    report.check("tp 200 x pp 1 is left out: a job of 200 ranks ended with exit code" in err and len(rows_of(text)) == 1, f"a split that cannot be is left out, by name: {err[-600:]}")
     _, err = bench(trireme, "scale", "-m", "/nonexistent", "--splits", "1x1", code=1)
     report.check("/nonexistent" in err, f"no checkpoint: {err[-400:]}")
     for args in (("scale",), ("scale", "-m", model, "--splits", "1"), ("scale", "-m", model, "--splits", "1x1x1x1"), ("scale", "-m", model, "--splits", "0x1"), ("scale", "-m", model, "-b", "0"),
@@ -111,30 +111,29 @@ def check_failures(report, trireme, model):
         bench(trireme, *args, code=2)
 
 
-def check_signal(report, trireme, model):
-    p = subprocess.Popen([trireme, "bench", "scale", "-m", model, "--splits", "1x1,2x1", "-t", "1", "-p", "64", "-n", "64", "-r", "1000"],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **run.ENV})
-    until = time.monotonic() + 30
-    jobs = []
-    while not jobs and time.monotonic() < until:
-        time.sleep(0.1)
-        jobs = [int(q) for q in filter(str.isdigit, os.listdir("/proc")) if parent(q) == p.pid]
-    p.send_signal(signal.SIGINT)
-    try:
-        _, err = p.communicate(timeout=30)
-    except subprocess.TimeoutExpired:
-        p.kill()
-        raise run.Failed("Ctrl-C does not end bench scale within 30 s") from None
-    report.check(jobs and p.returncode == 1 and "signal" in err, f"Ctrl-C: jobs {jobs}, exit code {p.returncode}, {err[-400:]}")
-    report.check(not [j for j in jobs if os.path.exists(f"/proc/{j}")], "its jobs are gone")
-
-
-def parent(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
-            return int(f.read().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        return 0
+def check_signal(report, trireme, model, work):
+    """Ctrl-C in the first split ends with an error, in the second with what the first gave; no job outlives it."""
+    script, log = work / "waits", work / "waits.log"
+    script.write_text(f'#!/bin/sh\n[ "$1" = 2 ] || [ "$WAIT_AT_ONCE" ] && echo "$$" >{log} && exec sleep 1000\nshift\nexec "$@"\n')
+    script.chmod(0o755)
+    for at_once in ("yes", ""):
+        log.unlink(missing_ok=True)
+        p = subprocess.Popen([trireme, "bench", "scale", "-m", model, "--splits", "1x1,2x1", "-t", "1", "-p", "0", "-n", "8", "-b", "2", "-r", "1", "--scaling", "strong", "--json", "--launcher",
+                              f"{script} {{ranks}}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **run.ENV, "WAIT_AT_ONCE": at_once})
+        until = time.monotonic() + 30
+        while not (log.exists() and log.read_text()) and time.monotonic() < until:
+            time.sleep(0.05)
+        job = int(log.read_text())
+        p.send_signal(signal.SIGINT)
+        try:
+            text, err = p.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            raise run.Failed("Ctrl-C does not end bench scale within 30 s") from None
+        report.check(p.returncode == 1 and "ended by a signal" in err, f"Ctrl-C: exit code {p.returncode}, {err[-400:]}")
+        report.check(not os.path.exists(f"/proc/{job}"), "its jobs are gone")
+        rows = rows_of(text)
+        report.check([r["tp"] for r in rows] == ([] if at_once else [1]) and ("decode 8, 2 sequences" in err) == (not at_once), f"what was measured before it is told: {text} {err[-400:]}")
 
 
 def check_load(report, trireme, model, work):
@@ -177,7 +176,7 @@ def main():
         save = check_scale(report, a.trireme, a.model, work)
         check_launcher(report, a.trireme, a.model, work)
         check_failures(report, a.trireme, a.model)
-        check_signal(report, a.trireme, a.model)
+        check_signal(report, a.trireme, a.model, work)
         check_load(report, a.trireme, a.model, work)
         check_report(report, a.trireme, a.model, work, save)
     report.end()
