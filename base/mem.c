@@ -21,6 +21,22 @@ status mem_calloc(size_t n, size_t size, const char *what, void *out)
     return ST_OK;
 }
 
+status mem_grow(void *array, size_t *cap, size_t need, size_t size, const char *what)
+{
+    void *p;
+    size_t n = need > 16 ? need : 16, bytes;
+    if (need <= *cap)
+        return ST_OK;
+    n = n / 2 < *cap ? *cap * 2 : n;
+    memcpy(&p, array, sizeof(p));
+    p = mem_mul(n, size, &bytes) ? realloc(p, bytes) : NULL;
+    if (p == NULL)
+        return FAIL(ST_NO_MEMORY, "%s: cannot get %zu x %zu bytes of memory", what, n, size);
+    memcpy(array, &p, sizeof(p));
+    *cap = n;
+    return ST_OK;
+}
+
 /* Every live huge block: few, large and long-lived. */
 typedef struct huge_block {
     char *data;

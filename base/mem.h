@@ -26,6 +26,9 @@ static inline size_t mem_align(size_t n, size_t to) /* to: a power of two */
 /* calloc with a message naming `what`; caller frees. */
 status mem_calloc(size_t n, size_t size, const char *what, void *out /* T ** */);
 
+/* Room for `need` elements in *array, which has it for *cap: by realloc, at least doubling.  What is new is not zeroed; when it fails, nothing changes. */
+status mem_grow(void *array /* T ** */, size_t *cap, size_t need, size_t size, const char *what);
+
 /* A large zeroed block, 2 MiB aligned, backed by transparent huge pages where the kernel grants them.
  * Pages are committed on first touch.  Release with mem_huge_free and the same size. */
 status mem_huge_alloc(size_t bytes, const char *what, void **out);

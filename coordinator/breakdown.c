@@ -28,26 +28,12 @@ typedef struct part {
     uint64_t steps;
 } part;
 
-static status grow(void *array, size_t *cap, size_t need, size_t size)
-{
-    void **p = array;
-    if (need <= *cap)
-        return ST_OK;
-    size_t n = need < 512 ? 1024 : need * 2;
-    void *grown = realloc(*p, n * size);
-    if (grown == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for the times of %zu steps", n);
-    *p = grown;
-    *cap = n;
-    return ST_OK;
-}
-
 status breakdown_create(breakdown **out)
 {
     breakdown *b;
     *out = NULL;
     TRY(mem_calloc(1, sizeof(*b), "times of steps", &b));
-    status st = grow(&b->marks, &b->cap_marks, 1, sizeof(*b->marks));
+    status st = mem_grow(&b->marks, &b->cap_marks, 1, sizeof(*b->marks), "times of steps");
     if (st != ST_OK) {
         breakdown_destroy(&b);
         return st;
@@ -77,7 +63,7 @@ status breakdown_end(breakdown *b, const worker *w, double result_seconds)
 {
     double now = log_clock();
     worker_times t;
-    TRY(grow(&b->marks, &b->cap_marks, b->n_marks + 1, sizeof(*b->marks)));
+    TRY(mem_grow(&b->marks, &b->cap_marks, b->n_marks + 1, sizeof(*b->marks), "times of steps"));
     worker_times_get(w, &t);
     const mark *before = &b->marks[b->n_marks - 1];
     b->marks[b->n_marks++] = (mark){
@@ -95,7 +81,7 @@ status breakdown_end(breakdown *b, const worker *w, double result_seconds)
 
 status breakdown_measure(breakdown *b, const breakdown_range *range)
 {
-    TRY(grow(&b->ranges, &b->cap_ranges, b->n_ranges + 1, sizeof(*b->ranges)));
+    TRY(mem_grow(&b->ranges, &b->cap_ranges, b->n_ranges + 1, sizeof(*b->ranges), "times of steps"));
     b->ranges[b->n_ranges++] = *range;
     return ST_OK;
 }
@@ -153,7 +139,7 @@ status breakdown_gather(breakdown *b, comm_world *w, comm_group *everyone, int t
     TRY(comm_broadcast(everyone, 0, &n, sizeof(n)));
     if (n == 0)
         return ST_OK;
-    TRY(grow(&b->ranges, &b->cap_ranges, n, sizeof(*b->ranges)));
+    TRY(mem_grow(&b->ranges, &b->cap_ranges, n, sizeof(*b->ranges), "times of steps"));
     TRY(comm_broadcast(everyone, 0, b->ranges, n * sizeof(*b->ranges)));
     b->n_ranges = n;
     TRY(mem_calloc(n * (n_ranks + 1), sizeof(*parts), "times of steps", &parts));

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
+
 /* ---- what members are ---- */
 
 static bool is_among(const char *name, const char *const *of, size_t n)
@@ -235,14 +237,7 @@ static logs gather(const side *s, const char *key, const char *figure)
 
 static status table_add(compare_table *t, const char *key, const char *figure, compare_row **out)
 {
-    if (t->n == t->cap) {
-        size_t cap = t->cap * 2 + 64;
-        compare_row *p = realloc(t->rows, cap * sizeof(*p));
-        if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for a comparison");
-        t->rows = p;
-        t->cap = cap;
-    }
+    TRY(mem_grow(&t->rows, &t->cap, t->n + 1, sizeof(*t->rows), "a comparison"));
     *out = &t->rows[t->n++];
     **out = (compare_row){.key = strdup(key), .figure = strdup(figure)};
     return (*out)->key != NULL && (*out)->figure != NULL ? ST_OK : FAIL(ST_NO_MEMORY, "no memory for a comparison");

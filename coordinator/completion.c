@@ -224,14 +224,7 @@ static status take_embedding(coord_completion *c, const coord_event *e)
 
 static status ids_append(shard_ids *ids, int32_t id)
 {
-    if (ids->n == ids->cap) {
-        size_t cap = ids->cap == 0 ? 64 : ids->cap * 2;
-        int32_t *data = realloc(ids->data, cap * sizeof(*data));
-        if (data == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for %zu tokens", cap);
-        ids->data = data;
-        ids->cap = cap;
-    }
+    TRY(mem_grow(&ids->data, &ids->cap, ids->n + 1, sizeof(*ids->data), "tokens"));
     ids->data[ids->n++] = id;
     return ST_OK;
 }

@@ -94,17 +94,9 @@ typedef struct schedule {
 
 static void add(schedule *s, int a, int b, int slot)
 {
-    if (s->n == s->cap) {
-        size_t cap = s->cap > 0 ? 2 * s->cap : 64;
-        links_pair *p = realloc(s->pairs, cap * sizeof(*p));
-        if (p == NULL) {
-            s->failed = true;
-            return;
-        }
-        s->pairs = p;
-        s->cap = cap;
-    }
-    s->pairs[s->n++] = (links_pair){.a = a < b ? a : b, .b = a < b ? b : a, .slot = slot};
+    s->failed = s->failed || mem_grow(&s->pairs, &s->cap, s->n + 1, sizeof(*s->pairs), "pairs of ranks") != ST_OK;
+    if (!s->failed)
+        s->pairs[s->n++] = (links_pair){.a = a < b ? a : b, .b = a < b ? b : a, .slot = slot};
 }
 
 /* The k-th rank of a host; -1 after the last. */

@@ -101,20 +101,6 @@ static void settle(service *s)
 
 /* ---- what goes out ---- */
 
-static status batch_grow(void *array, size_t *cap, size_t need, size_t size)
-{
-    void **p = array;
-    if (need <= *cap)
-        return ST_OK;
-    size_t n = need * 2;
-    void *grown = realloc(*p, n * size);
-    if (grown == NULL)
-        return FAIL(ST_NO_MEMORY, "no memory for %zu events of a step", n);
-    *p = grown;
-    *cap = n;
-    return ST_OK;
-}
-
 size_t service_batch_bytes(const service_batch *b)
 {
     return sizeof(*b) + b->cap * sizeof(*b->events) + b->cap_tops * sizeof(*b->tops) + b->cap_floats * sizeof(*b->floats);
@@ -161,9 +147,9 @@ static status event_add(service *s, service_entry *e, const coord_event *c)
         b->session = e->session;
         s->batch = b;
     }
-    TRY(batch_grow(&b->events, &b->cap, b->n + 1, sizeof(*b->events)));
-    TRY(batch_grow(&b->tops, &b->cap_tops, b->n_tops + (size_t)c->n_top, sizeof(*b->tops)));
-    TRY(batch_grow(&b->floats, &b->cap_floats, b->n_floats + (size_t)c->n_embedding, sizeof(*b->floats)));
+    TRY(mem_grow(&b->events, &b->cap, b->n + 1, sizeof(*b->events), "a step's events"));
+    TRY(mem_grow(&b->tops, &b->cap_tops, b->n_tops + (size_t)c->n_top, sizeof(*b->tops), "a step's events"));
+    TRY(mem_grow(&b->floats, &b->cap_floats, b->n_floats + (size_t)c->n_embedding, sizeof(*b->floats), "a step's events"));
     service_event *out = &b->events[b->n++];
     *out = (service_event){.gateway_id = e->gateway_id, .hash = c->hash, .prompt = c->prompt, .index = c->index, .token = c->token, .rank = c->rank,
                            .finish = c->finish, .logprob = c->logprob, .first_top = b->n_tops, .n_top = (size_t)c->n_top, .first_float = b->n_floats,

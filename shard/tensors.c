@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/mem.h"
 
 status shard_tensors_init(shard_tensors *t)
 {
@@ -35,14 +36,7 @@ static size_t slot_of(const shard_tensors *t, const char *name, size_t len)
 
 static status grow(shard_tensors *t)
 {
-    if (t->n == t->cap) {
-        size_t cap = t->cap == 0 ? 256 : t->cap * 2;
-        shard_tensor *list = realloc(t->list, cap * sizeof(*list));
-        if (list == NULL)
-            return FAIL(ST_NO_MEMORY, "tensor table: out of memory for %zu entries", cap);
-        t->list = list;
-        t->cap = cap;
-    }
+    TRY(mem_grow(&t->list, &t->cap, t->n + 1, sizeof(*t->list), "tensor table"));
     if ((t->n + 1) * 2 > t->n_slots) {
         size_t n_slots = t->n_slots == 0 ? 512 : t->n_slots * 2;
         uint32_t *slots;

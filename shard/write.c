@@ -54,14 +54,7 @@ static status add_entry(writer *w, const shard_rank_plan *r, shard_role role, in
             return ST_OK;
         e.bytes = packed_bytes(e.shape);
     }
-    if (w->n == w->cap) {
-        size_t cap = w->cap == 0 ? 1024 : w->cap * 2;
-        shard_cut_entry *grown = realloc(w->entries, cap * sizeof(*grown));
-        if (grown == NULL)
-            return FAIL(ST_NO_MEMORY, "shard: out of memory for %zu slices", cap);
-        w->entries = grown;
-        w->cap = cap;
-    }
+    TRY(mem_grow(&w->entries, &w->cap, w->n + 1, sizeof(*w->entries), "shard: slices"));
     e.offset = w->rank_bytes[r->rank];
     w->rank_bytes[r->rank] += mem_align(e.bytes, SHARD_CUT_ALIGN);
     w->total += mem_align(e.bytes, SHARD_CUT_ALIGN);

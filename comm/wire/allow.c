@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/mem.h"
 
 typedef struct allowed {
     char name[WIRE_NAME], key[WIRE_KEY];
@@ -31,14 +32,9 @@ enum { MAX_ALLOWED = 65536 };
 
 static status allow_append(wire_allow *a, const char *name, const char *key)
 {
-    if (a->n == a->cap) {
-        size_t cap = a->cap == 0 ? 16 : 2 * a->cap;
-        allowed *list = cap > MAX_ALLOWED ? NULL : realloc(a->list, cap * sizeof(*list));
-        if (list == NULL)
-            return FAIL(ST_LIMIT, "%s: more keys than fit", a->dir);
-        a->list = list;
-        a->cap = cap;
-    }
+    if (a->n == MAX_ALLOWED)
+        return FAIL(ST_LIMIT, "%s: more than %d keys", a->dir, MAX_ALLOWED);
+    TRY(mem_grow(&a->list, &a->cap, a->n + 1, sizeof(*a->list), "allowed keys"));
     strcpy(a->list[a->n].name, name);
     strcpy(a->list[a->n++].key, key);
     return ST_OK;

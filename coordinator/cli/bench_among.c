@@ -26,17 +26,9 @@ typedef struct watch {
 
 static void gap_add(watch *w, double seconds)
 {
-    if (w->n_gaps == w->cap_gaps) {
-        size_t cap = w->cap_gaps * 2 + 256;
-        double *p = realloc(w->gaps, cap * sizeof(*p));
-        if (p == NULL) {
-            w->gaps_lost = true;
-            return;
-        }
-        w->gaps = p;
-        w->cap_gaps = cap;
-    }
-    w->gaps[w->n_gaps++] = seconds;
+    w->gaps_lost = w->gaps_lost || mem_grow(&w->gaps, &w->cap_gaps, w->n_gaps + 1, sizeof(*w->gaps), "times between tokens") != ST_OK;
+    if (!w->gaps_lost)
+        w->gaps[w->n_gaps++] = seconds;
 }
 
 static void on_event(void *arg, const coord_event *e)

@@ -24,17 +24,9 @@ int32_t client_failures_add(client_failures *f, const char *what)
 
 void client_times_add(client_times *t, double seconds)
 {
-    if (t->n == t->cap) {
-        size_t cap = t->cap * 2 + 1024;
-        double *p = realloc(t->of, cap * sizeof(*p));
-        if (p == NULL) {
-            t->failed = true;
-            return;
-        }
-        t->of = p;
-        t->cap = cap;
-    }
-    t->of[t->n++] = seconds;
+    t->failed = t->failed || mem_grow(&t->of, &t->cap, t->n + 1, sizeof(*t->of), "times") != ST_OK;
+    if (!t->failed)
+        t->of[t->n++] = seconds;
 }
 
 void client_times_free(client_times *t)

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mem.h"
 
 enum { MAX_FILE = INT32_MAX, TRUSTED = 16, CORRECTIONS = 4, BYTES_PER_TOKEN = 4, PREFIX_SEED = 0x70726566 };
 
@@ -34,14 +35,7 @@ static status segment_add(client_workload *w, client_item *item, uint64_t seed, 
 {
     if (n == 0)
         return ST_OK;
-    if (w->n_segments == w->cap_segments) {
-        size_t cap = w->cap_segments * 2 + 256;
-        client_segment *p = realloc(w->segments, cap * sizeof(*p));
-        if (p == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for %zu parts of prompts", cap);
-        w->segments = p;
-        w->cap_segments = cap;
-    }
+    TRY(mem_grow(&w->segments, &w->cap_segments, w->n_segments + 1, sizeof(*w->segments), "parts of prompts"));
     if (item->n_segments++ == 0)
         item->first_segment = w->n_segments;
     w->segments[w->n_segments++] = (client_segment){seed, n};

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/json.h"
+#include "base/mem.h"
 #include "coordinator/gateway/api_internal.h"
 
 enum { MAX_NESTING = 128, MAX_REQUEST_ID = 128, DEFAULT_MAX_SEQUENCES = 128 };
@@ -279,14 +280,7 @@ status api_call_answer(const api_call *c, mem_str *out, int *http)
 
 static status push_token(api_sequence *s, int32_t token)
 {
-    if (s->tokens.n == s->tokens.cap) {
-        size_t cap = s->tokens.cap + s->tokens.cap / 2 + 64;
-        int32_t *data = realloc(s->tokens.data, cap * sizeof(*data));
-        if (data == NULL)
-            return FAIL(ST_NO_MEMORY, "no memory for %zu tokens", cap);
-        s->tokens.data = data;
-        s->tokens.cap = cap;
-    }
+    TRY(mem_grow(&s->tokens.data, &s->tokens.cap, s->tokens.n + 1, sizeof(*s->tokens.data), "tokens"));
     s->tokens.data[s->tokens.n++] = token;
     return ST_OK;
 }

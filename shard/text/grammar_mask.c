@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "shard/text/grammar_run.h"
 
 /* Bytes of masks kept for one grammar. */
@@ -311,16 +312,11 @@ static status keep_mask(shard_grammar *g, int32_t config, run_mask m)
 {
     if (g->mask_bytes > max_mask_bytes)
         run_free_masks(g);
-    if (g->n_masks == g->cap_masks) {
-        size_t cap = g->cap_masks == 0 ? 64 : g->cap_masks * 2;
-        run_mask *grown = realloc(g->masks, cap * sizeof(*grown));
-        if (grown == NULL) {
-            free(m.bits);
-            free(m.tokens);
-            return FAIL(ST_NO_MEMORY, "grammar: no memory");
-        }
-        g->masks = grown;
-        g->cap_masks = cap;
+    status st = mem_grow(&g->masks, &g->cap_masks, g->n_masks + 1, sizeof(*g->masks), "grammar");
+    if (st != ST_OK) {
+        free(m.bits);
+        free(m.tokens);
+        return st;
     }
     g->mask_bytes += sizeof(m) + (m.bits != NULL ? g->vocab->words : m.n_tokens) * sizeof(uint32_t);
     g->configs[config].mask = (int32_t)g->n_masks;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/mem.h"
 #include "shard/text/grammar_run.h"
 
 typedef struct run_push {
@@ -22,23 +23,6 @@ static const size_t soft_bytes = (size_t)16 << 20, hard_bytes = (size_t)256 << 2
 static status too_ambiguous(void)
 {
     return FAIL(ST_LIMIT, "grammar: too many readings at once");
-}
-
-static status grow(void *array, size_t n, size_t want, size_t *cap, size_t size)
-{
-    void *p;
-    if (n + want <= *cap)
-        return ST_OK;
-    size_t to = *cap < 64 ? 64 : *cap * 2;
-    while (to < n + want)
-        to *= 2;
-    memcpy(&p, array, sizeof(p));
-    p = realloc(p, to * size);
-    if (p == NULL)
-        return FAIL(ST_NO_MEMORY, "grammar: no memory");
-    memcpy(array, &p, sizeof(p));
-    *cap = to;
-    return ST_OK;
 }
 
 static int by_item(const void *a, const void *b)
@@ -94,7 +78,7 @@ static status keep_items(shard_grammar *g, const run_item *items, size_t n, uint
 {
     if ((g->n_items + n) * sizeof(*items) > hard_bytes)
         return too_ambiguous();
-    TRY(grow(&g->items, g->n_items, n, &g->cap_items, sizeof(*g->items)));
+    TRY(mem_grow(&g->items, &g->cap_items, g->n_items + n, sizeof(*g->items), "grammar"));
     *at = (uint32_t)g->n_items;
     if (n > 0)
         memcpy(g->items + g->n_items, items, n * sizeof(*items));
@@ -116,7 +100,7 @@ status run_intern_config(shard_grammar *g, const run_item *items, size_t n, bool
         }
     }
     run_config c = {.n = (uint32_t)n, .row = RUN_NONE, .mask = -1, .accept = accept};
-    TRY(grow(&g->configs, g->n_configs, 1, &g->cap_configs, sizeof(*g->configs)));
+    TRY(mem_grow(&g->configs, &g->cap_configs, g->n_configs + 1, sizeof(*g->configs), "grammar"));
     TRY(keep_items(g, items, n, &c.at));
     g->configs[g->n_configs] = c;
     g->config_table.slots[at] = (uint32_t)g->n_configs + 1;
@@ -142,7 +126,7 @@ static status intern_node(shard_grammar *g, run_item *edges, size_t n, uint32_t 
         uint32_t below = g->nodes[edges[i].stack].depth;
         node.depth = below + 1 > node.depth ? below + 1 : node.depth;
     }
-    TRY(grow(&g->nodes, g->n_nodes, 1, &g->cap_nodes, sizeof(*g->nodes)));
+    TRY(mem_grow(&g->nodes, &g->cap_nodes, g->n_nodes + 1, sizeof(*g->nodes), "grammar"));
     TRY(keep_items(g, edges, n, &node.at));
     g->nodes[g->n_nodes] = node;
     g->node_table.slots[at] = (uint32_t)g->n_nodes + 1;
@@ -337,7 +321,7 @@ status run_move_slow(shard_grammar *g, int32_t config, uint8_t class, int32_t *o
     if (g->configs[config].row == RUN_NONE) {
         if ((g->n_moves + g->n_classes) * sizeof(*g->moves) > hard_bytes)
             return too_ambiguous();
-        TRY(grow(&g->moves, g->n_moves, g->n_classes, &g->cap_moves, sizeof(*g->moves)));
+        TRY(mem_grow(&g->moves, &g->cap_moves, g->n_moves + g->n_classes, sizeof(*g->moves), "grammar"));
         for (uint32_t i = 0; i < g->n_classes; i++)
             g->moves[g->n_moves + i] = RUN_UNKNOWN;
         g->configs[config].row = (uint32_t)g->n_moves;
@@ -383,7 +367,7 @@ static void forget(shard_grammar *g)
 static status start(shard_grammar *g)
 {
     uint32_t root;
-    TRY(grow(&g->items, 0, 1, &g->cap_items, sizeof(*g->items)));
+    TRY(mem_grow(&g->items, &g->cap_items, 1, sizeof(*g->items), "grammar"));
     TRY(intern_node(g, g->set, 0, &root)); /* number 0: RUN_ROOT */
     g->n_set = 0;
     TRY(add(g, (run_item){.state = g->rules[0].first, .stack = root}));

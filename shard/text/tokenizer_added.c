@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "shard/text/tokenizer_internal.h"
 
 void tok_added_free(tok_added *a)
@@ -37,19 +38,6 @@ static status normalise_token(const shard_tokenizer *t, tok_added_token *token)
     return st;
 }
 
-static status grow_tokens(tok_added *a)
-{
-    if (a->n < a->cap)
-        return ST_OK;
-    size_t cap = a->cap == 0 ? 16 : a->cap * 2;
-    tok_added_token *tokens = realloc(a->tokens, cap * sizeof(*tokens));
-    if (tokens == NULL)
-        return FAIL(ST_NO_MEMORY, "tokenizer: no memory for added tokens");
-    a->tokens = tokens;
-    a->cap = cap;
-    return ST_OK;
-}
-
 status tok_add_token(shard_tokenizer *t, const tok_added_token *token)
 {
     tok_added *a = &t->added;
@@ -65,7 +53,7 @@ status tok_add_token(shard_tokenizer *t, const tok_added_token *token)
     }
     copy.id = id;
     if (at < 0) {
-        TRY(grow_tokens(a));
+        TRY(mem_grow(&a->tokens, &a->cap, a->n + 1, sizeof(*a->tokens), "tokenizer: added tokens"));
         at = (int32_t)a->n;
         TRY(tok_vocab_add(&a->by_content, t->where, token->content.data, token->content.len, at));
         a->tokens[a->n++] = (tok_added_token){0};

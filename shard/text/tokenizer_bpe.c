@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/mem.h"
 #include "shard/text/tokenizer_internal.h"
 
 status tok_bpe_init(tok_bpe *b, size_t n_merges)
@@ -137,14 +138,7 @@ void tok_scratch_free(tok_scratch *s)
 
 status tok_ids_push(shard_ids *ids, int32_t id)
 {
-    if (ids->n == ids->cap) {
-        size_t cap = ids->cap == 0 ? 64 : ids->cap * 2;
-        int32_t *data = realloc(ids->data, cap * sizeof(*data));
-        if (data == NULL)
-            return FAIL(ST_NO_MEMORY, "tokenizer: no memory for %zu ids", cap);
-        ids->data = data;
-        ids->cap = cap;
-    }
+    TRY(mem_grow(&ids->data, &ids->cap, ids->n + 1, sizeof(*ids->data), "tokenizer: ids"));
     ids->data[ids->n++] = id;
     return ST_OK;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "shard/text/tokenizer_internal.h"
 #include "shard/text/tokenizer_pre.h"
 
@@ -132,14 +133,9 @@ typedef struct implied_list {
 
 static status push_implied(implied_list *list, implied_merge m)
 {
-    if (list->n == list->cap) {
-        size_t cap = list->cap == 0 ? 4096 : list->cap * 2;
-        implied_merge *data = cap > TOK_MAX_TOKENS * (size_t)2 ? NULL : realloc(list->data, cap * sizeof(*data));
-        if (data == NULL)
-            return FAIL(ST_NO_MEMORY, "tokenizer: no memory for %zu merges", cap);
-        list->data = data;
-        list->cap = cap;
-    }
+    if (list->n == TOK_MAX_TOKENS * (size_t)2)
+        return FAIL(ST_LIMIT, "tokenizer: more than %zu merges", list->n);
+    TRY(mem_grow(&list->data, &list->cap, list->n + 1, sizeof(*list->data), "tokenizer: merges"));
     m.order = (uint32_t)list->n;
     list->data[list->n++] = m;
     return ST_OK;

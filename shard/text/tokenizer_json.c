@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "shard/text/tokenizer_internal.h"
 #include "shard/text/tokenizer_scan.h"
 
@@ -410,15 +411,7 @@ static status read_vocab_scores(shard_tokenizer *t, tok_scan *s)
         TRY_GOTO(tok_scan_more(s, ']', first, &more), done);
         if (!more)
             break;
-        if (n == cap) {
-            cap = cap == 0 ? 1024 : cap * 2;
-            double *scores = realloc(t->unigram.scores, cap * sizeof(*scores));
-            if (scores == NULL) {
-                st = FAIL(ST_NO_MEMORY, "%s: no memory for %zu scores", t->where, cap);
-                goto done;
-            }
-            t->unigram.scores = scores;
-        }
+        TRY_GOTO(mem_grow(&t->unigram.scores, &cap, n + 1, sizeof(*t->unigram.scores), "tokenizer: scores"), done);
         TRY_GOTO(tok_scan_expect(s, '['), done);
         TRY_GOTO(tok_scan_string(s, &token), done);
         TRY_GOTO(tok_scan_expect(s, ','), done);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "shard/text/tokenizer_internal.h"
 #include "shard/text/tokenizer_unicode.h"
 
@@ -15,14 +16,7 @@ void tok_split_free(tok_split *s)
 
 status tok_pieces_push(tok_pieces *p, tok_piece piece)
 {
-    if (p->n == p->cap) {
-        size_t cap = p->cap == 0 ? 64 : p->cap * 2;
-        tok_piece *data = realloc(p->data, cap * sizeof(*data));
-        if (data == NULL)
-            return FAIL(ST_NO_MEMORY, "tokenizer: no memory for %zu pieces of text", cap);
-        p->data = data;
-        p->cap = cap;
-    }
+    TRY(mem_grow(&p->data, &p->cap, p->n + 1, sizeof(*p->data), "tokenizer: pieces of text"));
     p->data[p->n++] = piece;
     return ST_OK;
 }
