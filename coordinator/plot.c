@@ -1,5 +1,6 @@
 #include "coordinator/plot.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -60,7 +61,7 @@ static size_t linear_ticks(double low, double high, int want, double *out)
 static size_t log_ticks(double low, double high, int want, double *out)
 {
     static const double fine[] = {1, 2, 3, 4, 6, 8}, dense[] = {1, 2, 5};
-    double decades = log10(high / low);
+    double decades = log10(high) - log10(low); /* their ratio may be more than a double holds */
     int per = decades * 6 <= want + 2 ? 6 : decades * 3 <= want + 2 ? 3 : 1, stride = per > 1 ? 1 : (int)ceil(decades / want);
     size_t n = 0;
     for (int e = (int)floor(log10(low)); e <= (int)ceil(log10(high)); e += stride) {
@@ -104,9 +105,9 @@ static bool shown(const plot *p, const plot_point *q)
 static void widen(axis *a, bool from_zero)
 {
     if (a->is_log) {
-        double room = a->high > a->low ? pow(a->high / a->low, 0.04) : 1.5;
-        a->low /= room;
-        a->high *= room;
+        double room = a->high > a->low ? exp(0.04 * (log(a->high) - log(a->low))) : 1.5;
+        a->low = fmax(a->low / room, DBL_MIN);
+        a->high = fmin(a->high * room, DBL_MAX);
         return;
     }
     a->low = from_zero && a->low > 0 ? 0 : a->low;

@@ -1,6 +1,7 @@
 /* tests/coordinator/test_plot.c - axes with round numbers, and text that cannot become markup. */
 #include "coordinator/plot.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,6 +54,28 @@ static void hardly_any_range(void **state)
     assert_false(signbit(t[1]));
 }
 
+/* From the smallest to the largest number: their difference in decades is one, their ratio is not. */
+static void all_numbers_there_are(void **state)
+{
+    const double ends[][2] = {{1e-300, 1e300}, {DBL_MIN, DBL_MAX}, {1e-300, 10}, {1, DBL_MAX}};
+    double t[PLOT_TICKS];
+    (void)state;
+    for (size_t k = 0; k < ARRAY_LEN(ends); k++) {
+        size_t n = plot_ticks(ends[k][0], ends[k][1], true, 6, t);
+        assert_true(n >= 2 && n <= 14);
+        for (size_t i = 0; i < n; i++)
+            assert_true(t[i] >= ends[k][0] * (1 - 1e-6) && t[i] <= ends[k][1] && (i == 0 || t[i] > t[i - 1]));
+        const plot_point points[] = {{ends[k][0], ends[k][1], NULL}, {ends[k][1], ends[k][0], NULL}};
+        plot p = {.title = "t", .x_label = "x", .y_label = "y", .log_x = true, .log_y = true, .series = &(plot_series){"", points, ARRAY_LEN(points), false}, .n = 1};
+        mem_str s = {0};
+        plot_put(&p, &s);
+        assert_non_null(strstr(s.data, "<circle"));
+        assert_null(strstr(s.data, "nan"));
+        assert_null(strstr(s.data, "inf"));
+        mem_str_free(&s);
+    }
+}
+
 static void text_is_escaped(void **state)
 {
     mem_str s = {0};
@@ -91,7 +114,7 @@ static void what_cannot_be_shown_is_left_out(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ticks_are_round), cmocka_unit_test(hardly_any_range), cmocka_unit_test(text_is_escaped),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ticks_are_round), cmocka_unit_test(hardly_any_range), cmocka_unit_test(all_numbers_there_are), cmocka_unit_test(text_is_escaped),
                                        cmocka_unit_test(what_cannot_be_shown_is_left_out)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
