@@ -15,7 +15,7 @@ cost_model cost_model_of(const shard_arch *arch, const shard_plan_options *o)
 {
     cost_model m = {.arch = arch, .types = &o->types, .device = o->device != NULL ? *o->device : *shard_device_find("cpu"), .kv_type = o->kv_type};
     m.rows = m.seqs = m.out_rows = o->cost_seqs > 0 ? o->cost_seqs : 1;
-    m.keys = o->cost_context > 0 ? o->cost_context : 1024;
+    m.keys = o->cost_context > 0 || o->cost_rows > 1 ? o->cost_context : 1024; /* a prompt may have nothing before it */
     if (m.keys > arch->max_positions && arch->max_positions > 0)
         m.keys = arch->max_positions;
     m.cached = m.keys;

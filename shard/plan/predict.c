@@ -107,15 +107,24 @@ static int32_t hosts_of(const predictor *p, int64_t n)
     return (int32_t)(n <= per ? (per % n == 0 ? 1 : n == 1 ? 1 : 2) : share_of(n, per) + (n % per != 0 && per % (n % per) != 0));
 }
 
+/* The most KV heads that one of tp ranks has, each of which has those that its query heads read. */
+static int64_t kv_heads_of_rank(const shard_arch *a, int32_t tp)
+{
+    int64_t most = 1;
+    for (int64_t i = 0; i < tp && i < a->n_heads; i++) {
+        shard_slice heads = {i * a->n_heads / tp, (i + 1) * a->n_heads / tp};
+        int64_t n = slice_width(kv_heads_of(a, heads));
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
 void predictor_ranks(predictor *p, int32_t tp, int32_t ep)
 {
     const shard_arch *a = p->a;
     p->split = (shard_split){tp, 1, ep, 1};
     p->heads = share_of(a->n_heads, tp);
-    /* KV heads that as many neighbouring query heads read, where they lie worst. */
-    int64_t per = a->n_heads / a->n_kv_heads, most = a->n_heads % tp == 0 && (per % p->heads == 0 || p->heads % per == 0) ? share_of(p->heads, per)
-                                                                                                                       : share_of(p->heads - 1, per) + 1;
-    p->kv_heads = most < a->n_kv_heads ? most : a->n_kv_heads;
+    p->kv_heads = kv_heads_of_rank(a, tp);
     p->o_cols = p->heads * a->head_dim;
     p->channels = share_of(a->intermediate, tp);
     p->vocab_rows = share_of(a->vocab, tp);

@@ -272,6 +272,41 @@ static void a_decode_step_is_the_plans(void **state)
     }
 }
 
+/* So is a step of a prompt with nothing before it: what `trireme plan` measures here is scaled to the one, and predicts the other. */
+static void a_prompts_step_is_the_plans(void **state)
+{
+    (void)state;
+    static const char *const machines[] = {"cpu", "h100"};
+    config("llama-3.1-70b");
+    for (size_t i = 0; i < ARRAY_LEN(machines); i++) {
+        machine = *shard_machine_find(machines[i]);
+        serving = (shard_serving){.machine = &machine, .types = {PACKED_Q4_K, NULL}, .kv_type = SHARD_KV_F16, .chunk = 512};
+        shard_plan *plan;
+        shard_plan_options o = {.tp = 1, .pp = 1, .types = serving.types, .kv_type = SHARD_KV_F16, .may_not_fit = true, .device = &machine.device, .cost_seqs = 1, .cost_rows = 512};
+        assert_int_equal(shard_plan_create(&arch, &o, &plan), ST_OK);
+        near(shard_predict_prompts(&arch, &serving, &(shard_split){1, 1, 1, 1}, 1, 512), plan->step_seconds + machine.device.step_seconds, 1e-9);
+        shard_plan_destroy(&plan);
+    }
+}
+
+/* Nine query heads and three KV heads on two ranks: neither has more than two of the three, whatever the context. */
+static void kv_heads_lie_where_their_query_heads_are(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t heads, kv_heads, tp, most;
+    } cases[] = {{9, 3, 2, 2}, {64, 8, 8, 1}, {64, 8, 4, 2}, {64, 8, 16, 1}, {5, 1, 2, 1}, {12, 4, 3, 2}, {9, 3, 9, 1}};
+    config("llama-3.1-70b");
+    ideal(1e12, 1e30);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        const shard_split split = {cases[i].tp, 1, 1, 1};
+        arch.n_heads = cases[i].heads;
+        arch.n_kv_heads = cases[i].kv_heads;
+        double more = shard_predict_decode(&arch, &serving, &split, 1, 3000) - shard_predict_decode(&arch, &serving, &split, 1, 1000);
+        near(more, 2000.0 * arch.n_layers * 2 * cases[i].most * arch.head_dim * 2 / 1e12, 1e-6);
+    }
+}
+
 /* The front against every point there is, for few devices. */
 static void fronts_are_not_dominated(void **state)
 {
@@ -401,7 +436,7 @@ int main(void)
         cmocka_unit_test(reading_and_computing),
         cmocka_unit_test(exchanges_hide_behind_the_other_piece),
         cmocka_unit_test(memory_is_the_plans),
-        cmocka_unit_test(a_decode_step_is_the_plans),
+        cmocka_unit_test(a_decode_step_is_the_plans), cmocka_unit_test(a_prompts_step_is_the_plans), cmocka_unit_test(kv_heads_lie_where_their_query_heads_are),
         cmocka_unit_test(fronts_are_not_dominated),
         cmocka_unit_test(a_checkpoint_that_fits_nowhere),
         cmocka_unit_test(what_cannot_be_split_is_refused),
