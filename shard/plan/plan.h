@@ -98,7 +98,7 @@ typedef struct shard_plan_options {
     shard_types types;
     const int32_t *stage_layers;  /* [pp] fixed layers per stage; NULL: by cost */
     const shard_device *device;   /* NULL = "cpu" */
-    int32_t cost_seqs, cost_context; /* the step that costs are of: sequences, tokens before each; 0 = 1, 1024 */
+    int32_t cost_seqs, cost_context; /* the step that costs are of: sequences, tokens before each; 0 = 1, 1024 (with cost_rows: none) */
     int32_t cost_rows;            /* ... tokens that each brings: 0 or 1 = a decode step, more = a step that computes prompts */
 } shard_plan_options;
 
