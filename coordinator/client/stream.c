@@ -106,9 +106,10 @@ static void take_usage(client_stream *s, const json_t *usage)
 static void take_error(client_stream *s, const json_t *event)
 {
     const json_t *message = message_of(event);
-    char text[CLIENT_STREAM_ERROR];
-    put_printable(message != NULL ? json_string_value(message) : "an error without a message", message != NULL ? json_string_length(message) : 26, text);
-    fail(s, text);
+    char text[CLIENT_STREAM_ERROR] = "";
+    if (message != NULL)
+        put_printable(json_string_value(message), json_string_length(message), text);
+    fail(s, text[0] != '\0' ? text : "an error without a message"); /* nor one of nothing that can be printed */
 }
 
 static int32_t take_event(client_stream *s, const char *data, size_t len)

@@ -71,6 +71,8 @@ static void errors_are_named(void **state)
         {"data: {\"error\":{\"message\":\"no more\\nroom\"}}\n\n", "no more room"},
         {"data: {\"error\":\"lost\"}\n\n", "lost"},
         {"data: {\"error\":{}}\n\n", "an error without a message"},
+        {"data: {\"error\":{\"message\":\"\"}}\n\n", "an error without a message"},
+        {"data: {\"error\":{\"message\":\" \\n\\u0001\"}}\n\n", "an error without a message"},
         {"data: {\"choices\":[\n\n", "an event that is no JSON object"},
         {"data: [1]\n\n", "an event that is no JSON object"},
     };
