@@ -87,6 +87,58 @@ static status read_link(const char *where, const char *what, const json_t *v, co
     return ST_OK;
 }
 
+/* By ranks, hosts and bytes. */
+static int sum_order(const shard_sum *a, const shard_sum *b)
+{
+    if (a->ranks != b->ranks || a->hosts != b->hosts)
+        return a->ranks != b->ranks ? a->ranks - b->ranks : a->hosts - b->hosts;
+    return (a->bytes > b->bytes) - (a->bytes < b->bytes);
+}
+
+static status read_sum(const char *where, const char *name, const json_t *v, shard_device *d)
+{
+    static const char *const known[] = {"ranks", "hosts", "bytes", "seconds"};
+    const char *key;
+    json_t *member;
+    shard_sum s = {0};
+    int32_t at = d->n_sums;
+    if (!json_is_object(v) || json_object_size(v) != ARRAY_LEN(known))
+        return FAIL(ST_FORMAT, "%s: %s must be an object of ranks, hosts, bytes and seconds", where, name);
+    json_object_foreach((json_t *)v, key, member) {
+        if (strcmp(key, "bytes") == 0)
+            TRY(read_number(where, "sums: bytes", member, false, &s.bytes));
+        else if (strcmp(key, "seconds") == 0)
+            TRY(read_number(where, "sums: seconds", member, true, &s.seconds));
+        else if (strcmp(key, "ranks") != 0 && strcmp(key, "hosts") != 0)
+            return FAIL(ST_FORMAT, "%s: %s.%.64s is unknown", where, name, key);
+    }
+    TRY(json_get_i32(v, where, "ranks", 0, 2, MOST_PER_HOST, &s.ranks));
+    TRY(json_get_i32(v, where, "hosts", 0, 1, s.ranks, &s.hosts));
+    for (; at > 0 && sum_order(&s, &d->sums[at - 1]) <= 0; at--) {
+        if (sum_order(&s, &d->sums[at - 1]) == 0)
+            return FAIL(ST_FORMAT, "%s: %s is there twice", where, name);
+        d->sums[at] = d->sums[at - 1];
+    }
+    d->sums[at] = s;
+    d->n_sums++;
+    return ST_OK;
+}
+
+static status read_sums(const char *where, const json_t *v, shard_device *d)
+{
+    size_t i;
+    json_t *one;
+    char name[64];
+    if (!json_is_array(v) || json_array_size(v) > SHARD_MOST_SUMS)
+        return FAIL(ST_FORMAT, "%s: sums must be a list of at most %d", where, SHARD_MOST_SUMS);
+    d->n_sums = 0;
+    json_array_foreach(v, i, one) {
+        snprintf(name, sizeof(name), "sums[%zu]", i);
+        TRY(read_sum(where, name, one, d));
+    }
+    return ST_OK;
+}
+
 static status read_types(const char *where, const char *what, const json_t *v, double of[PACKED_TYPES])
 {
     const char *key;
@@ -180,11 +232,13 @@ static status read_member(const char *where, const json_t *v, const char *key, c
         return read_link(where, key, member, host_fields, &m->device);
     if (strcmp(key, "between_hosts") == 0)
         return read_link(where, key, member, network_fields, &m->device);
+    if (strcmp(key, "sums") == 0)
+        return read_sums(where, member, &m->device);
     if (strcmp(key, "device") == 0)
         return read_device(where, member, &m->device);
     if (strcmp(key, "base") == 0 || strcmp(key, "measured") == 0)
         return ST_OK;
-    return FAIL(ST_FORMAT, "%s: %.64s is unknown; known are machine, base, devices_per_host, memory_bytes, price_per_hour, in_host, between_hosts, device, measured", where, key);
+    return FAIL(ST_FORMAT, "%s: %.64s is unknown; known are machine, base, devices_per_host, memory_bytes, price_per_hour, in_host, between_hosts, sums, device, measured", where, key);
 }
 
 static status read_all(const char *where, const json_t *v, shard_machine *m)
@@ -258,6 +312,14 @@ static json_t *types_json(const double of[PACKED_TYPES])
     return v;
 }
 
+static json_t *sums_json(const shard_device *d)
+{
+    json_t *list = json_array();
+    for (int32_t i = 0; i < d->n_sums; i++)
+        json_array_append_new(list, json_pack("{s:i,s:i,s:f,s:f}", "ranks", d->sums[i].ranks, "hosts", d->sums[i].hosts, "bytes", d->sums[i].bytes, "seconds", d->sums[i].seconds));
+    return list;
+}
+
 json_t *shard_machine_json(const shard_machine *m)
 {
     json_t *device = fields_json(&m->device, device_fields, ARRAY_LEN(device_fields));
@@ -269,5 +331,7 @@ json_t *shard_machine_json(const shard_machine *m)
                           fields_json(&m->device, network_fields, ARRAY_LEN(network_fields)), "device", device);
     if (v != NULL)
         put(v, "price_per_hour", m->price_per_hour);
+    if (v != NULL && m->device.n_sums > 0)
+        json_object_set_new(v, "sums", sums_json(&m->device));
     return v;
 }

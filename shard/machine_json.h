@@ -8,6 +8,7 @@
  *     "price_per_hour": 2.5,               of a device
  *     "in_host":       {"start_seconds": 7e-6, "bytes_per_second": 360e9},     as one device sees them, in one direction
  *     "between_hosts": {"start_seconds": 2e-5, "bytes_per_second": 42e9},
+ *     "sums": [{"ranks": 16, "hosts": 2, "bytes": 65536, "seconds": 9e-5}, ...],  optional: what sums over so many ranks took, of two sizes or more
  *     "device": {                          what a device does in a second (shard_device in shard/plan/plan.h)
  *       "weights_per_second": {"bf16": 1.4e12, "q4_k": 4.9e12},               by packed type: read and unpacked
  *       "macs_per_second":    {"bf16": 3.2e14, "q4_k": 1.7e14},               ... multiplied with one activation each

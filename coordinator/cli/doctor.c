@@ -23,7 +23,7 @@
 #include "trireme_version.h"
 
 enum { MANY_RANKS = 128, SUM_ROUNDS = 20 };
-static const size_t SUM_BYTES[] = {16 << 10, 1 << 20};
+static const size_t SUM_BYTES[] = {2 << 10, 16 << 10, 128 << 10, 1 << 20};
 
 typedef struct doctor_args {
     facts_options facts;
@@ -335,6 +335,44 @@ static void put_way(const doctor *d, json_t *machine, const char *key, bool acro
         json_object_set_new(machine, key, json_pack("{sf sf}", "start_seconds", w.seconds, "bytes_per_second", w.bytes_per_second));
 }
 
+/* Hosts of the ranks that a row of the report names. */
+static int hosts_among(const doctor *d, const json_t *ranks)
+{
+    int n = 0;
+    for (size_t i = 0; i < json_array_size(ranks); i++) {
+        int host = comm_world_host(d->world, (int)json_integer_value(json_array_get(ranks, i)));
+        bool seen = false;
+        for (size_t k = 0; k < i && !seen; k++)
+            seen = comm_world_host(d->world, (int)json_integer_value(json_array_get(ranks, k))) == host;
+        n += !seen;
+    }
+    return n;
+}
+
+/* Each size once for so many ranks on so many hosts: the slowest such group's. */
+static json_t *sums_told(const doctor *d)
+{
+    json_t *list = json_array(), *row;
+    size_t i;
+    json_array_foreach(json_object_get(d->report, "sums"), i, row) {
+        json_t *ranks = json_object_get(row, "ranks"), *bytes = json_object_get(row, "bytes"), *seconds = json_object_get(row, "seconds"), *other, *same = NULL;
+        int n = (int)json_array_size(ranks), hosts = hosts_among(d, ranks);
+        size_t k;
+        if (json_object_get(row, "send") != NULL)
+            continue;
+        json_array_foreach(list, k, other) {
+            if (json_integer_value(json_object_get(other, "ranks")) == n && json_integer_value(json_object_get(other, "hosts")) == hosts &&
+                json_equal(json_object_get(other, "bytes"), bytes))
+                same = other;
+        }
+        if (same == NULL)
+            json_array_append_new(list, json_pack("{si si sO sO}", "ranks", n, "hosts", hosts, "bytes", bytes, "seconds", seconds));
+        else if (json_number_value(seconds) > json_number_value(json_object_get(same, "seconds")))
+            json_object_set(same, "seconds", seconds);
+    }
+    return list;
+}
+
 static status describe(doctor *d, const shard_device *s)
 {
     json_t *ranks = json_object_get(d->report, "ranks"), *me = json_array_get(ranks, 0), *gpu = json_array_get(json_object_get(me, "gpus"), 0), *m, *device;
@@ -351,6 +389,7 @@ static status describe(doctor *d, const shard_device *s)
         return FAIL(ST_NO_MEMORY, "no memory for the machine's description");
     put_way(d, m, "in_host", false);
     put_way(d, m, "between_hosts", true);
+    json_object_set_new(m, "sums", sums_told(d));
     char *text = json_dumps(m, JSON_INDENT(2));
     json_decref(m);
     status st = text == NULL ? FAIL(ST_NO_MEMORY, "no memory for the machine's description") : file_write_all(d->a->machine, text, strlen(text), 0644);

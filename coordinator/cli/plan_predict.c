@@ -142,6 +142,8 @@ status plan_machine_here(const plan_here *h, const shard_machine *links, shard_m
     out->device.exchange_bytes_per_second = l->exchange_bytes_per_second;
     out->device.network_seconds = l->network_seconds;
     out->device.network_bytes_per_second = l->network_bytes_per_second;
+    memcpy(out->device.sums, l->sums, sizeof(l->sums));
+    out->device.n_sums = l->n_sums;
     return ST_OK;
 }
 

@@ -157,10 +157,30 @@ double shard_gather_seconds(const shard_device *d, int32_t p, int32_t hosts, dou
     return seconds;
 }
 
+/* What was measured for as many ranks on as many hosts, drawn between the two sizes around, and beyond the largest through the last two; 0: nothing was, or one size alone. */
+static double sum_measured(const shard_device *d, int32_t p, int32_t hosts, double bytes)
+{
+    const shard_sum *low = NULL, *high = NULL;
+    for (int32_t i = 0; i < d->n_sums && (high == NULL || high->bytes < bytes); i++) {
+        if (d->sums[i].ranks != p || d->sums[i].hosts != hosts)
+            continue;
+        low = high;
+        high = &d->sums[i];
+    }
+    if (high == NULL || (low == NULL && high->bytes < bytes))
+        return 0;
+    if (low == NULL) /* the smallest is all start */
+        return high->seconds;
+    return fmax(low->seconds + (high->seconds - low->seconds) * (bytes - low->bytes) / (high->bytes - low->bytes), low->seconds);
+}
+
 double shard_sum_seconds(const shard_device *d, int32_t p, int32_t hosts, double bytes)
 {
     if (p < 2)
         return 0;
+    double measured = sum_measured(d, p, hosts, bytes);
+    if (measured > 0)
+        return measured;
     if (hosts < 2) {
         double best = INFINITY;
         for (int a = 0; a < SHARD_ALGORITHMS; a++)

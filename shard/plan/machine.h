@@ -12,6 +12,7 @@
  *   all to all      n is what each rank sends, evenly to all                alpha + (p-1)/p n / beta
  *   send            alpha + n / beta
  *
+ * Sums that were measured are taken instead, where ranks and hosts are as many: a network is rarely one start and one bandwidth for all sizes.
  * Between hosts the ranks of a host first add slices of n / g among themselves (g of them), slices cross in one exchange or two, and are gathered again. */
 #ifndef SHARD_PLAN_MACHINE_H
 #define SHARD_PLAN_MACHINE_H
@@ -37,7 +38,7 @@ typedef enum shard_algorithm { SHARD_ONE_SHOT, SHARD_TWO_SHOT, SHARD_RING, SHARD
 
 /* Seconds of a sum of `bytes` over p ranks of one host, the way `algorithm` does it. */
 double shard_sum_seconds_by(const shard_device *d, shard_algorithm algorithm, int32_t p, double bytes);
-/* The fastest way, over p ranks on `hosts` hosts (1: all on one). */
+/* What was measured for so many ranks and hosts, if anything; else the fastest way, over p ranks on `hosts` hosts (1: all on one). */
 double shard_sum_seconds(const shard_device *d, int32_t p, int32_t hosts, double bytes);
 /* A gather whose result is `bytes`; the first half of a sum takes as long. */
 double shard_gather_seconds(const shard_device *d, int32_t p, int32_t hosts, double bytes);

@@ -58,6 +58,13 @@ typedef struct shard_rank_plan {
     double cost_attention, cost_mlp, cost_embed, cost_head; /* seconds of one decode step under the cost model, all layers of this rank */
 } shard_rank_plan;
 
+/* What a sum over so many ranks on so many hosts took. */
+typedef struct shard_sum {
+    int32_t ranks, hosts;
+    double bytes, seconds;
+} shard_sum;
+enum { SHARD_MOST_SUMS = 32 };
+
 /* What a device does in a second.  A phase's cost is the sum of its parts: weights read and unpacked (once, whatever the batch),
  * multiply-adds (for each activation row), KV bytes read, elements touched by norms, rope and gates, and a fixed start of the phase and of each matrix.  The figures of "cpu" are
  * one core of an ordinary server; coordinator/measure.h takes those of the machine at hand. */
@@ -77,6 +84,8 @@ typedef struct shard_device {
     double attention_scale, mlp_scale, head_scale; /* of a whole phase against the sum of its parts; 0 = 1 */
     double exchange_seconds, exchange_bytes_per_second; /* a sum between ranks of one host: start, and bytes of one partial */
     double network_seconds, network_bytes_per_second;   /* the same between hosts */
+    shard_sum sums[SHARD_MOST_SUMS]; /* measured ones, by ranks, hosts and bytes: they go before what the two links say */
+    int32_t n_sums;
 } shard_device;
 /* The device of a built-in machine (shard/plan/machine.h), "cpu" (the default), "h100" ...; NULL if unknown.  The list of names, for --help. */
 const shard_device *shard_device_find(const char *name);

@@ -6,7 +6,8 @@
 The venvs are those that `deploy/check --full` makes.  Load: so many streams, chat, synthetic prompts, answers of a fixed length.  Printed: each client's median over the rounds
 (lowest to highest) of output tokens/s, median TTFT and median TPOT; trireme's over theirs; and whether they agree: within 5 %, or within what a client itself differs by from
 round to round where that is more.  The service keeps no prefix cache, so that no round helps the next.  aiperf's and guidellm's inter-token latency of a request is what vLLM
-calls TPOT.  Run it on an otherwise idle machine; CPU is the client's own, its start included, over the time that it ran.
+calls TPOT.  Run it on an otherwise idle machine.  CPU is the share of the machine that the client itself takes while it loads the service: what it took, in seconds and in CPU seconds, beyond
+a run of one request a stream, which is its start and its end.
 """
 import argparse
 import json
@@ -74,20 +75,29 @@ def cpu_seconds():
     return u.ru_utime + u.ru_stime
 
 
+def run_once(a, s, name, seed, requests):
+    """Its figures, CPU seconds and seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        began, cpu = time.monotonic(), cpu_seconds()
+        done, *figures = CLIENTS[name](argparse.Namespace(**{**vars(a), "requests": requests}), s, folder, seed)
+        spent = cpu_seconds() - cpu, time.monotonic() - began
+    if done != requests:
+        raise Broken(f"{name}: {done} of {requests} requests")
+    return figures, *spent
+
+
 def measure(a, s, names):
-    """{client: [[figures of a round, ...]]}, and its CPU seconds and seconds."""
-    results, spent = {n: [] for n in names}, {n: [0.0, 0.0] for n in names}
+    """{client: [[figures of a round, ...]]}, and of each its CPU seconds and seconds beyond its start's."""
+    results, spent, start = {n: [] for n in names}, {n: [0.0, 0.0] for n in names}, {}
+    for name in names:
+        _, *start[name] = run_once(a, s, name, a.rounds, a.streams)
+        print(f"start, {name}: {start[name][0]:.1f} CPU seconds in {start[name][1]:.1f} s", flush=True)
     for seed in range(a.rounds):
         for name in names if seed % 2 == 0 else reversed(names):
-            with tempfile.TemporaryDirectory() as folder:
-                began, cpu = time.monotonic(), cpu_seconds()
-                done, *figures = CLIENTS[name](a, s, folder, seed)
-                spent[name][0] += cpu_seconds() - cpu
-                spent[name][1] += time.monotonic() - began
-            if done != a.requests:
-                raise Broken(f"{name}: {done} of {a.requests} requests")
+            figures, *took = run_once(a, s, name, seed, a.requests)
+            spent[name] = [total + t - t0 for total, t, t0 in zip(spent[name], took, start[name])]
             results[name].append(figures)
-            print(f"round {seed + 1}, {name}: " + ", ".join(f"{v:.2f} {f}" for v, f in zip(figures, FIGURES)), flush=True)
+            print(f"round {seed + 1}, {name}: " + ", ".join(f"{v:.2f} {f}" for v, f in zip(figures, FIGURES)) + f"; {took[0]:.1f} CPU seconds in {took[1]:.1f} s", flush=True)
     return results, spent
 
 
@@ -102,7 +112,7 @@ def show(results, spent):
     for name, rounds in results.items():
         columns = list(zip(*rounds))
         cells = "".join(f"{f'{statistics.median(c):.2f} ({min(c):.2f} to {max(c):.2f})':>34}" for c in columns)
-        print(f"{name:12}{cells}  {100 * spent[name][0] / spent[name][1] / os.cpu_count():5.1f} %")
+        print(f"{name:12}{cells}  {100 * spent[name][0] / max(spent[name][1], 1e-9) / os.cpu_count():5.1f} %")
     mine = list(zip(*results["trireme"]))
     for name in (n for n in results if n != "trireme"):
         for figure, x, y in zip(FIGURES, mine, zip(*results[name])):

@@ -73,6 +73,8 @@ def test_machine(a, report):
             report.check(m["devices_per_host"] == 1 and m["memory_bytes"] > 0 and "in_host" not in m and m["between_hosts"]["bytes_per_second"] > 1e5, f"the machine: {m}")
             report.check(set(m["device"]["weights_per_second"]) == set(m["device"]["macs_per_second"]) and all(v > 0 for v in m["device"]["weights_per_second"].values())
                          and m["device"]["cache_bytes_per_second"] > 0, f"its device: {m['device']}")
+            report.check(len(m["sums"]) > 2 and len({s["bytes"] for s in m["sums"]}) == len(m["sums"]) and all((s["ranks"], s["hosts"]) == (2, 2) and s["seconds"] > 0 for s in m["sums"]),
+                         f"sums over both hosts, each size once: {m['sums']}")
     code, _, err = run.run(a.trireme, ["doctor", "--machine", "x.json"])
     report.check(code == 2 and "give a checkpoint with -m" in err, f"--machine without a checkpoint: {code} {err}")
 

@@ -27,7 +27,9 @@ static void same(const shard_machine *a, const shard_machine *b)
     assert_true(x.elements_per_second == y.elements_per_second && x.rotated_per_second == y.rotated_per_second && x.phase_seconds == y.phase_seconds);
     assert_true(x.matrix_seconds == y.matrix_seconds && x.step_seconds == y.step_seconds && x.overlaps == y.overlaps);
     assert_true(x.exchange_seconds == y.exchange_seconds && x.exchange_bytes_per_second == y.exchange_bytes_per_second && x.network_seconds == y.network_seconds);
-    assert_true(x.network_bytes_per_second == y.network_bytes_per_second);
+    assert_true(x.network_bytes_per_second == y.network_bytes_per_second && x.n_sums == y.n_sums);
+    for (int32_t i = 0; i < x.n_sums; i++)
+        assert_true(x.sums[i].ranks == y.sums[i].ranks && x.sums[i].hosts == y.sums[i].hosts && x.sums[i].bytes == y.sums[i].bytes && x.sums[i].seconds == y.sums[i].seconds);
 }
 
 static void what_is_written_is_read(void **state)
@@ -42,6 +44,9 @@ static void what_is_written_is_read(void **state)
         shard_machine m, again;
         assert_int_equal(shard_machine_read(names[i], &m), ST_OK);
         assert_non_null(strstr(shard_machine_names(), names[i]));
+        m.device.n_sums = (int32_t)i;
+        for (size_t k = 0; k < i; k++)
+            m.device.sums[k] = (shard_sum){.ranks = 2, .hosts = 1 + (int32_t)k / 2, .bytes = 1e3 * (double)(1 + k), .seconds = 1e-5 * (double)k};
         json_t *v = shard_machine_json(&m);
         assert_non_null(v);
         json_object_set_new(v, "measured", json_pack("{s:s}", "by", "anything at all"));
@@ -95,6 +100,15 @@ static void hostile_files_are_refused(void **state)
         {"{'base':'h100','in_host':{'bytes_per_second':0}}", "in_host.bytes_per_second is 0"},
         {"{'base':'h100','between_hosts':{'start_seconds':-1}}", "between_hosts.start_seconds is -1"},
         {"{'base':'h100','between_hosts':{'start_seconds':1e9}}", "between_hosts.start_seconds is 1e+09"},
+        {"{'base':'h100','sums':{}}", "sums must be a list of at most"},
+        {"{'base':'h100','sums':[7]}", "sums[0] must be an object"},
+        {"{'base':'h100','sums':[{'ranks':2,'hosts':1,'bytes':9}]}", "sums[0] must be an object"},
+        {"{'base':'h100','sums':[{'ranks':2,'hosts':1,'bytes':9,'speed':1}]}", "sums[0].speed is unknown"},
+        {"{'base':'h100','sums':[{'ranks':1,'hosts':1,'bytes':9,'seconds':1}]}", "ranks is 1"},
+        {"{'base':'h100','sums':[{'ranks':2,'hosts':3,'bytes':9,'seconds':1}]}", "hosts is 3"},
+        {"{'base':'h100','sums':[{'ranks':2,'hosts':2,'bytes':0,'seconds':1}]}", "sums: bytes is 0"},
+        {"{'base':'h100','sums':[{'ranks':2,'hosts':2,'bytes':8,'seconds':-1}]}", "sums: seconds is -1"},
+        {"{'base':'h100','sums':[{'ranks':2,'hosts':2,'bytes':8,'seconds':1},{'ranks':2,'hosts':2,'bytes':8,'seconds':2}]}", "sums[1] is there twice"},
         {"{'base':'h100','device':[]}", "device must be an object"},
         {"{'base':'h100','device':{'flops':1}}", "device.flops is unknown"},
         {"{'base':'h100','device':{'overlaps':1}}", "overlaps must be true or false"},

@@ -170,6 +170,28 @@ static void sums_by_size(void **state)
     }
 }
 
+/* Where sums were measured they are taken: between two sizes, and beyond the largest as it goes on; others are reckoned. */
+static void measured_sums_go_before_reckoned_ones(void **state)
+{
+    (void)state;
+    ideal(1e12, 1e12);
+    shard_device d = machine.device, reckoned = d;
+    const shard_sum sums[] = {{2, 1, 1e3, 5e-6}, {2, 2, 1e3, 1e-3}, {2, 2, 1e4, 4e-3}, {2, 2, 1e6, 103e-3}, {4, 2, 1e3, 7e-3}, {4, 2, 1e6, 8e-3}};
+    memcpy(d.sums, sums, sizeof(sums));
+    d.n_sums = ARRAY_LEN(sums);
+    near(shard_sum_seconds(&d, 2, 2, 10), 1e-3, 1e-12);
+    near(shard_sum_seconds(&d, 2, 2, 1e3), 1e-3, 1e-12);
+    near(shard_sum_seconds(&d, 2, 2, 4e3), 2e-3, 1e-12);
+    near(shard_sum_seconds(&d, 2, 2, 1e4), 4e-3, 1e-12);
+    near(shard_sum_seconds(&d, 2, 2, 5.05e5), 53.5e-3, 1e-12);
+    near(shard_sum_seconds(&d, 2, 2, 2e6), 203e-3, 1e-12);
+    near(shard_sum_seconds(&d, 4, 2, 1e6), 8e-3, 1e-12);
+    near(shard_sum_seconds(&d, 2, 1, 1e3), 5e-6, 1e-12);
+    near(shard_sum_seconds(&d, 2, 1, 1e6), shard_sum_seconds(&reckoned, 2, 1, 1e6), 1e-12); /* one size says nothing of a larger one */
+    near(shard_sum_seconds(&d, 4, 4, 1e6), shard_sum_seconds(&reckoned, 4, 4, 1e6), 1e-12);
+    assert_true(shard_sum_seconds(&d, 1, 1, 1e6) == 0);
+}
+
 /* With one sequence stages wait for each other; with many each is busy, and as many tokens come as the slowest allows. */
 static void stages_overlap_when_there_is_work(void **state)
 {
@@ -436,7 +458,7 @@ int main(void)
         cmocka_unit_test(reading_and_computing),
         cmocka_unit_test(exchanges_hide_behind_the_other_piece),
         cmocka_unit_test(memory_is_the_plans),
-        cmocka_unit_test(a_decode_step_is_the_plans), cmocka_unit_test(a_prompts_step_is_the_plans), cmocka_unit_test(kv_heads_lie_where_their_query_heads_are),
+        cmocka_unit_test(a_decode_step_is_the_plans), cmocka_unit_test(measured_sums_go_before_reckoned_ones), cmocka_unit_test(a_prompts_step_is_the_plans), cmocka_unit_test(kv_heads_lie_where_their_query_heads_are),
         cmocka_unit_test(fronts_are_not_dominated),
         cmocka_unit_test(a_checkpoint_that_fits_nowhere),
         cmocka_unit_test(what_cannot_be_split_is_refused),
