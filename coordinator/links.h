@@ -27,7 +27,7 @@ status links_schedule(const int *host_of, int n, bool all, links_pair **out, int
 /* Collective over `everyone`, the group of the world's ranks: measures each pair, and all ranks have the figures. */
 status links_measure(comm_world *w, comm_group *everyone, int timeout_ms, links_pair *pairs, int n_pairs, int n_slots);
 
-/* Median seconds of a sum of `bytes` (of f32) in the group; collective over it. */
+/* Median seconds of a sum of `bytes` (of f32) in the group, one at a time with a little computing in between; collective over it. */
 status links_sum(comm_group *g, size_t bytes, int rounds, double *seconds);
 
 #endif

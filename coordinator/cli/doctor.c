@@ -349,7 +349,7 @@ static int hosts_among(const doctor *d, const json_t *ranks)
     return n;
 }
 
-/* Each size once for so many ranks on so many hosts: the slowest such group's. */
+/* Each size once for so many ranks on so many hosts: the slowest such group's.  As many as a machine's file may have: the whole world's come first. */
 static json_t *sums_told(const doctor *d)
 {
     json_t *list = json_array(), *row;
@@ -365,9 +365,9 @@ static json_t *sums_told(const doctor *d)
                 json_equal(json_object_get(other, "bytes"), bytes))
                 same = other;
         }
-        if (same == NULL)
+        if (same == NULL && json_array_size(list) < SHARD_MOST_SUMS)
             json_array_append_new(list, json_pack("{si si sO sO}", "ranks", n, "hosts", hosts, "bytes", bytes, "seconds", seconds));
-        else if (json_number_value(seconds) > json_number_value(json_object_get(same, "seconds")))
+        else if (same != NULL && json_number_value(seconds) > json_number_value(json_object_get(same, "seconds")))
             json_object_set(same, "seconds", seconds);
     }
     return list;
@@ -389,7 +389,8 @@ static status describe(doctor *d, const shard_device *s)
         return FAIL(ST_NO_MEMORY, "no memory for the machine's description");
     put_way(d, m, "in_host", false);
     put_way(d, m, "between_hosts", true);
-    json_object_set_new(m, "sums", sums_told(d));
+    if (gpu == NULL) /* GPUs add elsewhere than where these were measured */
+        json_object_set_new(m, "sums", sums_told(d));
     char *text = json_dumps(m, JSON_INDENT(2));
     json_decref(m);
     status st = text == NULL ? FAIL(ST_NO_MEMORY, "no memory for the machine's description") : file_write_all(d->a->machine, text, strlen(text), 0644);

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """`trireme bench serve` against aiperf and guidellm: the same load on the same service by turns, and what each says of it.
 
-    vs_clients.py --trireme build/release/trireme --venvs build/clients -m build/models/smollm2-bf16 [--streams 4] [--rounds 5]
+    vs_clients.py --trireme build/release/trireme --venvs build/clients -m build/models/smollm2-bf16 [--streams 4 | --rate 1.2] [--rounds 5]
 
-The venvs are those that `deploy/check --full` makes.  Load: so many streams, chat, synthetic prompts, answers of a fixed length.  Printed: each client's median over the rounds
-(lowest to highest) of output tokens/s, median TTFT and median TPOT; trireme's over theirs; and whether they agree: within 5 %, or within what a client itself differs by from
-round to round where that is more.  The service keeps no prefix cache, so that no round helps the next.  aiperf's and guidellm's inter-token latency of a request is what vLLM
-calls TPOT.  Run it on an otherwise idle machine.  CPU is the share of the machine that the client itself takes while it loads the service: what it took, in seconds and in CPU seconds, beyond
-a run of one request a stream, which is its start and its end.
+The venvs are those that `deploy/check --full` makes.  Load: so many streams, or requests at an even rate (with streams aiperf looks for a free one all the time, which takes a core);
+chat, synthetic prompts, answers of a fixed length.  Printed: each client's median over the rounds (lowest to highest) of output tokens/s, median TTFT and median TPOT; trireme's over
+theirs; and whether they agree: within 5 %, or within what a client itself differs by from round to round where that is more.  The service keeps no prefix cache, so that no round
+helps the next.  aiperf's and guidellm's inter-token latency of a request is what vLLM calls TPOT.  At a rate trireme's and aiperf's first request comes after a gap, as vLLM's does,
+and guidellm's at once: of n requests its tokens/s are n / (n - 1) times as many.  Run it on an otherwise idle machine.  CPU is the share of the machine that the client itself takes while
+it loads the service: what it took, in seconds and in CPU seconds, beyond a run of one request a stream, which is its start and its end.
 """
 import argparse
 import json
@@ -33,8 +34,9 @@ class Broken(Exception):
 
 def trireme(a, s, folder, seed):
     out = pathlib.Path(folder) / "out.jsonl"
-    code, said = clients.tool([a.trireme, "bench", "serve", "--url", s.url, "--model", s.model, "--endpoint", "/v1/chat/completions", "--max-concurrency", a.streams, "--num-prompts",
-                               a.requests, "--random-input-len", a.prompt, "--random-output-len", a.answer, "--ignore-eos", "--seed", seed, "--save", out], folder,
+    code, said = clients.tool([a.trireme, "bench", "serve", "--url", s.url, "--model", s.model, "--endpoint", "/v1/chat/completions",
+                               *(["--request-rate", a.rate, "--burstiness", 1e6] if a.rate else ["--max-concurrency", a.streams]), "--num-prompts", a.requests,
+                               "--random-input-len", a.prompt, "--random-output-len", a.answer, "--ignore-eos", "--seed", seed, "--save", out], folder,
                               {"OPENAI_API_KEY": s.key})
     if code != 0:
         raise Broken(said)
@@ -44,9 +46,9 @@ def trireme(a, s, folder, seed):
 
 def aiperf(a, s, folder, seed):
     code, said = clients.tool([a.venvs / "aiperf/bin/aiperf", "profile", "-m", s.model, "--endpoint-type", "chat", "--streaming", "--url", s.url, "--api-key", s.key, "--tokenizer", a.model,
-                               "--concurrency", a.streams, "--request-count", a.requests, "--synthetic-input-tokens-mean", a.prompt, "--output-tokens-mean", a.answer,
-                               "--extra-inputs", "ignore_eos:true", "--use-server-token-count", "--no-gpu-telemetry", "--random-seed", seed + 1, "--ui", "none",
-                               "--output-artifact-dir", folder], folder)
+                               *(["--request-rate", a.rate, "--arrival-pattern", "constant"] if a.rate else ["--concurrency", a.streams]),
+                               "--request-count", a.requests, "--synthetic-input-tokens-mean", a.prompt, "--output-tokens-mean", a.answer, "--extra-inputs", "ignore_eos:true",
+                               "--use-server-token-count", "--no-gpu-telemetry", "--random-seed", seed + 1, "--ui", "none", "--output-artifact-dir", folder], folder)
     found = list(pathlib.Path(folder).rglob("profile_export*aiperf.json"))
     if code != 0 or len(found) != 1:
         raise Broken(said)
@@ -57,9 +59,9 @@ def aiperf(a, s, folder, seed):
 def guidellm(a, s, folder, seed):
     out = pathlib.Path(folder) / "out.json"
     code, said = clients.tool([a.venvs / "guidellm/bin/guidellm", "run", "--backend", f"kind=openai_http,target={s.url},model={s.model},api_key={s.key},request_format=/v1/chat/completions",
-                               "--profile", f"kind=concurrent,streams={a.streams}", "--constraint", f"kind=max_requests,count={a.requests}", "--tokenizer",
-                               f"kind=huggingface_auto,model={a.model}", "--data", f"kind=synthetic_text,prompt_tokens={a.prompt},output_tokens={a.answer}", "--disable-progress",
-                               "--output", f"kind=json,path={out}"], folder, clients.OFFLINE)
+                               "--profile", f"kind=constant,rate={a.rate}" if a.rate else f"kind=concurrent,streams={a.streams}", "--constraint",
+                               f"kind=max_requests,count={a.requests}", "--tokenizer", f"kind=huggingface_auto,model={a.model}",
+                               "--data", f"kind=synthetic_text,prompt_tokens={a.prompt},output_tokens={a.answer}", "--disable-progress", "--output", f"kind=json,path={out}"], folder, clients.OFFLINE)
     if code != 0 or not out.exists():
         raise Broken(said)
     b = json.loads(out.read_text())["benchmarks"][0]
@@ -129,6 +131,7 @@ def main():
     p.add_argument("--venvs", required=True, type=pathlib.Path)
     p.add_argument("-m", "--model", required=True, type=pathlib.Path, help="a directory with a tokenizer.json, which the clients read too")
     p.add_argument("--streams", type=int, default=4)
+    p.add_argument("--rate", type=float, help="requests a second, evenly, however many are under way")
     p.add_argument("--requests", type=int, default=80)
     p.add_argument("--prompt", type=int, default=64)
     p.add_argument("--answer", type=int, default=64)
