@@ -167,9 +167,9 @@ static status cross_direct(comm_group *g, float *data, size_t n, const char *wha
     wire_set s = {.g = g};
     const float *parts[COMM_MAX_HOSTS];
     for (int h = 0; h < g->n_hosts; h++) {
-        parts[h] = h == g->my_host ? data : g->wire_in + (size_t)h * GROUP_PIECE;
+        parts[h] = h == g->my_host ? data : g->wire_in + (size_t)h * g->piece;
         if (h != g->my_host)
-            TRY(wire_begin(&s, false, counterpart(g, h), g->wire_in + (size_t)h * GROUP_PIECE, n * sizeof(float)));
+            TRY(wire_begin(&s, false, counterpart(g, h), g->wire_in + (size_t)h * g->piece, n * sizeof(float)));
     }
     for (int h = 0; h < g->n_hosts; h++)
         if (h != g->my_host)
@@ -191,9 +191,9 @@ static status cross_sliced(comm_group *g, float *data, size_t n, const char *wha
     size_t begin = share_of(n, g->my_host, g->n_hosts), end = share_of(n, g->my_host + 1, g->n_hosts);
     wire_set s = {.g = g};
     for (int h = 0; h < g->n_hosts; h++) {
-        parts[h] = h == g->my_host ? data + begin : g->wire_in + (size_t)h * GROUP_PIECE;
+        parts[h] = h == g->my_host ? data + begin : g->wire_in + (size_t)h * g->piece;
         if (h != g->my_host)
-            TRY(wire_begin(&s, false, counterpart(g, h), g->wire_in + (size_t)h * GROUP_PIECE, (end - begin) * sizeof(float)));
+            TRY(wire_begin(&s, false, counterpart(g, h), g->wire_in + (size_t)h * g->piece, (end - begin) * sizeof(float)));
     }
     for (int h = 0; h < g->n_hosts; h++) {
         size_t b = share_of(n, h, g->n_hosts), e = share_of(n, h + 1, g->n_hosts);
@@ -216,8 +216,8 @@ static status cross_sliced(comm_group *g, float *data, size_t n, const char *wha
 
 static status cross_hosts(comm_group *g, float *data, size_t n, const char *what, int64_t deadline_ns)
 {
-    for (size_t at = 0; at < n; at += GROUP_PIECE) {
-        size_t piece = n - at < GROUP_PIECE ? n - at : GROUP_PIECE;
+    for (size_t at = 0; at < n; at += g->piece) {
+        size_t piece = n - at < g->piece ? n - at : g->piece;
         if (g->n_hosts == 2 || piece <= SMALL_WIRE)
             TRY(cross_direct(g, data + at, piece, what, deadline_ns));
         else

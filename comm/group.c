@@ -163,8 +163,11 @@ static status build(comm_group *g)
     TRY(arrange(g));
     TRY(mem_calloc((size_t)g->n * 2, sizeof(*g->requests), "group", &g->requests));
     TRY(mem_calloc((size_t)g->n * 2, sizeof(int), "group", &g->request_peer));
+    size_t most = GROUP_WIRE_BYTES / sizeof(float) / (size_t)g->n_hosts, slot = g->slot_bytes / sizeof(float);
+    g->piece = most > GROUP_LEAST_PIECE ? most : GROUP_LEAST_PIECE;
+    g->piece = g->piece < slot ? g->piece : slot;
     if (g->n_hosts > 1)
-        TRY(mem_calloc((size_t)g->n_hosts * GROUP_PIECE, sizeof(float), "group", &g->wire_in));
+        TRY(mem_calloc((size_t)g->n_hosts * g->piece, sizeof(float), "group", &g->wire_in));
     TRY(layout_of(g, &l));
     g->segment_bytes = l.bytes;
     TRY(share(g, &l, world_deadline(g->timeout_ms)));

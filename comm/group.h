@@ -33,6 +33,7 @@ struct comm_group {
     char **slots[2];      /* [n_local] */
     char **gather[2];     /* [n]: where a member's bytes of a gather lie on this host */
     const float **parts[2];
+    size_t piece;         /* floats that cross between hosts at a time */
     float *wire_in;       /* what other hosts sent: [n_hosts][piece] */
     comm_wire_request *requests; /* [2 n] */
     int *request_peer;
@@ -52,7 +53,9 @@ static inline int group_local_member(const comm_group *g, int local)
 }
 
 #define COMM_MAX_HOSTS 512 /* that one group spans */
-#define GROUP_PIECE 65536 /* floats that cross between hosts at a time */
+/* Each piece costs a network its round trips (a large message is announced first), so pieces are as large as all of what comes in at once may be. */
+#define GROUP_WIRE_BYTES ((size_t)8 << 20)
+#define GROUP_LEAST_PIECE 65536
 
 /* collect.c: all local members have come here.  `what` names the operation in messages. */
 status group_sync(comm_group *g, const char *what, int64_t deadline_ns);

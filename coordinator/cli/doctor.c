@@ -22,7 +22,7 @@
 #include "coordinator/placement.h"
 #include "trireme_version.h"
 
-enum { MANY_RANKS = 128, SUM_ROUNDS = 20 };
+enum { MANY_RANKS = 128, SUM_ROUNDS = 60 };
 static const size_t SUM_BYTES[] = {2 << 10, 16 << 10, 128 << 10, 1 << 20};
 
 typedef struct doctor_args {

@@ -35,11 +35,11 @@ static float expected_sum(const comm_world *w, const int *ranks, int n, size_t i
     return total;
 }
 
-static int all_group(comm_world *w, int *ranks, comm_group **g)
+static int all_group(comm_world *w, size_t exchange_bytes, int *ranks, comm_group **g)
 {
     for (int i = 0; i < comm_world_size(w); i++)
         ranks[i] = i;
-    CHECK_OK(comm_group_create(w, ranks, comm_world_size(w), EXCHANGE_BYTES, TIMEOUT_MS, g));
+    CHECK_OK(comm_group_create(w, ranks, comm_world_size(w), exchange_bytes, TIMEOUT_MS, g));
     return 0;
 }
 
@@ -74,7 +74,7 @@ int case_exchange(comm_world *w)
     int ranks[64];
     comm_group *g;
     unsigned own = (unsigned)comm_world_rank(w) * 7 + 1, shared = 5;
-    if (all_group(w, ranks, &g))
+    if (all_group(w, EXCHANGE_BYTES, ranks, &g))
         return 1;
     for (unsigned round = 0; round < 60; round++) {
         size_t n = next_random(&shared) % (EXCHANGE_BYTES / sizeof(float));
@@ -89,15 +89,14 @@ int case_exchange(comm_world *w)
     return 0;
 }
 
-int case_all_reduce(comm_world *w)
+static int sums_of(comm_world *w, size_t exchange_bytes, const size_t *sizes, unsigned n_sizes)
 {
-    static const size_t sizes[] = {0, 1, 15, 16, 17, 4096, 4097, 9999, 10000, 10001, 65537, 200003};
     int ranks[64];
     comm_group *g;
     unsigned own = (unsigned)comm_world_rank(w) + 3;
-    if (all_group(w, ranks, &g))
+    if (all_group(w, exchange_bytes, ranks, &g))
         return 1;
-    for (unsigned round = 0; round < ARRAY_LEN(sizes); round++) {
+    for (unsigned round = 0; round < n_sizes; round++) {
         size_t n = sizes[round];
         float *data = malloc((n + 1) * sizeof(float));
         CHECK(data != NULL);
@@ -113,6 +112,13 @@ int case_all_reduce(comm_world *w)
     }
     comm_group_destroy(&g);
     return 0;
+}
+
+/* As sums of prompts are: some that cross between hosts in one piece, some in several. */
+int case_all_reduce(comm_world *w)
+{
+    static const size_t small[] = {0, 1, 15, 16, 17, 4096, 4097, 9999, 10000, 10001, 65537, 200003}, large[] = {70001, 524289, 1048576, 1048577, 2200003};
+    return sums_of(w, EXCHANGE_BYTES, small, ARRAY_LEN(small)) || sums_of(w, (size_t)9 << 20, large, ARRAY_LEN(large));
 }
 
 static unsigned char byte_of(int member, size_t i, unsigned round)
@@ -147,7 +153,7 @@ int case_gather_broadcast(comm_world *w)
     size_t bytes[64];
     comm_group *g;
     unsigned own = (unsigned)comm_world_rank(w) + 11, shared = 9;
-    if (all_group(w, ranks, &g))
+    if (all_group(w, EXCHANGE_BYTES, ranks, &g))
         return 1;
     for (unsigned round = 0; round < 12; round++) {
         for (int i = 0; i < comm_group_size(g); i++)
@@ -177,7 +183,7 @@ int case_subgroups(comm_world *w)
 {
     int ranks[64], all[64], n = 0, size = comm_world_size(w), parity = comm_world_rank(w) % 2;
     comm_group *g, *whole;
-    if (all_group(w, all, &whole))
+    if (all_group(w, EXCHANGE_BYTES, all, &whole))
         return 1;
     for (int r = 0; r < size; r++)
         if (r % 2 == parity)
@@ -293,7 +299,7 @@ int case_messages_while_exchanging(comm_world *w)
     int ranks[64], me = comm_world_rank(w), size = comm_world_size(w);
     comm_group *g;
     comm_request *sends[ROUNDS], *recv;
-    if (all_group(w, ranks, &g))
+    if (all_group(w, EXCHANGE_BYTES, ranks, &g))
         return 1;
     unsigned char *out = malloc(BYTES), *in = malloc(BYTES);
     CHECK(out != NULL && in != NULL);
@@ -358,7 +364,7 @@ int case_refusals(comm_world *w)
     CHECK(comm_recv(w, -1, 0, ranks, 1, &r) == ST_INVALID && r == NULL);
     CHECK(comm_send(w, me, -5, "x", 1, &r) == ST_INVALID && r == NULL);
     status_unmute();
-    if (all_group(w, ranks, &g))
+    if (all_group(w, EXCHANGE_BYTES, ranks, &g))
         return 1;
     status_mute();
     CHECK(comm_exchange_begin(g, EXCHANGE_BYTES + 64, &slot) == ST_INVALID);
