@@ -352,7 +352,7 @@ typedef struct ops_ctx_options {
     int n_threads;      /* 0 = all cores granted */
     int first_core;     /* index into the granted cores where pinning starts; -1 = no pinning */
     bool spin;
-    const char *isa;    /* NULL = best the machine has; "c" "avx2" "avx512" "amx" */
+    const char *isa;    /* NULL = best the machine has; "c" "avx2" "avx512" "avx512bf16" "amx" */
     const char *gemm;   /* who multiplies by bf16 weights on a GPU: "own" "cublaslt", NULL or "auto" = cuBLASLt by the large ones where it may */
     int32_t max_rows, max_cols; /* scratch sizing: rows of a step, widest activation */
 } ops_ctx_options;

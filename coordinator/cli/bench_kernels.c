@@ -599,7 +599,7 @@ static bool has(const char *isa)
 
 int cli_bench_kernels(int argc, char **argv)
 {
-    static const char *const sets[] = {"amx", "avx512", "avx2"};
+    static const char *const sets[] = {"amx", "avx512bf16", "avx512", "avx2"};
     kernels_args a = {.device = OPS_DEVICE_CPU, .memory = (size_t)1 << 30, .rows = {1, 2, 4, 8, 16, 32, 64, 512}, .n_rows = 8, .outputs = 2048, .cols = 2048,
                       .context = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .vocabulary = 128256};
     const struct argp argp = {options, parse, NULL, doc, NULL, NULL, NULL};

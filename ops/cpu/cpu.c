@@ -95,8 +95,8 @@ static status ctx_create(const ops_ctx_options *options, ops_ctx **out)
         return st;
     }
     snprintf(ctx->description, sizeof(ctx->description), "cpu %s, %d thread%s", cpu_isa_name(isa), ctx->n_threads, ctx->n_threads == 1 ? "" : "s");
-    /* f32 and integer formats give the same bits at every level; bf16 products have an order of their own where the machine multiplies pairs */
-    snprintf(ctx->numerics_name, sizeof(ctx->numerics_name), "cpu 1 %s", cpu_linear_input(ctx, PACKED_BF16) == OPS_BF16 ? "bf16 pairs" : "f32");
+    /* f32 and integer formats give the same bits at every level; bf16 products have an order of their own where the machine multiplies pairs or tiles of them */
+    snprintf(ctx->numerics_name, sizeof(ctx->numerics_name), "cpu 1 %s", isa == CPU_ISA_AMX ? "bf16 tiles" : isa == CPU_ISA_AVX512BF16 ? "bf16 pairs" : "f32");
     *out = ctx;
     return ST_OK;
 }

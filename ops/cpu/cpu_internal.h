@@ -9,7 +9,7 @@
 #include "ops/ops.h"
 
 /* avx2: AVX2 FMA F16C; avx512: F BW DQ VL VNNI; amx: avx512 + BF16 + AMX-TILE/INT8/BF16. */
-typedef enum cpu_isa { CPU_ISA_C, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_AMX, CPU_ISAS } cpu_isa;
+typedef enum cpu_isa { CPU_ISA_C, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_AVX512BF16, CPU_ISA_AMX, CPU_ISAS } cpu_isa;
 
 typedef struct cpu_vec_kernels cpu_vec_kernels;       /* vec kernels of one level: cpu_vec.h */
 typedef struct cpu_linear_kernels cpu_linear_kernels; /* products of one level: cpu_linear.h */

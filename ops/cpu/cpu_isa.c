@@ -3,7 +3,7 @@
 
 #include "ops/cpu/cpu_vec.h"
 
-static const char *const NAMES[CPU_ISAS] = {[CPU_ISA_C] = "c", [CPU_ISA_AVX2] = "avx2", [CPU_ISA_AVX512] = "avx512", [CPU_ISA_AMX] = "amx"};
+static const char *const NAMES[CPU_ISAS] = {[CPU_ISA_C] = "c", [CPU_ISA_AVX2] = "avx2", [CPU_ISA_AVX512] = "avx512", [CPU_ISA_AVX512BF16] = "avx512bf16", [CPU_ISA_AMX] = "amx"};
 
 bool cpu_isa_parse(const char *name, cpu_isa *out)
 {
@@ -43,7 +43,7 @@ static const feature FEATURES[] = {
     {CPU_ISA_AVX2, 1, 0, 'c', 28, "AVX"},           {CPU_ISA_AVX2, 1, 0, 'c', 12, "FMA"},         {CPU_ISA_AVX2, 1, 0, 'c', 29, "F16C"},
     {CPU_ISA_AVX2, 7, 0, 'b', 5, "AVX2"},           {CPU_ISA_AVX512, 7, 0, 'b', 16, "AVX512F"},   {CPU_ISA_AVX512, 7, 0, 'b', 17, "AVX512DQ"},
     {CPU_ISA_AVX512, 7, 0, 'b', 30, "AVX512BW"},    {CPU_ISA_AVX512, 7, 0, 'b', 31, "AVX512VL"},  {CPU_ISA_AVX512, 7, 0, 'c', 11, "AVX512-VNNI"},
-    {CPU_ISA_AMX, 7, 1, 'a', 5, "AVX512-BF16"},     {CPU_ISA_AMX, 7, 0, 'd', 24, "AMX-TILE"},     {CPU_ISA_AMX, 7, 0, 'd', 25, "AMX-INT8"},
+    {CPU_ISA_AVX512BF16, 7, 1, 'a', 5, "AVX512-BF16"}, {CPU_ISA_AMX, 7, 0, 'd', 24, "AMX-TILE"},     {CPU_ISA_AMX, 7, 0, 'd', 25, "AMX-INT8"},
     {CPU_ISA_AMX, 7, 0, 'd', 22, "AMX-BF16"},
 };
 

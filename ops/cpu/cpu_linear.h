@@ -11,8 +11,8 @@
  *              with ws the group's scale and wm its minimum as f32 (packed_get_scale; an integer sub-scale times its super-scale is exact),
  *              xs the scale of the 32 codes of x that hold the group, xm = xs * (float)(sum of the group's xcodes), rounded, kept in the row
  *
- * whatever the number of rows: hence the same bits from every level, alone or in a batch.  The one exception is bf16 weights on AMX,
- * where the tile instruction fixes the order (32 k at a time); there every batch size takes that path. */
+ * whatever the number of rows: hence the same bits from every level, alone or in a batch.  The one exception is bf16 weights where the machine multiplies bf16,
+ * by pairs or by tiles: the instruction fixes the order (2 or 32 k at a time), and there every batch size takes that path. */
 #ifndef OPS_CPU_CPU_LINEAR_H
 #define OPS_CPU_CPU_LINEAR_H
 
@@ -79,7 +79,7 @@ struct cpu_linear_kernels {
     cpu_peak_fn peak;                   /* NULL: not known */
 };
 
-extern const cpu_linear_kernels cpu_linear_c, cpu_linear_avx2, cpu_linear_avx512, cpu_linear_amx;
+extern const cpu_linear_kernels cpu_linear_c, cpu_linear_avx2, cpu_linear_avx512, cpu_linear_avx512bf16, cpu_linear_amx;
 
 /* linear_quantise.c, compiled for each level. */
 void cpu_quantise_c(const float *x, int32_t cols, void *row);

@@ -25,6 +25,24 @@ typedef union emulate_512 {
     int32_t lane[16];
 } emulate_512;
 
+typedef simde__m512i emulate_512bh;
+#define __m512bh emulate_512bh
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps emulate_dpbf16_ps
+/* In the instruction's order, which SIMDe's is not; but for subnormals, which the instruction takes as zero. */
+EMULATE simde__m512 emulate_dpbf16_ps(simde__m512 acc, emulate_512bh a, emulate_512bh b)
+{
+    emulate_512 r = {.f = acc}, x = {.i = a}, y = {.i = b};
+    for (int k = 0; k < 16; k++) {
+        float sum, f[4];
+        uint32_t bits[4] = {(uint32_t)x.lane[k] & 0xffff0000u, (uint32_t)y.lane[k] & 0xffff0000u, (uint32_t)x.lane[k] << 16, (uint32_t)y.lane[k] << 16};
+        memcpy(f, bits, sizeof(f));
+        memcpy(&sum, &r.lane[k], 4);
+        sum = __builtin_fmaf(f[2], f[3], __builtin_fmaf(f[0], f[1], sum));
+        memcpy(&r.lane[k], &sum, 4);
+    }
+    return r.f;
+}
 #define _mm512_maskz_loadu_ps emulate_maskz_loadu_ps
 EMULATE simde__m512 emulate_maskz_loadu_ps(uint16_t m, const void *p)
 {

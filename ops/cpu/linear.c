@@ -70,6 +70,8 @@ const cpu_linear_kernels *cpu_linear_kernels_of(cpu_isa isa)
         return &cpu_linear_avx2;
     case CPU_ISA_AVX512:
         return &cpu_linear_avx512;
+    case CPU_ISA_AVX512BF16:
+        return &cpu_linear_avx512bf16;
     case CPU_ISA_AMX:
         return &cpu_linear_amx;
 #endif

@@ -4,6 +4,7 @@
  * signed bytes, the zero point taken off (a row for each 4 k, 16 outputs of 4 bytes); tile C = their exact dots, scaled and added by AVX-512.
  * bf16: the tile instruction adds 32 k in its own order, so every number of rows takes this path, and x is rounded to bf16. */
 #include "ops/cpu/linear_avx512.h"
+#include "ops/cpu/linear_avx512_rest.h"
 
 #ifdef CPU_EMULATE
 #include "ops/cpu/emulate_tiles.h"
@@ -135,37 +136,6 @@ DEFINE_TILE(32_min, 32, true)
 DEFINE_TILE(16, 16, false)
 DEFINE_TILE(16_min, 16, true)
 
-static void one(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
-{
-    cpu_linear_avx512.one[l->shape.type](l, panel, n_panels, x, acc);
-}
-
-static void few(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
-{
-    cpu_linear_avx512.few[l->shape.type](l, panel, x, row, n_rows, acc);
-}
-
-static void floats(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
-{
-    cpu_linear_avx512.floats[l->shape.type](l, panel, k0, k1, x, x_stride, n_rows, acc);
-}
-
-/* Of a block that was expanded too, whatever its panel's type is. */
-static void floats_f32(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
-{
-    cpu_linear_avx512.floats[PACKED_F32](l, panel, k0, k1, x, x_stride, n_rows, acc);
-}
-
-static void expand(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
-{
-    cpu_linear_avx512.expand[l->shape.type](l, panel, k0, k1, out);
-}
-
-static void floats_one(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
-{
-    cpu_linear_avx512.floats_one[l->shape.type](l, panel, n_panels, x, acc);
-}
-
 /* ---- bf16 ---- */
 
 #define BF16_K 32 /* k of one tile */
@@ -289,21 +259,13 @@ static int64_t peak(cpu_peak what, int64_t rounds)
     return rounds * 4 * TILE_ROWS * PACKED_ROWS * (what == CPU_PEAK_BF16 ? 64 : 128);
 }
 
-#define ONE_ENTRY(name, type, ...) [type] = one,
-#define FEW_ENTRY(name, type, ...) [type] = few,
 #define UNPACK_ENTRY(name, type, ...) [type] = unpack_##name,
 
 const cpu_linear_kernels cpu_linear_amx = {
-    .one = {INTEGERS(ONE_ENTRY)},
-    .few_rows = FEW_ROWS,
-    .few = {INTEGERS(FEW_ENTRY)},
+    REST_OF_AVX512,
     .unpack = {INTEGERS(UNPACK_ENTRY)},
     .many = {[PACKED_Q8_0] = many_32, [PACKED_IQ4_NL] = many_32, [PACKED_Q4_0] = many_32, [PACKED_Q4_1] = many_32_min, [PACKED_Q4_K] = many_32_min, [PACKED_Q5_0] = many_32,
              [PACKED_Q5_1] = many_32_min, [PACKED_Q5_K] = many_32_min, [PACKED_Q2_K] = many_16_min, [PACKED_Q3_K] = many_16, [PACKED_Q6_K] = many_16},
-    .floats = {[PACKED_F32] = floats_f32, [PACKED_F16] = floats, [PACKED_BF16] = floats},
-    .floats_one = {[PACKED_F32] = floats_one, [PACKED_F16] = floats_one, [PACKED_BF16] = floats_one, [PACKED_F8] = floats_one},
-    .expand = {[PACKED_F8] = expand},
     .bf16 = bf16,
-    .quantise = cpu_quantise_avx512,
     .peak = peak,
 };

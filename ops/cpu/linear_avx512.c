@@ -305,14 +305,6 @@ static void floats_one_f8(const packed_layout *l, const char *panel, int32_t n_p
         f8_panels(l, panel + (size_t)p * l->panel_bytes, 1, x, acc + p);
 }
 
-#ifdef CPU_EMULATE
-#define KEEP(v) __asm__("" : "+m"(v))
-#define WANTED(v) __asm__ volatile("" : : "m"(v))
-#else
-#define KEEP(v) __asm__("" : "+v"(v))
-#define WANTED(v) __asm__ volatile("" : : "v"(v))
-#endif
-
 static int64_t peak(cpu_peak what, int64_t rounds)
 {
     __m512i c = _mm512_set1_epi8(3), dots[12] = {c, c, c, c, c, c, c, c, c, c, c, c};

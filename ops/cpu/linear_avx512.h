@@ -16,6 +16,15 @@
 
 #define FEW_ROWS 8 /* of the `few` kernels, which AMX takes from AVX-512 */
 
+/* Of a value that is computed for its time alone: it is made, and wanted. */
+#ifdef CPU_EMULATE
+#define KEEP(v) __asm__("" : "+m"(v))
+#define WANTED(v) __asm__ volatile("" : : "m"(v))
+#else
+#define KEEP(v) __asm__("" : "+v"(v))
+#define WANTED(v) __asm__ volatile("" : : "v"(v))
+#endif
+
 /* What a kernel is specialised by: all constants where it is inlined. */
 typedef struct kind {
     int bits;       /* planes of the codes: 8 in a tile */

@@ -16,7 +16,7 @@
 #define MAX_ROWS 70
 #define MAX_COLS 2080
 
-static const char *const level_names[CPU_ISAS] = {"c", "avx2", "avx512", "amx"};
+static const char *const level_names[CPU_ISAS] = {"c", "avx2", "avx512", "avx512bf16", "amx"};
 static ops_ctx contexts[CPU_ISAS][4]; /* by level and threads (1, 2, 3) */
 static cpu_isa levels[CPU_ISAS];
 static int n_levels;
@@ -111,10 +111,10 @@ static void check_same(const ops_buf *got, const ops_buf *want, const packed_sha
                      s->cols, s->phase, level, threads, rows, i, (double)((float *)(void *)got->data)[i], (double)((float *)(void *)want->data)[i]);
 }
 
-/* bf16 on AMX has its own order: it is its own reference. */
+/* Where the machine multiplies bf16 its products have their own order: they are their own reference. */
 static bool own_order(cpu_isa level, packed_type type)
 {
-    return level == CPU_ISA_AMX && type == PACKED_BF16;
+    return level >= CPU_ISA_AVX512BF16 && type == PACKED_BF16;
 }
 
 static void check_shape(packed_shape s, int32_t rows)

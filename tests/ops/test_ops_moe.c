@@ -1,6 +1,6 @@
 /* tests/ops/test_ops_moe.c - layers of experts: the choice and the order of the pairs against the definition in double, products against `linear` bit for bit, and
  * each row the same in any company, on every level and number of threads. */
-#define FIXTURE_LEVELS "c", "avx2", "avx512", "amx"
+#define FIXTURE_LEVELS "c", "avx2", "avx512", "avx512bf16", "amx"
 #include "tests/ops/fixture.h"
 
 #include "base/half.h"
