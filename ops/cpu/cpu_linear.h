@@ -40,6 +40,31 @@ typedef struct cpu_tile {
     float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
 } cpu_tile;
 
+/* What is fetched with each unit of weights that come from memory, further ahead than the hardware looks: the codes so many units on, at a panel's end those that the next one begins
+ * with, and the next one's scales and minima, which lie behind its codes. */
+typedef struct cpu_ahead {
+    const char *codes, *next, *side;
+    int32_t near; /* units whose codes ahead are of this panel */
+    size_t side_bytes; /* a unit */
+} cpu_ahead;
+
+static inline cpu_ahead cpu_ahead_of(const packed_layout *l, const char *panel, size_t bytes)
+{
+    int32_t units = (int32_t)(bytes / l->unit_bytes), near = l->units > units ? l->units - units : 0;
+    const char *next = panel + l->panel_bytes; /* behind the last panel: memory may be fetched that nobody has */
+    return (cpu_ahead){panel + (size_t)units * l->unit_bytes, next, next + l->scale_offset, near, l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0};
+}
+
+static inline __attribute__((always_inline)) void cpu_fetch(const cpu_ahead *a, int32_t unit, size_t unit_bytes)
+{
+    const char *at = unit < a->near ? a->codes + (size_t)unit * unit_bytes : a->next + (size_t)(unit - a->near) * unit_bytes;
+#pragma GCC unroll 8
+    for (size_t b = 0; b < unit_bytes; b += 64)
+        __builtin_prefetch(at + b);
+    if (a->side_bytes > 0)
+        __builtin_prefetch(a->side + (size_t)unit * a->side_bytes);
+}
+
 /* acc[r][0..15]: the sums of row r, continued from what is there, except by the kernels said to begin at zero. */
 typedef float cpu_acc[PACKED_ROWS];
 

@@ -12,7 +12,7 @@
 
 /* Weights read once come from memory: the hardware's own prefetching of one stream leaves a third of the bandwidth. */
 #ifndef PREFETCH
-#define PREFETCH 2048
+#define PREFETCH 4096
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -171,8 +171,8 @@ INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int
 }
 
 /* n_rows (at most 4; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
- * With each unit `ahead_bytes` more are fetched from `ahead` on. */
-INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const char *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
+ * With each unit `ahead_bytes` of codes are fetched. */
+INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
                        cpu_acc *acc)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
@@ -185,9 +185,8 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
     }
     for (int32_t u = 0; u < n_units; u++) {
         size_t xu = (size_t)(unit0 + u) * 4; /* bytes into a plane of one number a unit */
-#pragma GCC unroll 8
-        for (size_t b = 0; b < ahead_bytes; b += 64)
-            _mm_prefetch(ahead + (size_t)u * ahead_bytes + b, _MM_HINT_T0);
+        if (ahead_bytes > 0)
+            cpu_fetch(ahead, u, ahead_bytes);
 #pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
             __m256i dot[4][2];
@@ -241,10 +240,12 @@ INLINE void one_template(kind k, bool has_codebook, const packed_layout *l, cons
 {
     memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     for (int32_t p = 0; p < n_panels; p++) {
-        source s = packed_source(l, panel + (size_t)p * l->panel_bytes, 0, k);
+        const char *at = panel + (size_t)p * l->panel_bytes;
+        source s = packed_source(l, at, 0, k);
+        cpu_ahead ahead = cpu_ahead_of(l, at, PREFETCH);
         if (!has_codebook)
             s.codebook = NULL;
-        rows_units(k, &s, 0, l->units, (const char *)s.codes + PREFETCH, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
+        rows_units(k, &s, 0, l->units, &ahead, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
     }
 }
 
@@ -253,15 +254,15 @@ INLINE void one_template(kind k, bool has_codebook, const packed_layout *l, cons
 INLINE void few_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
 {
     source s = packed_source(l, panel, 0, k);
-    const char *ahead = (const char *)s.codes + PREFETCH;
+    cpu_ahead ahead = cpu_ahead_of(l, panel, PREFETCH);
     const size_t bytes = (size_t)k.bits * 64;
     cpu_acc sums[FEW_ROWS] = {{0}};
     if (!has_codebook)
         s.codebook = NULL;
     if (n_rows <= 2)
-        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 2, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums);
     else
-        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 4, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 4, n_rows - 1, sums);
     memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
 }
 
@@ -294,15 +295,16 @@ INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, 
     source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
     k.bits = 8;
     k.scale = PACKED_SCALE_NONE;
+    cpu_ahead fetched = {.codes = ahead, .near = n_units};
     int32_t r = 0;
     for (; r + 4 <= n_rows; r += 4)
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
     if (n_rows & 2) {
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
         r += 2;
     }
     if (n_rows & 1)
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
 }
 
 /* name, type, bits, chain, group, zero shift, signed, minimum, scale, codebook */
@@ -495,7 +497,7 @@ INLINE void f8_panels(const packed_layout *l, const char *panel, int n, const fl
             for (int p = 0; p < n; p++) {
                 const char *at = panel + (size_t)p * l->panel_bytes;
                 if (k % 4 == 0)
-                    _mm_prefetch(at + (size_t)k * PACKED_ROWS + PREFETCH / 4, _MM_HINT_T0);
+                    _mm_prefetch(at + (size_t)k * PACKED_ROWS + PREFETCH / 8, _MM_HINT_T0);
                 __m256i halves = f8_halves(at, k);
                 for (int h = 0; h < 2; h++)
                     a[p][h] = _mm256_fmadd_ps(xk, _mm256_mul_ps(f8_half(halves, h), scale[p][h]), a[p][h]);

@@ -2,8 +2,9 @@
  * four signed bytes of x, broadcast from memory, into each 32-bit lane. */
 #include "ops/cpu/linear_avx512.h"
 
-/* Weights read once come from memory, further ahead than the hardware looks. */
-#define PREFETCH 2048
+/* Weights read once come from memory, further ahead than the hardware looks; few rows take longer with what is there, and hide less. */
+#define PREFETCH 4096
+#define PREFETCH_FEW 8192
 
 INLINE __m512i broadcast_four(const char *x)
 {
@@ -13,8 +14,8 @@ INLINE __m512i broadcast_four(const char *x)
 }
 
 /* n_rows (at most 8; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
- * With each unit `ahead_bytes` more are fetched from `ahead` on. */
-INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const char *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
+ * With each unit `ahead_bytes` of codes are fetched. */
+INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
                        cpu_acc *acc)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
@@ -26,9 +27,8 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
     }
     for (int32_t u = 0; u < n_units; u++) {
         const uint8_t *unit = s->codes + (size_t)u * unit_bytes;
-#pragma GCC unroll 8
-        for (size_t b = 0; b < ahead_bytes; b += 64)
-            _mm_prefetch(ahead + (size_t)u * ahead_bytes + b, _MM_HINT_T0);
+        if (ahead_bytes > 0)
+            cpu_fetch(ahead, u, ahead_bytes);
         size_t xk = (size_t)(unit0 + u) * PACKED_UNIT, xu = xk / 8;
 #pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
@@ -63,25 +63,27 @@ INLINE void one_template(kind k, const packed_layout *l, const char *panel, int3
 {
     memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     for (int32_t p = 0; p < n_panels; p++) {
-        source s = packed_source(l, panel + (size_t)p * l->panel_bytes, 0, k);
-        rows_units(k, &s, 0, l->units, (const char *)s.codes + PREFETCH, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
+        const char *at = panel + (size_t)p * l->panel_bytes;
+        source s = packed_source(l, at, 0, k);
+        cpu_ahead ahead = cpu_ahead_of(l, at, PREFETCH);
+        rows_units(k, &s, 0, l->units, &ahead, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
     }
 }
 
 INLINE void few_template(kind k, const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
 {
     source s = packed_source(l, panel, 0, k);
-    const char *ahead = (const char *)s.codes + PREFETCH;
+    cpu_ahead ahead = cpu_ahead_of(l, panel, PREFETCH_FEW);
     const size_t bytes = (size_t)k.bits * 64;
     cpu_acc sums[FEW_ROWS] = {{0}};
     if (n_rows <= 2)
-        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 2, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums);
     else if (n_rows <= 4)
-        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 4, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 4, n_rows - 1, sums);
     else if (n_rows <= 6)
-        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 6, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 6, n_rows - 1, sums);
     else
-        rows_units(k, &s, 0, l->units, ahead, bytes, x, row, 8, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 8, n_rows - 1, sums);
     memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
 }
 
@@ -90,19 +92,20 @@ INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, 
 {
     size_t bytes = l->unit_bytes; /* by the first rows alone */
     source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
+    cpu_ahead fetched = {.codes = ahead, .near = n_units};
     int32_t r = 0;
     for (; r + 8 <= n_rows; r += 8)
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 8, 7, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 8, 7, acc + r);
     if (n_rows & 4) {
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
         r += 4;
     }
     if (n_rows & 2) {
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
         r += 2;
     }
     if (n_rows & 1)
-        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
+        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
 }
 
 #define DEFINE_PACKED(name, type, bits, group, zero, has_min, codebook, scale)                                                                \
@@ -280,7 +283,7 @@ INLINE void f8_panels(const packed_layout *l, const char *panel, int n, const fl
             for (int p = 0; p < n; p++) {
                 const char *at = panel + (size_t)p * l->panel_bytes;
                 if (k % 4 == 0)
-                    _mm_prefetch(at + (size_t)k * PACKED_ROWS + PREFETCH / 4, _MM_HINT_T0);
+                    _mm_prefetch(at + (size_t)k * PACKED_ROWS + PREFETCH / 8, _MM_HINT_T0);
                 __m512i halves = f8_halves(at, k);
                 a[p] = _mm512_fmadd_ps(_mm512_set1_ps(x[k]), _mm512_mul_ps(f8_low(halves), scale[p]), a[p]);
                 a[p] = _mm512_fmadd_ps(_mm512_set1_ps(x[k + 1]), _mm512_mul_ps(f8_high(halves), scale[p]), a[p]);

@@ -6,7 +6,7 @@
 #include "ops/cpu/linear_avx512_rest.h"
 
 #define BLOCK_ROWS 12 /* times two panels: 24 sums at once */
-#define PREFETCH 2048 /* weights of few rows come from memory, further ahead than the hardware looks */
+#define PREFETCH 4096 /* weights of few rows come from memory, further ahead than the hardware looks */
 
 INLINE __m512i broadcast_pair(const char *x)
 {
