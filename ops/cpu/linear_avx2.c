@@ -381,6 +381,12 @@ INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes
             a[i][h] = _mm256_loadu_ps(acc[i] + h * 8);
     int32_t k = k0;
     for (; k + 2 <= k1; k += 2) {
+        if (n_panels == 1 && n_rows <= 4) { /* one stream of weights, from memory; of several side by side the hardware fetches enough */
+            const char *ahead = panel + (size_t)k * (type == PACKED_F32 ? 64 : 32) + PREFETCH;
+            _mm_prefetch(ahead, _MM_HINT_T0);
+            if (type == PACKED_F32)
+                _mm_prefetch(ahead + 64, _MM_HINT_T0);
+        }
         for (int odd = 0; odd < 2; odd++) {
             for (int p = 0; p < n_panels; p++) {
                 __m256 w[2];
