@@ -181,15 +181,17 @@ def test_kills(a, report):
                 others = [said(x) for x in first[len(want):]]
                 report.check(all(o[0] == 200 and o[1] for o in others), f"undisturbed: {[str(o)[:300] for o in others]}")
                 check_streams(report, "undisturbed", first, want, others)
-                for seed in range(a.seed, a.seed + a.seeds):
+                seed, replayed = a.seed, 0
+                while seed < a.seed + a.seeds or (replayed == 0 and seed < a.seed + a.seeds + 5):  # replicas are ahead of who reads: on a busy machine a kill may come after all is said
                     rng = random.Random(seed)
-                    after = 1 if seed == a.seed else 1 + int(rng.uniform(0, 0.8) * events)  # replicas are ahead of who reads: the first kill meets all streams for sure
+                    after = 1 if seed == a.seed or seed >= a.seed + a.seeds else 1 + int(rng.uniform(0, 0.8) * events)
                     kind, got = asyncio.run(disturbed(s, bodies, names, start, rng, after))
                     if not check_streams(report, f"{kind} with {n_replicas} replicas, seed {seed}", got, want, others):
                         print(s.gateway.said()[-1500:], flush=True)
                     s.wait_ready(n_replicas)
-                replayed = asyncio.run(get(s.port, "/state"))[2]["requests"]["replayed"]
-                print(f"{n_replicas} replicas: {a.seeds} kills, {replayed} sequences went on elsewhere or after the restart", flush=True)
+                    replayed = asyncio.run(get(s.port, "/state"))[2]["requests"]["replayed"]
+                    seed += 1
+                print(f"{n_replicas} replicas: {seed - a.seed} kills, {replayed} sequences went on elsewhere or after the restart", flush=True)
                 report.check(replayed > 0, "nothing was replayed")
 
 
