@@ -117,6 +117,34 @@ static bool own_order(cpu_isa level, packed_type type)
     return level >= CPU_ISA_AVX512BF16 && type == PACKED_BF16;
 }
 
+/* Of each pair the second product is added first, each addition rounded: what machines that say "bf16 pairs" must have in common. */
+static void pairs_are_added_in_one_order(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, COLS = 95, OUTPUTS = 33 };
+    const packed_shape s = {PACKED_BF16, OUTPUTS, COLS, 0};
+    ops_buf w = weights_make(s, 11), x = random_x(ROWS, COLS, 12), y = weights_buf(ROWS * ops_row_bytes(OPS_F32, OUTPUTS));
+    ops_linear_args a = {.rows = ROWS, .n = 1, .x = weights_mat(&x, OPS_F32, COLS), .w = {{&w, 0, s}}, .y = {weights_mat(&y, OPS_F32, OUTPUTS)}};
+    for (int i = 0; i < n_levels; i++) {
+        if (levels[i] != CPU_ISA_AVX512BF16)
+            continue;
+        run(&contexts[i][1], a, 0, ROWS);
+        for (int32_t r = 0; r < ROWS; r++)
+            for (int32_t o = 0; o < OUTPUTS; o++) {
+                float weights[COLS + 1] = {0}, values[COLS + 1] = {0}, sum = 0;
+                packed_dequantise(s, w.data, o, 0, COLS, weights);
+                for (int32_t k = 0; k < COLS; k++)
+                    values[k] = half_bf16_to_f32(half_f32_to_bf16(((const float *)(const void *)cpu_row(&a.x, r))[k]));
+                for (int32_t k = 0; k < COLS; k += 2)
+                    sum = fmaf(weights[k], values[k], fmaf(weights[k + 1], values[k + 1], sum));
+                assert_memory_equal((const float *)(const void *)cpu_row(&a.y[0], r) + o, &sum, sizeof(sum));
+            }
+    }
+    free(w.data);
+    free(x.data);
+    free(y.data);
+}
+
 static void check_shape(packed_shape s, int32_t rows)
 {
     static const int32_t pieces[] = {1, 2, 3, 7, 8, 33, MAX_ROWS};
@@ -306,7 +334,7 @@ static void wrong_calls_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(quantised_rows_follow_the_rule),     cmocka_unit_test(every_type_and_level_agrees),
+        cmocka_unit_test(quantised_rows_follow_the_rule),     cmocka_unit_test(every_type_and_level_agrees), cmocka_unit_test(pairs_are_added_in_one_order),
         cmocka_unit_test(fused_weights_are_the_same_as_apart), cmocka_unit_test(quantising_beforehand_changes_nothing),
         cmocka_unit_test(wrong_calls_are_refused),
     };
