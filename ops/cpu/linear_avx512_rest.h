@@ -35,13 +35,13 @@ static inline void rest_expand(const packed_layout *l, const char *panel, int32_
     cpu_linear_avx512.expand[l->shape.type](l, panel, k0, k1, out);
 }
 
-/* The members of a table that are AVX-512's for every level above it. */
+/* The members of a table that are AVX-512's for every level above it, all of which multiply bf16 themselves. */
 #define REST_ONE(name, type, ...) [type] = rest_one,
 #define REST_FEW(name, type, ...) [type] = rest_few,
 #define REST_OF_AVX512                                                                                                                        \
     .one = {INTEGERS(REST_ONE)}, .few_rows = FEW_ROWS, .few = {INTEGERS(REST_FEW)},                                                           \
-    .floats = {[PACKED_F32] = rest_floats_f32, [PACKED_F16] = rest_floats, [PACKED_BF16] = rest_floats},                                      \
-    .floats_one = {[PACKED_F32] = rest_floats_one, [PACKED_F16] = rest_floats_one, [PACKED_BF16] = rest_floats_one, [PACKED_F8] = rest_floats_one}, \
+    .floats = {[PACKED_F32] = rest_floats_f32, [PACKED_F16] = rest_floats},                                                                   \
+    .floats_one = {[PACKED_F32] = rest_floats_one, [PACKED_F16] = rest_floats_one, [PACKED_F8] = rest_floats_one},                            \
     .expand = {[PACKED_F8] = rest_expand}, .quantise = cpu_quantise_avx512
 
 #endif
