@@ -33,26 +33,46 @@ static inline cpu_q8_view cpu_q8_view_of(const void *rows, size_t stride, int32_
 
 /* Some units of one panel, unpacked to what the level's many-row kernel reads: a byte a code in the order of packed.h's 8-bit plane (signed or unsigned
  * as the level likes), f32 scales and minima. */
-#define CPU_TILE_UNITS 32
+#define CPU_TILE_UNITS 16
 typedef struct cpu_tile {
     _Alignas(64) uint8_t codes[CPU_TILE_UNITS * PACKED_UNIT * PACKED_ROWS];
     float scale[CPU_TILE_UNITS * 2][PACKED_ROWS]; /* by group */
     float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
 } cpu_tile;
 
-/* What is fetched with each unit of weights that come from memory, further ahead than the hardware looks: the codes so many units on, at a panel's end those that the next one begins
- * with, and the next one's scales and minima, which lie behind its codes. */
+/* What is fetched ahead of its use.  With each unit of weights that come from memory, further than the hardware looks: the codes so many units on, at a panel's end those that the next one
+ * begins with, and the next one's scales and minima, which lie behind its codes.  And the lines that the sums of rows go to, a row's a store of its own far from the others'. */
 typedef struct cpu_ahead {
     const char *codes, *next, *side;
     int32_t near; /* units whose codes ahead are of this panel */
     size_t side_bytes; /* a unit */
+    const char *out; /* NULL, or where the first row's sums will be written; from row to row so many bytes: */
+    size_t out_stride;
 } cpu_ahead;
 
 static inline cpu_ahead cpu_ahead_of(const packed_layout *l, const char *panel, size_t bytes)
 {
-    int32_t units = (int32_t)(bytes / l->unit_bytes), near = l->units > units ? l->units - units : 0;
+    int32_t units = (int32_t)(bytes / l->unit_bytes);
     const char *next = panel + l->panel_bytes; /* behind the last panel: memory may be fetched that nobody has */
-    return (cpu_ahead){panel + (size_t)units * l->unit_bytes, next, next + l->scale_offset, near, l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0};
+    return (cpu_ahead){.codes = panel + (size_t)units * l->unit_bytes,
+                       .next = next,
+                       .side = next + l->scale_offset,
+                       .near = l->units > units ? l->units - units : 0,
+                       .side_bytes = l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0};
+}
+
+/* Of n_units from `unit` on of a panel, which are computed: codes of as many (at `codes`), and their part of what lies behind the codes of the panel at `next`. */
+static inline cpu_ahead cpu_ahead_block(const packed_layout *l, const char *codes, const char *next, int32_t unit, int32_t n_units)
+{
+    size_t each = l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0;
+    return (cpu_ahead){.codes = codes, .side = next + l->scale_offset + (size_t)unit * each, .near = n_units, .side_bytes = each};
+}
+
+/* Of row r's sums. */
+static inline __attribute__((always_inline)) void cpu_fetch_out(const cpu_ahead *a, int32_t r)
+{
+    if (a->out != NULL)
+        __builtin_prefetch(a->out + (size_t)r * a->out_stride, 1);
 }
 
 static inline __attribute__((always_inline)) void cpu_fetch(const cpu_ahead *a, int32_t unit, size_t unit_bytes)
@@ -73,9 +93,9 @@ typedef void (*cpu_one_fn)(const packed_layout *l, const char *panel, int32_t n_
 /* n_rows (2 to few_rows) rows of x from row `row` on against one panel, begun at zero: unpacked on the way, since memory decides how long it takes. */
 typedef void (*cpu_few_fn)(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc);
 typedef void (*cpu_unpack_fn)(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile);
-/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of a panel, unpacked in tile.  ahead: codes of as many units that will be unpacked next, which
- * are fetched meanwhile (it may point past the weights). */
-typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of one panel or more, at most many_panels, each unpacked in a tile; the first panel's rows in acc, then the second's.
+ * ahead, of each panel: what will be unpacked next, which is fetched meanwhile. */
+typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
                             int32_t n_rows, cpu_acc *acc);
 
 /* k in [k0, k1) (k0 even) of a panel of floats, of whose type the function is (l may be another's, whose block was expanded); x: f32 rows, x_stride bytes apart, the first element is k = 0. */
@@ -95,6 +115,7 @@ struct cpu_linear_kernels {
     int32_t few_rows;                   /* 0: unpacked first, however few the rows */
     cpu_few_fn few[PACKED_TYPES];
     cpu_unpack_fn unpack[PACKED_TYPES];
+    int32_t many_panels;                /* 1, or 2 where a number of x that was read once should be multiplied by both */
     cpu_many_fn many[PACKED_TYPES];
     cpu_floats_fn floats[PACKED_TYPES]; /* of the float types; NULL: expanded first, however few the rows */
     cpu_floats_one_fn floats_one[PACKED_TYPES];

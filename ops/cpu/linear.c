@@ -19,8 +19,8 @@
 #define MEMORY_ROWS 8              /* up to so many rows reading the weights decides: shares are even in bytes */
 
 typedef struct linear_scratch {
-    cpu_tile tile;
-    cpu_acc acc[2 * ROW_TILE]; /* of one panel, bf16 of two */
+    cpu_tile tile[2];
+    cpu_acc acc[2 * ROW_TILE]; /* of one panel or two */
 } linear_scratch;
 
 typedef struct weight_job {
@@ -135,31 +135,33 @@ typedef struct piece { /* panels [p0, p1) of one weight for rows [r0, r1) */
     int32_t p0, p1, r0, r1;
 } piece;
 
-/* Panel p's accumulators become rows [row, row + n) of y. */
+/* A panel's sums of n rows, `width` of them, with their bias (NULL: none), to `out` or added to what is there. */
+static inline __attribute__((always_inline)) void finish_rows(const cpu_acc *acc, const float *bias, bool accumulate, int32_t width, int32_t n, char *out, size_t stride)
+{
+    for (int32_t r = 0; r < n; r++, out += stride) {
+        float *y = (float *)(void *)out;
+        for (int32_t o = 0; o < width; o++) {
+            float v = bias != NULL ? acc[r][o] + bias[o] : acc[r][o];
+            y[o] = accumulate ? y[o] + v : v;
+        }
+    }
+}
+
+/* A panel's accumulators become rows [row, row + n) of y. */
 static void finish(const linear_job *j, const piece *pc, int32_t panel, int32_t row, int32_t n, const cpu_acc *acc)
 {
     const ops_mat *y = &j->args->y[pc->weight];
     const ops_vec *bias = &j->args->bias[pc->weight];
     int32_t col = panel * PACKED_ROWS, outputs = j->w[pc->weight].layout.shape.rows - col;
     int32_t width = outputs < PACKED_ROWS ? outputs : PACKED_ROWS;
-    cpu_acc b = {0};
-    if (bias->buf != NULL)
-        memcpy(b, bias->buf->data + bias->offset + (size_t)col * 4, (size_t)width * 4);
-    for (int32_t r = 0; r < n; r++) {
-        float *out = (float *)cpu_row(y, row + r) + col;
-        cpu_acc v;
-        memcpy(v, acc[r], sizeof(v));
-        if (bias->buf != NULL)
-            for (int o = 0; o < PACKED_ROWS; o++)
-                v[o] += b[o];
-        if (j->args->accumulate)
-            for (int o = 0; o < width; o++)
-                v[o] = out[o] + v[o];
-        if (width == PACKED_ROWS)
-            memcpy(out, v, sizeof(v));
-        else
-            memcpy(out, v, (size_t)width * 4);
-    }
+    char *out = (char *)cpu_row(y, row) + (size_t)col * sizeof(float);
+    const float *b = bias->buf != NULL ? (const float *)(const void *)(bias->buf->data + bias->offset) + col : NULL;
+    if (width < PACKED_ROWS || b != NULL)
+        finish_rows(acc, b, j->args->accumulate, width, n, out, y->stride);
+    else if (j->args->accumulate)
+        finish_rows(acc, NULL, true, PACKED_ROWS, n, out, y->stride);
+    else
+        finish_rows(acc, NULL, false, PACKED_ROWS, n, out, y->stride);
 }
 
 static const void *x_row(const linear_job *j, ops_type type, int32_t row)
@@ -191,8 +193,8 @@ static void float_panel_rows(const linear_job *j, const packed_layout *l, const 
     const cpu_linear_kernels *k = j->ctx->linear;
     packed_type type = l->shape.type;
     const float *x = x_row(j, OPS_F32, row);
-    float *block = (float *)(void *)s->tile.codes;
-    _Static_assert(sizeof(s->tile.codes) >= FLOAT_BLOCK * PACKED_ROWS * sizeof(float), "a block fits where codes are unpacked");
+    float *block = (float *)(void *)s->tile;
+    _Static_assert(sizeof(s->tile) >= FLOAT_BLOCK * PACKED_ROWS * sizeof(float), "a block fits where codes are unpacked");
     for (int32_t k0 = 0; k0 < l->shape.cols; k0 += FLOAT_BLOCK) {
         int32_t k1 = l->shape.cols - k0 < FLOAT_BLOCK ? l->shape.cols : k0 + FLOAT_BLOCK;
         if (k->expand[type] != NULL && (n >= EXPAND_ROWS || k->floats[type] == NULL)) {
@@ -204,17 +206,15 @@ static void float_panel_rows(const linear_job *j, const packed_layout *l, const 
     }
 }
 
-/* All k of one panel for n rows from `row` on. */
-static void panel_rows(const linear_job *j, const weight_job *w, const char *panel, int32_t row, int32_t n, linear_scratch *s)
+/* Units in blocks, so that a block of the panels, unpacked, stays in L1 for all rows. */
+static void integer_panels_rows(const linear_job *j, const piece *pc, int32_t first, int32_t n_panels, int32_t row, int32_t n, linear_scratch *s)
 {
     const cpu_linear_kernels *k = j->ctx->linear;
+    const weight_job *w = &j->w[pc->weight];
+    const ops_mat *y = &j->args->y[pc->weight];
     const packed_layout *l = &w->layout;
     packed_type type = l->shape.type;
-    memset(s->acc, 0, (size_t)n * sizeof(*s->acc));
-    if (w->x_type == OPS_F32) {
-        float_panel_rows(j, l, panel, row, n, s);
-        return;
-    }
+    const char *panel = w->data + (size_t)first * l->panel_bytes;
     cpu_q8_view view = cpu_q8_view_of(j->x[OPS_Q8], j->x_stride[OPS_Q8], l->shape.cols);
     if (n > 1 && n <= k->few_rows) {
         k->few[type](l, panel, &view, row, n, s->acc);
@@ -223,10 +223,41 @@ static void panel_rows(const linear_job *j, const weight_job *w, const char *pan
     int32_t blocks = (l->units + CPU_TILE_UNITS - 1) / CPU_TILE_UNITS, each = (l->units + blocks - 1) / blocks;
     for (int32_t u = 0; u < l->units; u += each) {
         int32_t units = l->units - u < each ? l->units - u : each;
-        k->unpack[type](l, panel, u, units, &s->tile);
-        const char *next = u + units < l->units ? panel + (size_t)(u + units) * l->unit_bytes : panel + l->panel_bytes;
-        k->many[type](l, &s->tile, u, units, next, &view, row, n, s->acc);
+        bool last = u + units == l->units;
+        cpu_ahead ahead[2];
+        for (int32_t p = 0; p < n_panels; p++) {
+            const char *at = panel + (size_t)p * l->panel_bytes, *next = at + (size_t)n_panels * l->panel_bytes;
+            k->unpack[type](l, at, u, units, &s->tile[p]);
+            ahead[p] = cpu_ahead_block(l, last ? next : at + (size_t)(u + units) * l->unit_bytes, next, u, units);
+            ahead[p].out = last ? (const char *)cpu_row(y, row) + (size_t)(first + p) * sizeof(cpu_acc) : NULL;
+            ahead[p].out_stride = y->stride;
+        }
+        k->many[type](l, s->tile, n_panels, u, units, ahead, &view, row, n, s->acc);
     }
+}
+
+/* All k of one panel or two, from panel `first` on, for n rows of x from `row` on. */
+static void panels_rows(const linear_job *j, const piece *pc, int32_t first, int32_t n_panels, int32_t row, int32_t n, linear_scratch *s)
+{
+    const weight_job *w = &j->w[pc->weight];
+    const char *panel = w->data + (size_t)first * w->layout.panel_bytes;
+    if (w->x_type == OPS_BF16) {
+        j->ctx->linear->bf16(&w->layout, panel, n_panels, x_row(j, OPS_BF16, row), j->x_stride[OPS_BF16], n, s->acc);
+        return;
+    }
+    memset(s->acc, 0, (size_t)(n_panels * n) * sizeof(*s->acc));
+    if (w->x_type == OPS_F32)
+        float_panel_rows(j, &w->layout, panel, row, n, s);
+    else
+        integer_panels_rows(j, pc, first, n_panels, row, n, s);
+}
+
+/* How many panels the kernel for n rows takes at once. */
+static int32_t panels_at_once(const cpu_linear_kernels *k, ops_type x_type, int32_t n)
+{
+    if (x_type == OPS_F32)
+        return 1;
+    return x_type == OPS_BF16 ? 2 : n > 1 && n <= k->few_rows ? 1 : k->many_panels;
 }
 
 static void piece_many_rows(const linear_job *j, const piece *pc, linear_scratch *s)
@@ -236,14 +267,10 @@ static void piece_many_rows(const linear_job *j, const piece *pc, linear_scratch
     size_t fit = TILE_X_BYTES / row_bytes / 16 * 16;
     int32_t tile = fit < 32 ? 32 : fit > ROW_TILE ? ROW_TILE : (int32_t)fit;
     for (int32_t r = pc->r0; r < pc->r1; r += tile) {
-        int32_t n = pc->r1 - r < tile ? pc->r1 - r : tile;
+        int32_t n = pc->r1 - r < tile ? pc->r1 - r : tile, at_once = panels_at_once(j->ctx->linear, w->x_type, n);
         for (int32_t p = pc->p0, m; p < pc->p1; p += m) {
-            const char *panel = w->data + (size_t)p * w->layout.panel_bytes;
-            m = w->x_type == OPS_BF16 && p + 1 < pc->p1 ? 2 : 1;
-            if (w->x_type == OPS_BF16)
-                j->ctx->linear->bf16(&w->layout, panel, m, x_row(j, OPS_BF16, r), j->x_stride[OPS_BF16], n, s->acc);
-            else
-                panel_rows(j, w, panel, r, n, s);
+            m = pc->p1 - p < at_once ? pc->p1 - p : at_once;
+            panels_rows(j, pc, p, m, r, n, s);
             for (int32_t i = 0; i < m; i++)
                 finish(j, pc, p + i, r, n, s->acc + i * n);
         }

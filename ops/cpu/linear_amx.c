@@ -71,9 +71,10 @@ INLINE void group_dots(int group, const cpu_tile *tile, int32_t at, const char *
     }
 }
 
-/* n_rows: a constant or not, at most 16, as the tiles are configured for.  With each group `ahead_bytes` more are fetched from `ahead` on. */
-INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows,
-                       cpu_acc *acc)
+/* n_rows: a constant or not, at most 16, as the tiles are configured for.  The sums will be written as rows out_row ... of
+ * ahead->out; with each unit `ahead_bytes` of codes are fetched. */
+INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows,
+                       cpu_acc *acc, int32_t out_row)
 {
     _Alignas(64) int32_t dots[2][TILE_ROWS][PACKED_ROWS];
     const char *x0 = x->rows + (size_t)row * x->stride;
@@ -83,14 +84,16 @@ INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_uni
     const bool whole = n_rows == TILE_ROWS;
     for (int r = 0; whole && r < TILE_ROWS; r++)
         a[r] = _mm512_loadu_ps(acc[r]);
+    for (int r = 0; r < n_rows; r++)
+        cpu_fetch_out(ahead, out_row + r);
     int32_t n_groups = n_units * per_unit;
     group_dots(k.group, tile, 0, x0 + (size_t)unit * PACKED_UNIT, x->stride, dots[0]);
     for (int32_t g = 0; g < n_groups; g++) {
         size_t group = (size_t)unit * (size_t)per_unit + (size_t)g, xg = group * 4, xu = group / (size_t)per_unit * 4;
         if (g + 1 < n_groups) /* the tiles work on the next group while this one is scaled */
             group_dots(k.group, tile, g + 1, x0 + (group + 1) * (size_t)k.group, x->stride, dots[(g + 1) % 2]);
-        for (size_t b = (size_t)g * ahead_bytes; b < (size_t)(g + 1) * ahead_bytes; b += 64)
-            _mm_prefetch(ahead + b, _MM_HINT_T0);
+        if (ahead_bytes > 0 && g % per_unit == 0)
+            cpu_fetch(ahead, g / per_unit, ahead_bytes);
         __m512 ws = group_scale(k, &s, g), wm = k.has_min ? group_min(k, &s, g) : ws;
         if (whole) {
 #pragma GCC unroll 16
@@ -105,19 +108,19 @@ INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_uni
         _mm512_storeu_ps(acc[r], a[r]);
 }
 
-INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
                           int32_t n_rows, cpu_acc *acc)
 {
-    const size_t bytes = l->unit_bytes * (size_t)k.group / PACKED_UNIT; /* by the first rows alone */
+    const size_t bytes = l->unit_bytes; /* by the first rows alone */
     int32_t r = 0;
     if (n_rows >= TILE_ROWS) {
         configure(TILE_ROWS, k.group);
         for (; r + TILE_ROWS <= n_rows; r += TILE_ROWS)
-            rows_units(k, tile, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, TILE_ROWS, acc + r);
+            rows_units(k, tile, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, TILE_ROWS, acc + r, r);
     }
     if (r < n_rows) {
         configure(n_rows - r, k.group);
-        rows_units(k, tile, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, n_rows - r, acc + r);
+        rows_units(k, tile, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, n_rows - r, acc + r, r);
     }
     _tile_release();
 }
@@ -126,9 +129,10 @@ INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, 
 INTEGERS(DEFINE_UNPACK)
 
 #define DEFINE_TILE(name, group, has_min)                                                                                                     \
-    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead,                  \
-                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                                                 \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units,                   \
+                            const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                         \
     {                                                                                                                                        \
+        (void)n_panels;                                                                                                                      \
         many_template((kind){8, group, -1, has_min, false, true, PACKED_SCALE_NONE}, l, tile, unit, n_units, ahead, x, row, n_rows, acc);    \
     }
 DEFINE_TILE(32, 32, false)
@@ -264,6 +268,7 @@ static int64_t peak(cpu_peak what, int64_t rounds)
 const cpu_linear_kernels cpu_linear_amx = {
     REST_OF_AVX512,
     .unpack = {INTEGERS(UNPACK_ENTRY)},
+    .many_panels = 1,
     .many = {[PACKED_Q8_0] = many_32, [PACKED_IQ4_NL] = many_32, [PACKED_Q4_0] = many_32, [PACKED_Q4_1] = many_32_min, [PACKED_Q4_K] = many_32_min, [PACKED_Q5_0] = many_32,
              [PACKED_Q5_1] = many_32_min, [PACKED_Q5_K] = many_32_min, [PACKED_Q2_K] = many_16_min, [PACKED_Q3_K] = many_16, [PACKED_Q6_K] = many_16},
     .bf16 = bf16,

@@ -171,9 +171,9 @@ INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int
 }
 
 /* n_rows (at most 4; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
- * With each unit `ahead_bytes` of codes are fetched. */
+ * The sums will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes are fetched. */
 INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
-                       cpu_acc *acc)
+                       cpu_acc *acc, int32_t out_row)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
     __m256 a[4][2];
@@ -182,6 +182,7 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
         xr[r] = x->rows + (size_t)(row + (r < last ? r : last)) * x->stride;
         for (int h = 0; h < 2; h++)
             a[r][h] = _mm256_loadu_ps(acc[r] + h * 8);
+        cpu_fetch_out(ahead, out_row + r);
     }
     for (int32_t u = 0; u < n_units; u++) {
         size_t xu = (size_t)(unit0 + u) * 4; /* bytes into a plane of one number a unit */
@@ -245,7 +246,7 @@ INLINE void one_template(kind k, bool has_codebook, const packed_layout *l, cons
         cpu_ahead ahead = cpu_ahead_of(l, at, PREFETCH);
         if (!has_codebook)
             s.codebook = NULL;
-        rows_units(k, &s, 0, l->units, &ahead, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
+        rows_units(k, &s, 0, l->units, &ahead, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p], 0);
     }
 }
 
@@ -260,9 +261,9 @@ INLINE void few_template(kind k, bool has_codebook, const packed_layout *l, cons
     if (!has_codebook)
         s.codebook = NULL;
     if (n_rows <= 2)
-        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums, 0);
     else
-        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 4, n_rows - 1, sums);
+        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 4, n_rows - 1, sums, 0);
     memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
 }
 
@@ -288,23 +289,22 @@ INLINE void unpack_template(kind k, bool has_codebook, const packed_layout *l, c
     }
 }
 
-INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
                           int32_t n_rows, cpu_acc *acc)
 {
     const size_t bytes = l->unit_bytes; /* by the first rows alone */
     source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
     k.bits = 8;
     k.scale = PACKED_SCALE_NONE;
-    cpu_ahead fetched = {.codes = ahead, .near = n_units};
     int32_t r = 0;
     for (; r + 4 <= n_rows; r += 4)
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r, r);
     if (n_rows & 2) {
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r, r);
         r += 2;
     }
     if (n_rows & 1)
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
+        rows_units(k, &s, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r, r);
 }
 
 /* name, type, bits, chain, group, zero shift, signed, minimum, scale, codebook */
@@ -348,9 +348,10 @@ INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, 
 INTEGERS(DEFINE_PACKED)
 
 #define DEFINE_TILE(name, chain, group, zero, is_signed, has_min)                                                                             \
-    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead,                  \
-                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                                                 \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units,                   \
+                            const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                         \
     {                                                                                                                                        \
+        (void)n_panels;                                                                                                                      \
         many_template((kind){8, chain, group, zero, is_signed, has_min, PACKED_SCALE_NONE}, l, tile, unit, n_units, ahead, x, row, n_rows,   \
                       acc);                                                                                                                  \
     }
@@ -592,6 +593,7 @@ const cpu_linear_kernels cpu_linear_avx2 = {
     .few_rows = FEW_ROWS,
     .few = {INTEGERS(FEW_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
+    .many_panels = 1,
     .many = {[PACKED_Q8_0] = many_s8, [PACKED_IQ4_NL] = many_s8, [PACKED_Q4_0] = many_u4_zero, [PACKED_Q4_1] = many_u4_min, [PACKED_Q4_K] = many_u4_min,
              [PACKED_Q5_0] = many_u5_zero, [PACKED_Q5_1] = many_u5_min, [PACKED_Q5_K] = many_u5_min, [PACKED_Q2_K] = many_u2_min16,
              [PACKED_Q3_K] = many_u3_zero16, [PACKED_Q6_K] = many_u6_zero16},

@@ -5,6 +5,7 @@
 /* Weights read once come from memory, further ahead than the hardware looks; few rows take longer with what is there, and hide less. */
 #define PREFETCH 4096
 #define PREFETCH_FEW 8192
+#define MANY_BLOCK 6 /* rows of x at once, times two panels */
 
 INLINE __m512i broadcast_four(const char *x)
 {
@@ -13,50 +14,61 @@ INLINE __m512i broadcast_four(const char *x)
     return _mm512_set1_epi32(four);
 }
 
-/* n_rows (at most 8; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
- * With each unit `ahead_bytes` of codes are fetched. */
-INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
-                       cpu_acc *acc)
+/* n_rows (at most 8 times one panel, 6 times two; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of each s, which are units unit0 ... of the
+ * matrix; panel p's sums lie from acc[p * acc_step] on, and will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes are fetched for each panel. */
+INLINE void rows_units(kind k, const source *s, const int n_panels, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row,
+                       const int n_rows, int last, cpu_acc *acc, size_t acc_step, int32_t out_row)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
-    __m512 a[8];
+    __m512 a[MANY_PANELS][8];
     const char *xr[8];
     for (int r = 0; r < n_rows; r++) {
         xr[r] = x->rows + (size_t)(row + (r < last ? r : last)) * x->stride;
-        a[r] = _mm512_loadu_ps(acc[r]);
+        for (int p = 0; p < n_panels; p++)
+            a[p][r] = _mm512_loadu_ps(acc[(size_t)p * acc_step + (size_t)r]);
+        for (int p = 0; p < n_panels; p++)
+            cpu_fetch_out(&ahead[p], out_row + r);
     }
     for (int32_t u = 0; u < n_units; u++) {
-        const uint8_t *unit = s->codes + (size_t)u * unit_bytes;
-        if (ahead_bytes > 0)
-            cpu_fetch(ahead, u, ahead_bytes);
+        for (int p = 0; p < n_panels && ahead_bytes > 0; p++)
+            cpu_fetch(&ahead[p], u, ahead_bytes);
         size_t xk = (size_t)(unit0 + u) * PACKED_UNIT, xu = xk / 8;
 #pragma GCC unroll 2
         for (int g = 0; g < PACKED_UNIT / k.group; g++) {
             size_t xg = k.group == 32 ? xu : xu * 2 + (size_t)g * 4;
-            __m512i dot[8], odd = _mm512_setzero_si512();
+            __m512i dot[MANY_PANELS][8], odd = _mm512_setzero_si512();
             for (int r = 0; r < n_rows; r++)
-                dot[r] = _mm512_set1_epi32(zero_term(k, x, xr[r], xg));
+                for (int p = 0; p < n_panels; p++)
+                    dot[p][r] = _mm512_set1_epi32(zero_term(k, x, xr[r], xg));
 #pragma GCC unroll 8
             for (int c = g * k.group / 4; c < (g + 1) * k.group / 4; c++) {
-                __m512i w = chunk_codes(k, s, unit, c);
-                if (n_rows == 1 && c % 2 != 0) { /* two sums: one would wait for itself */
-                    odd = _mm512_dpbusd_epi32(odd, w, broadcast_four(xr[0] + xk + c * 4));
+                __m512i w[MANY_PANELS];
+                for (int p = 0; p < n_panels; p++)
+                    w[p] = chunk_codes(k, &s[p], s[p].codes + (size_t)u * unit_bytes, c);
+                if (n_panels == 1 && n_rows == 1 && c % 2 != 0) { /* two sums: one would wait for itself */
+                    odd = _mm512_dpbusd_epi32(odd, w[0], broadcast_four(xr[0] + xk + c * 4));
                     continue;
                 }
 #pragma GCC unroll 8
-                for (int r = 0; r < n_rows; r++)
-                    dot[r] = _mm512_dpbusd_epi32(dot[r], w, broadcast_four(xr[r] + xk + c * 4));
+                for (int r = 0; r < n_rows; r++) {
+                    __m512i four = broadcast_four(xr[r] + xk + c * 4);
+                    for (int p = 0; p < n_panels; p++)
+                        dot[p][r] = _mm512_dpbusd_epi32(dot[p][r], w[p], four);
+                }
             }
-            if (n_rows == 1)
-                dot[0] = _mm512_add_epi32(dot[0], odd);
+            if (n_panels == 1 && n_rows == 1)
+                dot[0][0] = _mm512_add_epi32(dot[0][0], odd);
             int32_t at = u * (PACKED_UNIT / k.group) + g;
-            __m512 ws = group_scale(k, s, at), wm = k.has_min ? group_min(k, s, at) : ws;
-            for (int r = 0; r < n_rows; r++)
-                a[r] = add_group(k, x, xr[r], xu, xg, dot[r], ws, wm, a[r]);
+            for (int p = 0; p < n_panels; p++) {
+                __m512 ws = group_scale(k, &s[p], at), wm = k.has_min ? group_min(k, &s[p], at) : ws;
+                for (int r = 0; r < n_rows; r++)
+                    a[p][r] = add_group(k, x, xr[r], xu, xg, dot[p][r], ws, wm, a[p][r]);
+            }
         }
     }
-    for (int r = 0; r < n_rows; r++)
-        _mm512_storeu_ps(acc[r], a[r]);
+    for (int p = 0; p < n_panels; p++)
+        for (int r = 0; r < n_rows; r++)
+            _mm512_storeu_ps(acc[(size_t)p * acc_step + (size_t)r], a[p][r]);
 }
 
 INLINE void one_template(kind k, const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
@@ -66,7 +78,7 @@ INLINE void one_template(kind k, const packed_layout *l, const char *panel, int3
         const char *at = panel + (size_t)p * l->panel_bytes;
         source s = packed_source(l, at, 0, k);
         cpu_ahead ahead = cpu_ahead_of(l, at, PREFETCH);
-        rows_units(k, &s, 0, l->units, &ahead, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p]);
+        rows_units(k, &s, 1, 0, l->units, &ahead, (size_t)k.bits * 64, x, 0, 1, 0, &acc[p], 0, 0);
     }
 }
 
@@ -77,35 +89,39 @@ INLINE void few_template(kind k, const packed_layout *l, const char *panel, cons
     const size_t bytes = (size_t)k.bits * 64;
     cpu_acc sums[FEW_ROWS] = {{0}};
     if (n_rows <= 2)
-        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums);
+        rows_units(k, &s, 1, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums, 0, 0);
     else if (n_rows <= 4)
-        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 4, n_rows - 1, sums);
+        rows_units(k, &s, 1, 0, l->units, &ahead, bytes, x, row, 4, n_rows - 1, sums, 0, 0);
     else if (n_rows <= 6)
-        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 6, n_rows - 1, sums);
+        rows_units(k, &s, 1, 0, l->units, &ahead, bytes, x, row, 6, n_rows - 1, sums, 0, 0);
     else
-        rows_units(k, &s, 0, l->units, &ahead, bytes, x, row, 8, n_rows - 1, sums);
+        rows_units(k, &s, 1, 0, l->units, &ahead, bytes, x, row, 8, n_rows - 1, sums, 0, 0);
     memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
 }
 
-INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row,
+/* Rows at once: as many sums as registers hold, beside what they are made of. */
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, const int n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
                           int32_t n_rows, cpu_acc *acc)
 {
     size_t bytes = l->unit_bytes; /* by the first rows alone */
-    source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
-    cpu_ahead fetched = {.codes = ahead, .near = n_units};
+    source s[MANY_PANELS];
+    for (int p = 0; p < n_panels; p++)
+        s[p] = (source){.codes = tile[p].codes, .scale = (const char *)tile[p].scale, .min = (const char *)tile[p].min};
+    const size_t step = (size_t)n_rows;
+    const int block = n_panels == 1 ? 8 : MANY_BLOCK;
     int32_t r = 0;
-    for (; r + 8 <= n_rows; r += 8)
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 8, 7, acc + r);
-    if (n_rows & 4) {
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r);
+    for (; r + block <= n_rows; r += block)
+        rows_units(k, s, n_panels, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, block, block - 1, acc + r, step, r);
+    if (n_rows - r >= 4) {
+        rows_units(k, s, n_panels, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 4, 3, acc + r, step, r);
         r += 4;
     }
-    if (n_rows & 2) {
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r);
+    if (n_rows - r >= 2) {
+        rows_units(k, s, n_panels, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 2, 1, acc + r, step, r);
         r += 2;
     }
-    if (n_rows & 1)
-        rows_units(k, &s, unit, n_units, &fetched, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r);
+    if (n_rows - r >= 1)
+        rows_units(k, s, n_panels, unit, n_units, ahead, r == 0 ? bytes : 0, x, row + r, 1, 0, acc + r, step, r);
 }
 
 #define DEFINE_PACKED(name, type, bits, group, zero, has_min, codebook, scale)                                                                \
@@ -134,10 +150,14 @@ INTEGERS(DEFINE_PACKED)
     X(zero5_16, 16, 5, false)
 
 #define DEFINE_TILE(name, group, zero, has_min)                                                                                               \
-    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead,                  \
-                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                                                 \
+    static void many_##name(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units,                   \
+                            const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)                         \
     {                                                                                                                                        \
-        many_template((kind){8, group, zero, has_min, false, true, PACKED_SCALE_NONE}, l, tile, unit, n_units, ahead, x, row, n_rows, acc);  \
+        const kind k = {8, group, zero, has_min, false, true, PACKED_SCALE_NONE};                                                            \
+        if (n_panels == 2)                                                                                                                   \
+            many_template(k, l, tile, 2, unit, n_units, ahead, x, row, n_rows, acc);                                                         \
+        else                                                                                                                                 \
+            many_template(k, l, tile, 1, unit, n_units, ahead, x, row, n_rows, acc);                                                         \
     }
 TILES(DEFINE_TILE)
 
@@ -350,6 +370,7 @@ const cpu_linear_kernels cpu_linear_avx512 = {
     .few_rows = FEW_ROWS,
     .few = {INTEGERS(FEW_ENTRY)},
     .unpack = {INTEGERS(UNPACK_ENTRY)},
+    .many_panels = MANY_PANELS,
     .many = {[PACKED_Q8_0] = many_zero7, [PACKED_IQ4_NL] = many_zero7, [PACKED_Q4_0] = many_zero3, [PACKED_Q4_1] = many_min, [PACKED_Q4_K] = many_min,
              [PACKED_Q5_0] = many_zero4, [PACKED_Q5_1] = many_min, [PACKED_Q5_K] = many_min, [PACKED_Q2_K] = many_min16, [PACKED_Q3_K] = many_zero2_16,
              [PACKED_Q6_K] = many_zero5_16},

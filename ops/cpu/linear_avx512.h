@@ -14,7 +14,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#define FEW_ROWS 8 /* of the `few` kernels, which AMX takes from AVX-512 */
+#define FEW_ROWS 8    /* of the `few` kernels, which AMX takes from AVX-512 */
+#define MANY_PANELS 2 /* of its `many` kernels */
 
 /* Of a value that is computed for its time alone: it is made, and wanted. */
 #ifdef CPU_EMULATE

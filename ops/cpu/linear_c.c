@@ -33,9 +33,10 @@ static int32_t group_dot(const uint8_t *w, const int8_t *x, int chunks, bool is_
     return dot;
 }
 
-static void many(const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const char *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows,
+static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows,
                  cpu_acc *acc)
 {
+    (void)n_panels;
     (void)ahead;
     const packed_format *f = l->format;
     int32_t group = f->group, per_unit = PACKED_UNIT / group;
@@ -66,7 +67,7 @@ static void one(const packed_layout *l, const char *panel, int32_t n_panels, con
         for (int32_t u = 0; u < l->units; u += CPU_TILE_UNITS) {
             int32_t n = l->units - u < CPU_TILE_UNITS ? l->units - u : CPU_TILE_UNITS;
             unpack(l, panel + (size_t)p * l->panel_bytes, u, n, &tile);
-            many(l, &tile, u, n, NULL, x, 0, 1, &acc[p]);
+            many(l, &tile, 1, u, n, NULL, x, 0, 1, &acc[p]);
         }
     }
 }
@@ -117,6 +118,7 @@ static void floats_one(const packed_layout *l, const char *panel, int32_t n_pane
 const cpu_linear_kernels cpu_linear_c = {
     .one = {EACH_INTEGER(one)},
     .unpack = {EACH_INTEGER(unpack)},
+    .many_panels = 1,
     .many = {EACH_INTEGER(many)},
     .floats = {EACH_FLOAT(floats)},
     .floats_one = {EACH_FLOAT(floats_one)},
