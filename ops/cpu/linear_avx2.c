@@ -371,22 +371,24 @@ INLINE __m256 float_weights(packed_type type, const char *panel, int32_t k, int 
     return _mm256_castsi256_ps(k_odd ? _mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(both, 16));
 }
 
-/* n_panels * n_rows <= 6: two accumulators each. */
+#define FLOAT_ROWS 6
+
+/* n_panels * n_rows <= FLOAT_ROWS: two accumulators each. */
 INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes, int n_panels, int32_t k0, int32_t k1, const char *x, size_t x_stride, int n_rows,
-                         cpu_acc *acc)
+                         cpu_acc *acc, bool ahead)
 {
-    __m256 a[6][2];
+    __m256 a[FLOAT_ROWS][2];
     const int n = n_panels * n_rows;
     for (int i = 0; i < n; i++)
         for (int h = 0; h < 2; h++)
             a[i][h] = _mm256_loadu_ps(acc[i] + h * 8);
     int32_t k = k0;
     for (; k + 2 <= k1; k += 2) {
-        if (n_panels == 1 && n_rows <= 4) { /* one stream of weights, from memory; of several side by side the hardware fetches enough */
-            const char *ahead = panel + (size_t)k * (type == PACKED_F32 ? 64 : 32) + PREFETCH;
-            _mm_prefetch(ahead, _MM_HINT_T0);
+        if (ahead) {
+            const char *at = panel + (size_t)k * (type == PACKED_F32 ? 64 : 32) + PREFETCH;
+            _mm_prefetch(at, _MM_HINT_T0);
             if (type == PACKED_F32)
-                _mm_prefetch(ahead + 64, _MM_HINT_T0);
+                _mm_prefetch(at + 64, _MM_HINT_T0);
         }
         for (int odd = 0; odd < 2; odd++) {
             for (int p = 0; p < n_panels; p++) {
@@ -413,34 +415,49 @@ INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes
             _mm256_storeu_ps(acc[i] + h * 8, a[i][h]);
 }
 
-INLINE void floats_template(packed_type type, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
+/* from_memory: the panel, which the first rows then fetch ahead of its use; else it lies in L1. */
+INLINE void floats_template(packed_type type, bool from_memory, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
 {
-    const char *xr = (const char *)x;
-    int32_t r = 0;
-    for (; r + 6 <= n_rows; r += 6)
-        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 6, acc + r);
-    for (; r + 3 <= n_rows; r += 3)
-        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 3, acc + r);
-    for (; r < n_rows; r++)
-        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 1, acc + r);
+    int32_t blocks = (n_rows + FLOAT_ROWS - 1) / FLOAT_ROWS;
+    for (int32_t r = 0; blocks > 0; blocks--) { /* even ones: a block of one row takes as long as one of four */
+        int32_t n = (n_rows - r + blocks - 1) / blocks;
+        const char *xr = (const char *)x + (size_t)r * x_stride;
+        const bool first = from_memory && r == 0;
+        switch (n) {
+#define CASE(n)                                                                    \
+    case n:                                                                        \
+        floats_block(type, panel, 0, 1, k0, k1, xr, x_stride, n, acc + r, first);  \
+        break;
+            CASE(1)
+            CASE(2)
+            CASE(3)
+            CASE(4)
+            CASE(5)
+            CASE(6)
+#undef CASE
+        }
+        r += n;
+    }
 }
 
 INLINE void floats_one_template(packed_type type, const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
 {
     memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     int32_t p = 0;
-    for (; p + 4 <= n_panels; p += 4) /* enough sums at once to hide the latency of a multiply-add */
-        floats_block(type, panel + (size_t)p * l->panel_bytes, l->panel_bytes, 4, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+    for (; p + 4 <= n_panels; p += 4) /* enough sums at once to hide the latency of a multiply-add; of so many streams the hardware fetches enough */
+        floats_block(type, panel + (size_t)p * l->panel_bytes, l->panel_bytes, 4, 0, l->shape.cols, (const char *)x, 0, 1, acc + p, false);
     for (; p < n_panels; p++)
-        floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+        floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p, true);
 }
 
 INLINE void expand_template(packed_type type, const char *panel, int32_t k0, int32_t k1, float *out)
 {
-    for (int32_t k = k0; k < k1; k += 2)
+    for (int32_t k = k0; k < k1; k += 2) {
+        _mm_prefetch(panel + (size_t)k * 32 + PREFETCH, _MM_HINT_T0);
         for (int odd = 0; odd < 2 && k + odd < k1; odd++)
             for (int h = 0; h < 2; h++)
                 _mm256_storeu_ps(out + (size_t)(k + odd - k0) * PACKED_ROWS + h * 8, float_weights(type, panel, k + odd, odd, h));
+    }
 }
 
 static void expand_f16(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, float *out)
@@ -483,6 +500,8 @@ static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int
         __m256 scale[2];
         f8_scales(l, panel, k, scale);
         for (; k < end; k++, out += PACKED_ROWS) {
+            if (k % 4 == 0)
+                _mm_prefetch(panel + (size_t)k * PACKED_ROWS + PREFETCH, _MM_HINT_T0);
             __m256i halves = f8_halves(panel, k);
             for (int h = 0; h < 2; h++)
                 _mm256_storeu_ps(out + h * 8, _mm256_mul_ps(f8_half(halves, h), scale[h]));
@@ -525,16 +544,15 @@ static void floats_one_f8(const packed_layout *l, const char *panel, int32_t n_p
         f8_panels(l, panel + (size_t)p * l->panel_bytes, 1, x, acc + p);
 }
 
-#define DEFINE_FLOATS(name, type)                                                                                                             \
+#define DEFINE_FLOATS(name, of)                                                                                                               \
     static void floats_##name(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride,            \
                               int32_t n_rows, cpu_acc *acc)                                                                                  \
     {                                                                                                                                        \
-        (void)l;                                                                                                                             \
-        floats_template(type, panel, k0, k1, x, x_stride, n_rows, acc);                                                                      \
+        floats_template(of, l->shape.type == (of), panel, k0, k1, x, x_stride, n_rows, acc);                                                 \
     }                                                                                                                                        \
     static void floats_one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)                 \
     {                                                                                                                                        \
-        floats_one_template(type, l, panel, n_panels, x, acc);                                                                               \
+        floats_one_template(of, l, panel, n_panels, x, acc);                                                                                 \
     }
 DEFINE_FLOATS(f32, PACKED_F32)
 DEFINE_FLOATS(f16, PACKED_F16)

@@ -175,21 +175,23 @@ INLINE __m512 float_weights(packed_type type, const char *panel, int32_t k, int 
     return _mm512_castsi512_ps(odd ? _mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(both, 16));
 }
 
-/* n_panels * n_rows <= 12 accumulators. */
+#define FLOAT_ROWS 12
+
+/* n_panels * n_rows <= FLOAT_ROWS accumulators. */
 INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes, int n_panels, int32_t k0, int32_t k1, const char *x, size_t x_stride, int n_rows,
-                         cpu_acc *acc)
+                         cpu_acc *acc, bool ahead)
 {
-    __m512 a[12];
+    __m512 a[FLOAT_ROWS];
     const int n = n_panels * n_rows;
     for (int i = 0; i < n; i++)
         a[i] = _mm512_loadu_ps(acc[i]);
     int32_t k = k0;
     for (; k + 2 <= k1; k += 2) {
-        if (n_panels == 1 && n_rows <= 4) { /* one stream of weights, from memory; of several side by side the hardware fetches enough */
-            const char *ahead = panel + (size_t)k * (type == PACKED_F32 ? 64 : 32) + PREFETCH;
-            _mm_prefetch(ahead, _MM_HINT_T0);
+        if (ahead) {
+            const char *at = panel + (size_t)k * (type == PACKED_F32 ? 64 : 32) + PREFETCH;
+            _mm_prefetch(at, _MM_HINT_T0);
             if (type == PACKED_F32)
-                _mm_prefetch(ahead + 64, _MM_HINT_T0);
+                _mm_prefetch(at + 64, _MM_HINT_T0);
         }
         for (int odd = 0; odd < 2; odd++) {
             for (int p = 0; p < n_panels; p++) {
@@ -211,38 +213,56 @@ INLINE void floats_block(packed_type type, const char *panel, size_t panel_bytes
         _mm512_storeu_ps(acc[i], a[i]);
 }
 
-INLINE void floats_template(packed_type type, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
+/* from_memory: the panel, which the first rows then fetch ahead of its use; else it lies in L1. */
+INLINE void floats_template(packed_type type, bool from_memory, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc)
 {
-    const char *xr = (const char *)x;
-    int32_t r = 0;
-    for (; r + 12 <= n_rows; r += 12)
-        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 12, acc + r);
-    for (; r + 4 <= n_rows; r += 4)
-        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 4, acc + r);
-    for (; r < n_rows; r++)
-        floats_block(type, panel, 0, 1, k0, k1, xr + (size_t)r * x_stride, x_stride, 1, acc + r);
+    int32_t blocks = (n_rows + FLOAT_ROWS - 1) / FLOAT_ROWS;
+    for (int32_t r = 0; blocks > 0; blocks--) { /* even ones: a block of one row takes as long as one of eight */
+        int32_t n = (n_rows - r + blocks - 1) / blocks;
+        const char *xr = (const char *)x + (size_t)r * x_stride;
+        const bool first = from_memory && r == 0;
+        switch (n) {
+#define CASE(n)                                                                    \
+    case n:                                                                        \
+        floats_block(type, panel, 0, 1, k0, k1, xr, x_stride, n, acc + r, first);  \
+        break;
+            CASE(1)
+            CASE(2)
+            CASE(3)
+            CASE(4)
+            CASE(5)
+            CASE(6)
+            CASE(7)
+            CASE(8)
+            CASE(9)
+            CASE(10)
+            CASE(11)
+            CASE(12)
+#undef CASE
+        }
+        r += n;
+    }
 }
 
 INLINE void floats_one_template(packed_type type, const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)
 {
     memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     int32_t p = 0;
-    for (; p + 8 <= n_panels; p += 8) /* enough sums at once to hide the latency of a multiply-add */
-        floats_block(type, panel + (size_t)p * l->panel_bytes, l->panel_bytes, 8, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+    for (; p + 8 <= n_panels; p += 8) /* enough sums at once to hide the latency of a multiply-add; of so many streams the hardware fetches enough */
+        floats_block(type, panel + (size_t)p * l->panel_bytes, l->panel_bytes, 8, 0, l->shape.cols, (const char *)x, 0, 1, acc + p, false);
     for (; p < n_panels; p++)
-        floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p);
+        floats_block(type, panel + (size_t)p * l->panel_bytes, 0, 1, 0, l->shape.cols, (const char *)x, 0, 1, acc + p, true);
 }
 
-#define DEFINE_FLOATS(name, type)                                                                                                             \
+#define DEFINE_FLOATS(name, of)                                                                                                               \
     static void floats_##name(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride,            \
                               int32_t n_rows, cpu_acc *acc)                                                                                  \
     {                                                                                                                                        \
-        (void)l;                                                                                                                             \
-        floats_template(type, panel, k0, k1, x, x_stride, n_rows, acc);                                                                      \
+        floats_template(of, l->shape.type == (of), panel, k0, k1, x, x_stride, n_rows, acc);                                                 \
     }                                                                                                                                        \
     static void floats_one_##name(const packed_layout *l, const char *panel, int32_t n_panels, const float *x, cpu_acc *acc)                 \
     {                                                                                                                                        \
-        floats_one_template(type, l, panel, n_panels, x, acc);                                                                               \
+        floats_one_template(of, l, panel, n_panels, x, acc);                                                                                 \
     }
 DEFINE_FLOATS(f32, PACKED_F32)
 DEFINE_FLOATS(f16, PACKED_F16)
@@ -284,6 +304,8 @@ static void expand_f8(const packed_layout *l, const char *panel, int32_t k0, int
         int32_t end = cpu_f8_end(l, k, k1);
         __m512 scale = f8_scales(l, panel, k);
         for (; k + 2 <= end; k += 2, out += 2 * PACKED_ROWS) {
+            if (k % 4 == 0)
+                _mm_prefetch(panel + (size_t)k * PACKED_ROWS + PREFETCH, _MM_HINT_T0);
             __m512i halves = f8_halves(panel, k);
             _mm512_storeu_ps(out, _mm512_mul_ps(f8_low(halves), scale));
             _mm512_storeu_ps(out + PACKED_ROWS, _mm512_mul_ps(f8_high(halves), scale));
