@@ -37,7 +37,11 @@ static inline cpu_q8_view cpu_q8_view_of(const void *rows, size_t stride, int32_
 typedef struct cpu_tile {
     _Alignas(64) uint8_t codes[CPU_TILE_UNITS * PACKED_UNIT * PACKED_ROWS];
     float scale[CPU_TILE_UNITS * 2][PACKED_ROWS]; /* by group */
-    float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
+    union {
+        float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
+        int32_t negative[CPU_TILE_UNITS * 2][PACKED_ROWS]; /* AVX2, signed codes: their sum where they are negative, by group, times -1; `codes` are their magnitudes then */
+    };
+    _Alignas(64) uint8_t signs[CPU_TILE_UNITS * PACKED_UNIT * PACKED_ROWS]; /* and these their signs, all bits of a byte */
 } cpu_tile;
 
 /* What is fetched ahead of its use.  With each unit of weights that come from memory, further than the hardware looks: the codes so many units on, at a panel's end those that the next one

@@ -2,7 +2,8 @@
  *
  * A panel's 16 outputs are two registers ("halves") of 8 lanes of 4 bytes.  Unsigned codes of b bits times signed bytes of x: vpmaddubsw adds
  * pairs into 16 bits, and as many of its results as cannot overflow are added there before vpmaddwd widens them ("chain": 2 * (2^b - 1) * 127
- * each: 8 of 4 bits, 4 of 5, 2 of 6).  Signed codes: |w| times x with w's sign (|w| <= 128, so one pair fits), widened each time.
+ * each: 8 of 4 bits, 4 of 5, 2 of 6).  Signed codes: |w| times x with w's sign (|w| <= 128, so one pair fits), widened each time.  A tile holds |w|
+ * and signs apart, and where w < 0 x is inverted: -x - 1, whose surplus, the sum of those |w|, the tile holds as well.
  *
  * One template serves a panel as it is packed (one row of x: unpacked in registers on the way) and as unpacked in a tile (many rows). */
 #include <immintrin.h>
@@ -33,6 +34,8 @@ typedef struct source {
     const char *scale, *min, *super;
     const int8_t *codebook;
     int32_t phase; /* k before the first one, in its super-group */
+    const uint8_t *signs; /* of signed codes in a tile */
+    const int32_t *negative;
 } source;
 
 /* The compiler may not reorder sums across this: left alone, gcc turns chains of additions into trees that need more registers than there are. */
@@ -125,10 +128,12 @@ INLINE __m256i codebook_of(const source *s)
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)s->codebook));
 }
 
-/* dot[r][h] = the exact dots of one group: chunks [c0, c0 + group / 4) of the unit, with rows of x whose unit starts at x[r]. */
-INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int n_rows, const char *const x[], __m256i dot[][2])
+/* dot[r][h] = the exact dots of group g: its chunks in the unit that begins at `unit` bytes, with rows of x whose unit starts at x[r]. */
+INLINE void group_dots(kind k, const source *s, size_t unit, int32_t g, int n_rows, const char *const x[], __m256i dot[][2])
 {
     const __m256i ones = _mm256_set1_epi16(1);
+    const bool split = k.is_signed && k.scale == PACKED_SCALE_NONE; /* magnitudes and signs */
+    const int c0 = g % (PACKED_UNIT / k.group) * k.group / 4;
 #pragma GCC unroll 8
     for (int c = c0; c < c0 + k.group / 4; c += k.chain) {
         __m256i sum[4][2];
@@ -136,10 +141,10 @@ INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int
         for (int i = 0; i < k.chain; i++) {
             __m256i w[2], magnitude[2];
             for (int h = 0; h < 2; h++) {
-                w[h] = chunk_codes(k.bits, unit, c + i, h);
+                w[h] = chunk_codes(k.bits, s->codes + unit, c + i, h);
                 if (s->codebook != NULL)
                     w[h] = _mm256_shuffle_epi8(codebook_of(s), w[h]);
-                magnitude[h] = k.is_signed ? _mm256_abs_epi8(w[h]) : w[h];
+                magnitude[h] = k.is_signed && !split ? _mm256_abs_epi8(w[h]) : w[h];
             }
 #pragma GCC unroll 4
             for (int r = 0; r < n_rows; r++) {
@@ -148,10 +153,11 @@ INLINE void group_dots(kind k, const source *s, const uint8_t *unit, int c0, int
                 __m256i xb = _mm256_set1_epi32(four);
 #pragma GCC unroll 2
                 for (int h = 0; h < 2; h++) {
-                    __m256i p = _mm256_maddubs_epi16(magnitude[h], k.is_signed ? _mm256_sign_epi8(xb, w[h]) : xb);
+                    __m256i with_sign = split ? _mm256_xor_si256(xb, load(s->signs + unit + c * 64 + h * 32)) : k.is_signed ? _mm256_sign_epi8(xb, w[h]) : xb;
+                    __m256i p = _mm256_maddubs_epi16(magnitude[h], with_sign);
                     if (k.chain == 1) {
                         p = _mm256_madd_epi16(p, ones);
-                        dot[r][h] = c == c0 ? p : _mm256_add_epi32(dot[r][h], p);
+                        dot[r][h] = c != c0 ? _mm256_add_epi32(dot[r][h], p) : split ? _mm256_add_epi32(load(s->negative + (size_t)g * PACKED_ROWS + h * 8), p) : p;
                         KEEP(dot[r][h]);
                     } else {
                         sum[r][h] = i == 0 ? p : _mm256_add_epi16(sum[r][h], p);
@@ -194,8 +200,8 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
             const char *codes[4];
             for (int r = 0; r < n_rows; r++)
                 codes[r] = xr[r] + (size_t)(unit0 + u) * PACKED_UNIT;
-            group_dots(k, s, s->codes + (size_t)u * unit_bytes, g * k.group / 4, n_rows, codes, dot);
             int32_t at = u * (PACKED_UNIT / k.group) + g;
+            group_dots(k, s, (size_t)u * unit_bytes, at, n_rows, codes, dot);
             size_t sums = k.group == 32 ? xu : xu * 2 + (size_t)g * 4;
             __m256 ws[2] = {group_scale(k, s, at, 0), group_scale(k, s, at, 1)}, wm[2];
             if (k.has_min) {
@@ -267,6 +273,21 @@ INLINE void few_template(kind k, bool has_codebook, const packed_layout *l, cons
     memcpy(acc, sums, (size_t)n_rows * sizeof(*acc));
 }
 
+/* Signed codes of group g and half h in a tile become magnitudes and signs. */
+INLINE void split_signs(cpu_tile *tile, int32_t g, int chunks, int h)
+{
+    __m256i sum = _mm256_setzero_si256();
+    for (int c = 0; c < chunks; c++) {
+        size_t at = (size_t)(g * chunks + c) * 64 + (size_t)h * 32;
+        __m256i w = load(tile->codes + at), magnitude = _mm256_abs_epi8(w), sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w);
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_and_si256(magnitude, sign), _mm256_set1_epi8(1));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        _mm256_store_si256((__m256i *)(void *)(tile->codes + at), magnitude);
+        _mm256_store_si256((__m256i *)(void *)(tile->signs + at), sign);
+    }
+    _mm256_store_si256((__m256i *)(void *)(tile->negative[g] + h * 8), sum);
+}
+
 INLINE void unpack_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)
 {
     source s = packed_source(l, panel, unit, k);
@@ -285,6 +306,8 @@ INLINE void unpack_template(kind k, bool has_codebook, const packed_layout *l, c
             _mm256_store_ps(tile->scale[g] + h * 8, group_scale(k, &s, g, h));
             if (k.has_min)
                 _mm256_store_ps(tile->min[g] + h * 8, group_min(k, &s, g, h));
+            if (k.is_signed)
+                split_signs(tile, g, k.group / 4, h);
         }
     }
 }
@@ -293,7 +316,7 @@ INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, 
                           int32_t n_rows, cpu_acc *acc)
 {
     const size_t bytes = l->unit_bytes; /* by the first rows alone */
-    source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min};
+    source s = {.codes = tile->codes, .scale = (const char *)tile->scale, .min = (const char *)tile->min, .signs = tile->signs, .negative = tile->negative[0]};
     k.bits = 8;
     k.scale = PACKED_SCALE_NONE;
     int32_t r = 0;
