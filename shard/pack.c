@@ -301,27 +301,38 @@ status shard_unpack_f32(shard_dtype from, const void *src, int32_t skip, int64_t
 /* ---- packing ---- */
 
 /* A row of a block type into its own packed type.  In steps of 16, the smallest group: a slice may begin in the middle of what
- * was a unit of 32. */
-static void pack_codes(shard_dtype from, const uint8_t *src, int32_t skip, const packed_layout *l, int32_t row, void *matrix)
+ * was a unit of 32.  p: any parts of this type, or zeros. */
+static void pack_codes(shard_dtype from, const uint8_t *src, int32_t skip, const packed_layout *l, int32_t row, void *matrix, parts *p)
 {
     const packed_format *f = l->format;
     take_fn take = take_of(from);
     int32_t block = shard_dtype_block(from), block_bytes = shard_dtype_block_bytes(from), cols = l->shape.cols, at = skip;
     uint8_t unit[PACKED_UNIT];
-    parts p = {0};
-    take(src, &p);
-    for (int32_t k = 0; k < cols; k += HALF_UNIT, at += HALF_UNIT) {
+    take(src, p);
+    int32_t k = 0, groups = PACKED_UNIT / f->group, group = 0, of_block = at / f->group;
+    for (; skip % PACKED_UNIT == 0 && cols - k >= PACKED_UNIT; k += PACKED_UNIT, at += PACKED_UNIT) { /* whole units of one block: nearly all of them, and a load's time */
         if (at == block) {
-            take(src += block_bytes, &p);
+            take(src += block_bytes, p);
+            at = of_block = 0;
+        }
+        if (packed_has_super(f) && (at == 0 || k == 0))
+            packed_set_super(l, matrix, row, packed_super_of(l, group), p->super_scale, p->super_min);
+        for (int32_t g = 0; g < groups; g++, group++, of_block++)
+            packed_set_scale(l, matrix, row, group, p->scale[of_block], p->min[of_block]);
+        packed_set_unit(l, matrix, row, k / PACKED_UNIT, p->codes + at);
+    }
+    for (; k < cols; k += HALF_UNIT, at += HALF_UNIT) {
+        if (at == block) {
+            take(src += block_bytes, p);
             at = 0;
         }
         if (packed_has_super(f) && (at == 0 || k == 0))
-            packed_set_super(l, matrix, row, packed_super_of(l, k / f->group), p.super_scale, p.super_min);
+            packed_set_super(l, matrix, row, packed_super_of(l, k / f->group), p->super_scale, p->super_min);
         if (k % f->group == 0)
-            packed_set_scale(l, matrix, row, k / f->group, p.scale[at / f->group], p.min[at / f->group]);
+            packed_set_scale(l, matrix, row, k / f->group, p->scale[at / f->group], p->min[at / f->group]);
         if (k % PACKED_UNIT == 0)
             memset(unit, 0, sizeof(unit));
-        memcpy(unit + k % PACKED_UNIT, p.codes + at, (size_t)(cols - k < HALF_UNIT ? cols - k : HALF_UNIT));
+        memcpy(unit + k % PACKED_UNIT, p->codes + at, (size_t)(cols - k < HALF_UNIT ? cols - k : HALF_UNIT));
         if (k % PACKED_UNIT != 0 || k + HALF_UNIT >= cols)
             packed_set_unit(l, matrix, row, k / PACKED_UNIT, unit);
     }
@@ -413,10 +424,11 @@ status shard_pack_rows(shard_dtype from, const void *src, size_t stride, int32_t
     if (f->integer && (skip % f->group != 0 || (packed_has_super(f) && shape.phase != skip)))
         return FAIL(ST_INVALID, "pack %s: a slice that begins %d elements into a block (phase %d) cuts a group of %d", f->name, skip, shape.phase,
                     f->group);
+    parts p = {0};
     for (int32_t i = 0; i < n; i++) {
         const uint8_t *from_row = (const uint8_t *)src + (size_t)i * stride;
         if (f->integer)
-            pack_codes(from, from_row, skip, &l, row + i, matrix);
+            pack_codes(from, from_row, skip, &l, row + i, matrix, &p);
         else
             TRY(pack_floats(from, from_row, skip, scales, &l, i, row + i, matrix));
     }
