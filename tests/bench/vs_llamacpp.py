@@ -17,8 +17,8 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
 
 import gguf
 
@@ -32,16 +32,23 @@ def output(argv, env=None):
     return p.stdout
 
 
+# A process counts as its own peak what the one that started it had: a small one starts it.
+START = """
+import os, sys, time
+begin = time.monotonic()
+none = os.open(os.devnull, os.O_WRONLY)
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, none, 1), (os.POSIX_SPAWN_DUP2, none, 2)])
+_, status, usage = os.wait4(pid, 0)
+print(status, time.monotonic() - begin, usage.ru_maxrss * 1024)
+"""
+
+
 def timed(argv, env=None):
     """(seconds, peak resident bytes) of a process."""
-    begin = time.monotonic()
-    with open(os.devnull, "w") as none:
-        pid = os.posix_spawnp(str(argv[0]), [str(a) for a in argv], {**os.environ, **(env or {})},
-                              file_actions=[(os.POSIX_SPAWN_DUP2, none.fileno(), 1), (os.POSIX_SPAWN_DUP2, none.fileno(), 2)])
-    _, status, usage = os.wait4(pid, 0)
-    if status != 0:
+    status, seconds, peak = output([sys.executable, "-S", "-E", "-c", START, *argv], env).split()
+    if status != "0":
         raise SystemExit(f"{' '.join(map(str, argv))}: ended with {status}")
-    return time.monotonic() - begin, usage.ru_maxrss * 1024
+    return float(seconds), int(peak)
 
 
 class Ours:
@@ -65,7 +72,6 @@ class Ours:
 
     def start(self, model):
         return timed([self.binary, "generate", "-m", model, "-t", self.threads, "--device", "cpu", "--ctx", 512, "--max-tokens", 1, "-p", "the"], self.env)
-
 
     def ids(self, model, text, *args):
         p = subprocess.run([self.binary, "tokenize", "-m", model, "--jsonl", "-", *args], input=json.dumps({"text": text}), capture_output=True, text=True, check=True)
