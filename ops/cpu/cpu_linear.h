@@ -39,13 +39,15 @@ typedef struct cpu_tile {
     float scale[CPU_TILE_UNITS * 2][PACKED_ROWS]; /* by group */
     union {
         float min[CPU_TILE_UNITS * 2][PACKED_ROWS];
-        int32_t negative[CPU_TILE_UNITS * 2][PACKED_ROWS]; /* AVX2, signed codes: their sum where they are negative, by group, times -1; `codes` are their magnitudes then */
+        int32_t negative[CPU_TILE_UNITS * 2][PACKED_ROWS];
     };
-    _Alignas(64) uint8_t signs[CPU_TILE_UNITS * PACKED_UNIT * PACKED_ROWS]; /* and these their signs, all bits of a byte */
+    /* AVX2, of signed codes: all bits of a byte where a code is negative.  `codes` are magnitudes then, and `negative` the sum by group of those of negative codes. */
+    _Alignas(64) uint8_t signs[CPU_TILE_UNITS * PACKED_UNIT * PACKED_ROWS];
 } cpu_tile;
 
-/* What is fetched ahead of its use.  With each unit of weights that come from memory, further than the hardware looks: the codes so many units on, at a panel's end those that the next one
- * begins with, and the next one's scales and minima, which lie behind its codes.  And the lines that the sums of rows go to, a row's a store of its own far from the others'. */
+/* What is fetched ahead of its use.  With each unit of weights that come from memory, further than the hardware looks: the codes so many units on, at a panel's end
+ * those that the next one begins with, and the next one's scales and minima, which lie behind its codes.  And the lines that the sums of rows go to, each far from
+ * the others. */
 typedef struct cpu_ahead {
     const char *codes, *next, *side;
     int32_t near; /* units whose codes ahead are of this panel */
@@ -97,10 +99,10 @@ typedef void (*cpu_one_fn)(const packed_layout *l, const char *panel, int32_t n_
 /* n_rows (2 to few_rows) rows of x from row `row` on against one panel, begun at zero: unpacked on the way, since memory decides how long it takes. */
 typedef void (*cpu_few_fn)(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc);
 typedef void (*cpu_unpack_fn)(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile);
-/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of one panel or more, at most many_panels, each unpacked in a tile; the first panel's rows in acc, then the second's.
- * ahead, of each panel: what will be unpacked next, which is fetched meanwhile. */
-typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
-                            int32_t n_rows, cpu_acc *acc);
+/* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of one panel or more, at most many_panels, each unpacked in a tile; the first panel's rows in
+ * acc, then the second's.  ahead, of each panel: what will be unpacked next, which is fetched meanwhile. */
+typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead,
+                            const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc);
 
 /* k in [k0, k1) (k0 even) of a panel of floats, of whose type the function is (l may be another's, whose block was expanded); x: f32 rows, x_stride bytes apart, the first element is k = 0. */
 typedef void (*cpu_floats_fn)(const packed_layout *l, const char *panel, int32_t k0, int32_t k1, const float *x, size_t x_stride, int32_t n_rows, cpu_acc *acc);

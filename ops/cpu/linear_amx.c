@@ -125,7 +125,11 @@ INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, 
     _tile_release();
 }
 
-#define DEFINE_UNPACK(name, type, bits, group, zero, has_min, codebook, scale)                                                                    static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                          {                                                                                                                                                unpack_signed((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, unit, n_units, tile);                                }
+#define DEFINE_UNPACK(name, type, bits, group, zero, has_min, codebook, scale)                                                               \
+    static void unpack_##name(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile)                      \
+    {                                                                                                                                        \
+        unpack_signed((kind){bits, group, zero, has_min, codebook, false, scale}, l, panel, unit, n_units, tile);                            \
+    }
 INTEGERS(DEFINE_UNPACK)
 
 #define DEFINE_TILE(name, group, has_min)                                                                                                     \

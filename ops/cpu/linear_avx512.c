@@ -14,10 +14,11 @@ INLINE __m512i broadcast_four(const char *x)
     return _mm512_set1_epi32(four);
 }
 
-/* n_rows (at most 8 times one panel, 6 times two; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of each s, which are units unit0 ... of the
- * matrix; panel p's sums lie from acc[p * acc_step] on, and will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes are fetched for each panel. */
-INLINE void rows_units(kind k, const source *s, const int n_panels, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row,
-                       const int n_rows, int last, cpu_acc *acc, size_t acc_step, int32_t out_row)
+/* n_rows (at most 8 times one panel, 6 times two; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of each s, which are units
+ * unit0 ... of the matrix; panel p's sums lie from acc[p * acc_step] on, and will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes
+ * are fetched for each panel. */
+INLINE void rows_units(kind k, const source *s, const int n_panels, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x,
+                       int32_t row, const int n_rows, int last, cpu_acc *acc, size_t acc_step, int32_t out_row)
 {
     const size_t unit_bytes = (size_t)k.bits * 64;
     __m512 a[MANY_PANELS][8];
@@ -100,8 +101,8 @@ INLINE void few_template(kind k, const packed_layout *l, const char *panel, cons
 }
 
 /* Rows at once: as many sums as registers hold, beside what they are made of. */
-INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, const int n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
-                          int32_t n_rows, cpu_acc *acc)
+INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, const int n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead,
+                          const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc)
 {
     size_t bytes = l->unit_bytes; /* by the first rows alone */
     source s[MANY_PANELS];

@@ -94,8 +94,8 @@ static void unpack(const packed_layout *l, const char *panel, int32_t unit, int3
     cpu_linear_avx512.unpack[l->shape.type](l, panel, unit, n_units, tile);
 }
 
-static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows,
-                 cpu_acc *acc)
+static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
+                 int32_t n_rows, cpu_acc *acc)
 {
     cpu_linear_avx512.many[l->shape.type](l, tile, n_panels, unit, n_units, ahead, x, row, n_rows, acc);
 }

@@ -33,8 +33,8 @@ static int32_t group_dot(const uint8_t *w, const int8_t *x, int chunks, bool is_
     return dot;
 }
 
-static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row, int32_t n_rows,
-                 cpu_acc *acc)
+static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,
+                 int32_t n_rows, cpu_acc *acc)
 {
     (void)n_panels;
     (void)ahead;
