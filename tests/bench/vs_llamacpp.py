@@ -107,8 +107,13 @@ class Peer:
         return self.bench(model, "-p", 0, "-n", GENERATED, *(["-d", n] if n else []))
 
     def batch(self, model, n):
-        out = output([f"{self.folder}/llama-batched-bench", "-m", model, "-t", self.threads, "-tb", self.threads, "-c", n * (32 + GENERATED), "-npp", 16, "-ntg", GENERATED, "-npl", n])
-        rows = [r for r in re.findall(r"^\|(.*)\|\s*$", out, re.M) if re.match(r"\s*\d", r)]
+        argv = [os.path.abspath(f"{self.folder}/llama-batched-bench"), "-m", os.path.abspath(model), "-t", self.threads, "-tb", self.threads, "-c", n * (32 + GENERATED), "-npp", 16,
+                "-ntg", GENERATED, "-npl", n]
+        with tempfile.TemporaryDirectory() as folder:  # ik_llama.cpp's writes its table to the error output and into a file where it runs
+            p = subprocess.run([str(x) for x in argv], capture_output=True, text=True, cwd=folder, timeout=3600)
+        rows = [r for r in re.findall(r"^\|(.*)\|\s*$", p.stdout + p.stderr, re.M) if re.match(r"\s*\d", r)]
+        if p.returncode != 0 or not rows:
+            raise SystemExit(f"{argv[0]}: exit code {p.returncode}\n{p.stderr[-2000:]}")
         return float(rows[-1].split("|")[7])  # S_TG t/s
 
     def start(self, model):
