@@ -56,6 +56,12 @@ typedef struct cpu_ahead {
     size_t out_stride;
 } cpu_ahead;
 
+/* Of what lies behind a panel's codes, bytes for each unit. */
+static inline size_t cpu_side_bytes(const packed_layout *l)
+{
+    return l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0;
+}
+
 static inline cpu_ahead cpu_ahead_of(const packed_layout *l, const char *panel, size_t bytes)
 {
     int32_t units = (int32_t)(bytes / l->unit_bytes);
@@ -64,13 +70,13 @@ static inline cpu_ahead cpu_ahead_of(const packed_layout *l, const char *panel, 
                        .next = next,
                        .side = next + l->scale_offset,
                        .near = l->units > units ? l->units - units : 0,
-                       .side_bytes = l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0};
+                       .side_bytes = cpu_side_bytes(l)};
 }
 
 /* Of n_units from `unit` on of a panel, which are computed: codes of as many (at `codes`), and their part of what lies behind the codes of the panel at `next`. */
 static inline cpu_ahead cpu_ahead_block(const packed_layout *l, const char *codes, const char *next, int32_t unit, int32_t n_units)
 {
-    size_t each = l->units > 0 ? (l->panel_bytes - l->scale_offset) / (size_t)l->units : 0;
+    size_t each = cpu_side_bytes(l);
     return (cpu_ahead){.codes = codes, .side = next + l->scale_offset + (size_t)unit * each, .near = n_units, .side_bytes = each};
 }
 
@@ -90,6 +96,10 @@ static inline __attribute__((always_inline)) void cpu_fetch(const cpu_ahead *a, 
     if (a->side_bytes > 0)
         __builtin_prefetch(a->side + (size_t)unit * a->side_bytes);
 }
+
+/* A case for each number of rows that a kernel takes at once, so that each has a loop of its own. */
+#define CPU_ROWS_6(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#define CPU_ROWS_12(CASE) CPU_ROWS_6(CASE) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 
 /* acc[r][0..15]: the sums of row r, continued from what is there, except by the kernels said to begin at zero. */
 typedef float cpu_acc[PACKED_ROWS];

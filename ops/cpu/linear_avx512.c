@@ -227,18 +227,7 @@ INLINE void floats_template(packed_type type, bool from_memory, const char *pane
     case n:                                                                        \
         floats_block(type, panel, 0, 1, k0, k1, xr, x_stride, n, acc + r, first);  \
         break;
-            CASE(1)
-            CASE(2)
-            CASE(3)
-            CASE(4)
-            CASE(5)
-            CASE(6)
-            CASE(7)
-            CASE(8)
-            CASE(9)
-            CASE(10)
-            CASE(11)
-            CASE(12)
+            CPU_ROWS_12(CASE)
 #undef CASE
         }
         r += n;

@@ -65,18 +65,7 @@ INLINE void block(const packed_layout *l, const char *panel, int n_panels, const
 static void rows(const packed_layout *l, const char *panel, int32_t n_panels, const char *x, size_t x_stride, int32_t n_rows, cpu_acc *acc, size_t acc_step)
 {
     switch (n_rows) {
-        CASE(1)
-        CASE(2)
-        CASE(3)
-        CASE(4)
-        CASE(5)
-        CASE(6)
-        CASE(7)
-        CASE(8)
-        CASE(9)
-        CASE(10)
-        CASE(11)
-        CASE(12)
+        CPU_ROWS_12(CASE)
     }
 }
 

@@ -173,6 +173,45 @@ static void check_shape(packed_shape s, int32_t rows)
     free(got.data);
 }
 
+/* The largest magnitudes of weights and x, with either sign: whatever adds products in 16 bits must hold them. */
+static void extreme_codes_do_not_overflow(void **state)
+{
+    (void)state;
+    enum { ROWS = 9, COLS = 320, OUTPUTS = 33 };
+    ops_buf x = random_x(ROWS, COLS, 1);
+    ops_linear_args a = {.rows = ROWS, .n = 1, .x = weights_mat(&x, OPS_F32, COLS)};
+    for (int32_t r = 0; r < ROWS; r++)
+        for (int32_t k = 0; k < COLS; k++)
+            ((float *)(void *)cpu_row(&a.x, r))[k] = r % 3 == 0 ? 1 : r % 3 == 1 ? -1 : k % 2 == 0 ? 1 : -1;
+    for (int t = 0; t < PACKED_TYPES * 2; t++) {
+        const packed_format *f = packed_format_of((packed_type)(t / 2));
+        packed_shape s = {(packed_type)(t / 2), OUTPUTS, COLS, 0};
+        packed_layout l;
+        uint8_t codes[PACKED_UNIT];
+        if (!f->integer)
+            continue;
+        memset(codes, f->bits == 8 ? 0x7f + t % 2 : t % 2 == 0 ? 0 : (1 << f->bits) - 1, sizeof(codes));
+        ops_buf w = weights_make(s, 17), want = weights_buf(ROWS * ops_row_bytes(OPS_F32, OUTPUTS)), got = weights_buf(want.bytes);
+        assert_true(packed_layout_of(s, &l));
+        for (int32_t o = 0; o < OUTPUTS; o++)
+            for (int32_t u = 0; u < l.units; u++)
+                packed_set_unit(&l, w.data, o, u, codes);
+        a.w[0] = (ops_weight){&w, 0, s};
+        for (int i = 0; i < n_levels; i++)
+            for (int32_t piece = ROWS; piece > 0; piece -= 4) { /* nine rows, five, one */
+                a.y[0] = weights_mat(i == 0 && piece == ROWS ? &want : &got, OPS_F32, OUTPUTS);
+                for (int32_t r = 0; r < ROWS; r += piece)
+                    run(&contexts[i][1], a, r, piece < ROWS - r ? piece : ROWS - r);
+                if (i > 0 || piece < ROWS)
+                    check_same(&got, &want, &s, level_names[levels[i]], 1, piece);
+            }
+        free(w.data);
+        free(want.data);
+        free(got.data);
+    }
+    free(x.data);
+}
+
 static void every_type_and_level_agrees(void **state)
 {
     (void)state;
@@ -334,7 +373,8 @@ static void wrong_calls_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(quantised_rows_follow_the_rule),     cmocka_unit_test(every_type_and_level_agrees), cmocka_unit_test(pairs_are_added_in_one_order),
+        cmocka_unit_test(quantised_rows_follow_the_rule),     cmocka_unit_test(extreme_codes_do_not_overflow), cmocka_unit_test(every_type_and_level_agrees),
+        cmocka_unit_test(pairs_are_added_in_one_order),
         cmocka_unit_test(fused_weights_are_the_same_as_apart), cmocka_unit_test(quantising_beforehand_changes_nothing),
         cmocka_unit_test(wrong_calls_are_refused),
     };
