@@ -61,9 +61,14 @@ status comm_agree(comm_world *w, status mine, int timeout_ms, int *failed_rank);
 /* A group of the world's ranks ranks[0..n), the same list on every member; collective over the members.
  * exchange_bytes: largest exchange slot; timeout_ms: deadline of each call. */
 status comm_group_create(comm_world *w, const int *ranks, int n, size_t exchange_bytes, int timeout_ms, comm_group **out);
+/* The same with common_bytes of memory more that all members see and write wherever they have agreed to, if all are on one host: comm_group_common. */
+status comm_group_create_common(comm_world *w, const int *ranks, int n, size_t exchange_bytes, size_t common_bytes, int timeout_ms, comm_group **out);
 void comm_group_destroy(comm_group **group);
 int comm_group_size(const comm_group *g);
 int comm_group_rank(const comm_group *g); /* my index in the list */
+/* Page-aligned, zero at first, in the memory of comm_exchange_memory; NULL: none was asked for, or the members are on several hosts.  What a member writes there others
+ * may read once both have been to a barrier. */
+void *comm_group_common(const comm_group *g);
 
 /* Zero-copy sum: exchange_begin gives this rank's slot (64-byte aligned, at least `bytes`); the caller writes its partial there;
  * exchange_end waits for the others and gives n_parts pointers to f32 partials, to be added in that order: one for each member where all

@@ -71,7 +71,7 @@ static status arrange(comm_group *g)
 
 /* Where things lie in the segment (see group.h). */
 typedef struct group_layout {
-    size_t results, result_stride, gather, gather_stride, slots, slot_stride, member_stride, bytes;
+    size_t results, result_stride, gather, gather_stride, common, slots, slot_stride, member_stride, bytes;
 } group_layout;
 
 static status layout_of(const comm_group *g, group_layout *l)
@@ -82,7 +82,10 @@ static status layout_of(const comm_group *g, group_layout *l)
     l->result_stride = mem_align(g->slot_bytes, PAGE);
     l->gather = l->results + (wide ? 2 * l->result_stride : 0);
     l->gather_stride = mem_align(g->chunk_bytes, PAGE);
-    l->slots = l->gather + (wide ? 2 * l->gather_stride * (size_t)g->n : 0);
+    l->common = l->gather + (wide ? 2 * l->gather_stride * (size_t)g->n : 0);
+    if (g->common_bytes > SIZE_MAX / 2)
+        return FAIL(ST_LIMIT, "group: %zu bytes in common", g->common_bytes);
+    l->slots = l->common + (wide ? 0 : mem_align(g->common_bytes, PAGE));
     /* Two slots, and a page over which the members' slots are skewed, so that equal places of them do not alias. */
     l->slot_stride = mem_align(g->slot_bytes, 64);
     l->member_stride = mem_align(2 * l->slot_stride + PAGE, PAGE);
@@ -95,6 +98,7 @@ static status place(comm_group *g, const group_layout *l)
 {
     char *base = segment_base(g->segment);
     g->lines = (group_line *)base;
+    g->common = g->common_bytes > 0 && g->n_hosts == 1 ? base + l->common : NULL;
     for (int p = 0; p < 2; p++) {
         TRY(mem_calloc((size_t)g->n_local, sizeof(char *), "group", &g->slots[p]));
         TRY(mem_calloc((size_t)g->n, sizeof(char *), "group", &g->gather[p]));
@@ -176,11 +180,16 @@ static status build(comm_group *g)
 
 status comm_group_create(comm_world *w, const int *ranks, int n, size_t exchange_bytes, int timeout_ms, comm_group **out)
 {
+    return comm_group_create_common(w, ranks, n, exchange_bytes, 0, timeout_ms, out);
+}
+
+status comm_group_create_common(comm_world *w, const int *ranks, int n, size_t exchange_bytes, size_t common_bytes, int timeout_ms, comm_group **out)
+{
     int me;
     comm_group *g = NULL;
     TRY(check_ranks(w, ranks, n, &me));
     TRY(mem_calloc(1, sizeof(*g), "group", &g));
-    *g = (comm_group){.w = w, .n = n, .me = me, .timeout_ms = timeout_ms};
+    *g = (comm_group){.w = w, .n = n, .me = me, .timeout_ms = timeout_ms, .common_bytes = common_bytes};
     g->slot_bytes = exchange_bytes > PAGE ? mem_align(exchange_bytes, 64) : PAGE;
     g->chunk_bytes = g->slot_bytes < CHUNK_BYTES ? g->slot_bytes : CHUNK_BYTES;
     status st = mem_calloc((size_t)n, sizeof(int), "group", &g->ranks);
@@ -231,6 +240,10 @@ int comm_group_size(const comm_group *g)
 int comm_group_rank(const comm_group *g)
 {
     return g->me;
+}
+void *comm_group_common(const comm_group *g)
+{
+    return g->common;
 }
 void comm_exchange_memory(const comm_group *g, void **base, size_t *bytes)
 {

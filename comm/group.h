@@ -1,6 +1,6 @@
 /* comm/group.h - a group's memory and members, for group.c (making it) and collect.c (the collectives).
  *
- *   segment on each host:  [line of each local member][results: 2][gather slots of every member: 2 each]  (the latter two where hosts > 1)
+ *   segment on each host:  [line of each local member][results: 2][gather slots of every member: 2 each][common]  (results, gather slots: hosts > 1; common: one host)
  *                          [slots of local member 0: 2][slots of local member 1: 2] ...
  *
  * A line holds the member's sequence number: how many synchronisations it has come to.  Operation k uses slots of parity k % 2; a rank that
@@ -28,7 +28,8 @@ struct comm_group {
     segment *segment;
     size_t segment_bytes;
     group_line *lines;    /* [n_local] */
-    size_t slot_bytes, chunk_bytes;
+    size_t slot_bytes, chunk_bytes, common_bytes;
+    char *common;         /* n_hosts == 1 */
     char *results[2];     /* n_hosts > 1 */
     char **slots[2];      /* [n_local] */
     char **gather[2];     /* [n]: where a member's bytes of a gather lie on this host */

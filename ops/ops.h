@@ -125,6 +125,8 @@ typedef struct ops_norm_args {
     float eps;
     int32_t n_y;          /* 0: only x is updated; 2: the same y in two formats */
     ops_mat y[2];
+    /* Of x's rows only [row_begin, row_end), where row_end > 0: others are neither read nor written, in x or y.  Only where buffers lie in the host's memory (buf_map). */
+    int32_t row_begin, row_end;
 } ops_norm_args;
 
 /* y[i] = x w[i]^T (+ bias[i]); with accumulate y[i] += (after the product: y + (product + bias)).  y f32, y[i].cols >= w[i].shape.rows.

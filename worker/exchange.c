@@ -1,11 +1,18 @@
 /* worker/exchange.c - what a rank gives to others and gets from them: partial sums inside a stage, the residual stream between stages.
  *
+ * Ranks of one host that compute on its CPUs share the rows of a step's norms, if there are many (as in sequence parallelism, arXiv:2205.05198): each adds the partial sums of its rows
+ * alone, keeps the residual stream of those, and leaves what it made of them where all ranks read it.  That takes one more synchronisation a norm.
+ *
  * On devices that can (comm/device.h) both are queued on the context's stream, the sums of a step in two pieces on one of their own, and the host waits for nothing; else both go
  * through the host's memory. */
 #include "base/log.h"
 #include "worker/worker_internal.h"
 
-enum { TAG_RESIDUAL = 1 };
+enum {
+    TAG_RESIDUAL = 1,
+    COMMON_MATS = 4,       /* a norm's output in two formats, and the final norm's, which others may still read when the next step's first norm begins */
+    LEAST_SHARED = 8,      /* rows of a step: the norms of fewer cost each rank no more than another synchronisation */
+};
 
 /* ---- coming together ---- */
 
@@ -44,7 +51,36 @@ static status slots_on_host(worker *w)
     size_t bytes;
     comm_exchange_memory(w->group, &base, &bytes);
     w->exchange_base = base;
-    return w->ops->buf_wrap(w->ctx, base, bytes, &w->exchange);
+    TRY(w->ops->buf_wrap(w->ctx, base, bytes, &w->exchange));
+    char *common = comm_group_common(w->group);
+    ops_mat *const mats[COMMON_MATS] = {&w->common_h[0], &w->common_h[1], &w->common_y[0], &w->common_y[1]};
+    for (size_t i = 0; common != NULL && i < COMMON_MATS; i++)
+        *mats[i] = (ops_mat){w->exchange, (size_t)(common - w->exchange_base) + i * slot_bytes(w), OPS_F32, w->arch->hidden, ops_row_bytes(OPS_F32, w->arch->hidden)};
+    return ST_OK;
+}
+
+/* All stages or none, because each rank hands its rows on to one that has the same. */
+static bool stages_on_one_host_each(const worker *w)
+{
+    int32_t tp = w->opt.plan->tp;
+    for (int32_t i = 0; i < w->opt.plan->n_ranks; i++) {
+        if (comm_world_host(w->opt.world, i) != comm_world_host(w->opt.world, i - i % tp))
+            return false;
+    }
+    return true;
+}
+
+size_t worker_common_bytes(const worker *w)
+{
+    return w->opt.plan->tp > 1 && w->ops->devices == NULL && stages_on_one_host_each(w) ? COMMON_MATS * slot_bytes(w) : 0;
+}
+
+void worker_rows_share(worker *w)
+{
+    int64_t tp = w->opt.plan->tp, i = w->rank->tp_index, n = w->n_rows;
+    bool share = w->common_y[0].buf != NULL && n >= LEAST_SHARED && n >= tp;
+    w->row_begin = share ? (int32_t)(n * i / tp) : 0;
+    w->row_end = share ? (int32_t)(n * (i + 1) / tp) : 0;
 }
 
 status worker_exchange_create(worker *w)
@@ -170,6 +206,17 @@ status worker_slot_sum(worker *w)
     return st;
 }
 
+status worker_meet(worker *w)
+{
+    double started = log_clock();
+    worker_operation during = w->operation;
+    worker_note(w, WORKER_EXCHANGE);
+    status st = comm_barrier(w->group);
+    worker_note(w, during);
+    w->times.exchange_seconds += log_clock() - started;
+    return st;
+}
+
 status worker_slot_wait(worker *w)
 {
     if (!w->now->under_way)
@@ -206,14 +253,21 @@ static char *x_on_host(worker *w, ops_mat x)
     return (char *)w->ops->buf_map(w->ctx, x.buf) + x.offset;
 }
 
+/* The rows that this rank hands on, or gets: the same on both sides. */
+static size_t rows_bytes(const worker *w, const ops_mat *x, size_t *offset)
+{
+    *offset = x->stride * (size_t)w->row_begin;
+    return x->stride * (size_t)(w->row_end > 0 ? w->row_end - w->row_begin : w->n_rows);
+}
+
 /* Stages hand the residual stream on unrounded: rank i of a stage to rank i of the next. */
 status worker_receive(worker *w, ops_mat x)
 {
-    size_t bytes = x.stride * (size_t)w->n_rows, got = 0;
+    size_t offset, bytes = rows_bytes(w, &x, &offset), got = 0;
     worker_mark(w, WORKER_STAGE);
     if (w->before != NULL)
         return comm_device_recv(w->before, 0, x_on_device(w, &x), x.stride * (size_t)rows_on_devices(w));
-    char *memory = x_on_host(w, x);
+    char *memory = x_on_host(w, x) + offset;
     comm_request *r;
     double started = log_clock();
     worker_note(w, WORKER_STAGE);
@@ -222,18 +276,18 @@ status worker_receive(worker *w, ops_mat x)
     w->times.stage_wait_seconds += log_clock() - started;
     if (got != bytes)
         return FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
-    return w->handed[0] != NULL ? w->ops->buf_write(w->ctx, x.buf, x.offset, memory, bytes) : ST_OK;
+    return w->handed[0] != NULL ? w->ops->buf_write(w->ctx, x.buf, x.offset + offset, memory, bytes) : ST_OK;
 }
 
 status worker_hand_on(worker *w, ops_mat x, int which)
 {
-    size_t bytes = x.stride * (size_t)w->n_rows;
+    size_t offset, bytes = rows_bytes(w, &x, &offset);
     worker_mark(w, WORKER_STAGE);
     if (w->after != NULL)
         return comm_device_send(w->after, 1, x_on_device(w, &x), x.stride * (size_t)rows_on_devices(w));
-    char *memory = x_on_host(w, x);
+    char *memory = x_on_host(w, x) + offset;
     if (w->handed[0] != NULL)
-        TRY(w->ops->buf_read(w->ctx, x.buf, x.offset, memory, bytes));
+        TRY(w->ops->buf_read(w->ctx, x.buf, x.offset + offset, memory, bytes));
     else
         TRY(w->ops->sync(w->ctx));
     return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &w->sent[which]);

@@ -120,6 +120,8 @@ static status norm(worker *w, ops_mat x, const norm_place *at, const formats *f,
         .norm = norm_kind(w, at->present),
         .eps = w->arch->norm_eps,
         .n_y = f->n,
+        .row_begin = w->row_begin,
+        .row_end = w->row_end,
     };
     if (at->post_present) {
         a.post_weight = *at->post;
@@ -133,7 +135,13 @@ static status norm(worker *w, ops_mat x, const norm_place *at, const formats *f,
         a.y[i] = h[i] = mat_as(h[i], f->type[i], w->arch->hidden);
     TRY(w->ops->norm(w->ctx, w->now->batch, &a));
     w->now->n_parts = 0;
-    return ST_OK;
+    return w->row_end > 0 && f->n > 0 ? worker_meet(w) : ST_OK;
+}
+
+/* Where a norm's output lies: in the stage's common buffers if its ranks share the rows. */
+static ops_mat *normed(worker *w)
+{
+    return w->row_end > 0 ? w->common_h : w->h;
 }
 
 /* The stage's ranks sum the squares of q and k over all heads; each KV head counts once, on the rank that has its group's first query head. */
@@ -317,9 +325,9 @@ static status block_attention(worker *w, int32_t layer, ops_mat x)
     formats f = {.n = 0};
     formats_want_attention(w, &f, ww);
     norm_place at = first_norm(w, layer);
-    TRY(norm(w, x, &at, &f, w->h, false));
-    ops_mat slot;
-    TRY(attention(w, layer, &f, w->h, &slot));
+    ops_mat slot, *h = normed(w);
+    TRY(norm(w, x, &at, &f, h, false));
+    TRY(attention(w, layer, &f, h, &slot));
     TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.attention_seconds);
     return ST_OK;
@@ -333,10 +341,10 @@ static status block_mlp(worker *w, int32_t layer, ops_mat x)
     formats f = {.n = 0};
     formats_want_mlp(w, &f, ww);
     norm_place at = second_norm(w, layer, true);
-    TRY(norm(w, x, &at, &f, w->h, false));
-    ops_mat slot;
+    ops_mat slot, *h = normed(w);
+    TRY(norm(w, x, &at, &f, h, false));
     TRY(worker_slot(w, w->now->n_rows, &slot));
-    TRY(mlp(w, layer, &f, w->h, slot, false));
+    TRY(mlp(w, layer, &f, h, slot, false));
     TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.mlp_seconds);
     return ST_OK;
@@ -352,16 +360,18 @@ static status block_parallel(worker *w, int32_t layer, ops_mat x)
     formats *mlp_formats = w->arch->mlp_norm ? &fm : &f;
     formats_want_mlp(w, mlp_formats, ww);
     norm_place at = first_norm(w, layer);
-    TRY(norm(w, x, &at, &f, w->h, false));
-    ops_mat slot;
-    TRY(attention(w, layer, &f, w->h, &slot));
+    ops_mat slot, *h = normed(w);
+    TRY(norm(w, x, &at, &f, h, false));
+    TRY(attention(w, layer, &f, h, &slot));
     phase_end(&started, waited, w, &w->times.attention_seconds);
     worker_note(w, WORKER_MLP);
     if (w->arch->mlp_norm) { /* a norm of its own, of the same x */
         at = second_norm(w, layer, false);
-        TRY(norm(w, x, &at, &fm, w->h, false));
+        if (w->row_end > 0) /* others may still read the first's output */
+            TRY(worker_meet(w));
+        TRY(norm(w, x, &at, &fm, h, false));
     }
-    TRY(mlp(w, layer, mlp_formats, w->h, slot, true));
+    TRY(mlp(w, layer, mlp_formats, h, slot, true));
     TRY(worker_slot_sum(w));
     phase_end(&started, waited, w, &w->times.mlp_seconds);
     return ST_OK;
@@ -407,6 +417,8 @@ static status embed_sum(worker *w, int32_t layer, ops_mat x)
         .post_weight = w->outside.vector[SHARD_EMBED_NORM],
         .post_bias = w->outside.vector[SHARD_EMBED_NORM_B],
         .eps = w->arch->norm_eps,
+        .row_begin = w->row_begin,
+        .row_end = w->row_end,
     };
     TRY(w->ops->norm(w->ctx, w->now->batch, &a));
     w->now->n_parts = 0;
@@ -430,10 +442,10 @@ static status finish(worker *w, int32_t layer, ops_mat x)
         at.part_bias = &w->mlp_out_bias[last];
     }
     if (!w->last_stage)
-        return norm(w, x, &at, &f, w->h, false);
+        return norm(w, x, &at, &f, NULL, false);
     if (w->now->n_out == 0)
         return worker_slot_wait(w);
-    double started = log_clock();
+    double started = log_clock(), waited = w->times.exchange_seconds;
     worker_note(w, WORKER_HEAD);
     at.present = true;
     at.weight = &w->outside.vector[SHARD_FINAL_NORM];
@@ -441,11 +453,12 @@ static status finish(worker *w, int32_t layer, ops_mat x)
     formats_want(w, &f, &w->outside.matrix[SHARD_HEAD]);
     if (w->n_out > w->n_sampled && f.type[0] != OPS_F32)
         f.type[f.n++] = OPS_F32;
-    w->y = mat_as(w->y, f.type[0], w->arch->hidden);
-    w->pooled = f.n > 1 ? mat_as(w->h[0], f.type[1], w->arch->hidden) : w->y;
+    bool shared = w->row_end > 0;
+    w->y = mat_as(shared ? w->common_y[0] : w->own_y, f.type[0], w->arch->hidden);
+    w->pooled = f.n > 1 ? mat_as(shared ? w->common_y[1] : w->h[0], f.type[1], w->arch->hidden) : w->y;
     ops_mat y[2] = {rows_from(w->y, w->now->out), rows_from(w->pooled, w->now->out)};
     TRY(norm(w, x, &at, &f, y, true));
-    phase_end(&started, w->times.exchange_seconds, w, &w->times.head_seconds);
+    phase_end(&started, waited, w, &w->times.head_seconds);
     return ST_OK;
 }
 
@@ -541,7 +554,7 @@ static status reserve_head(worker *w)
 {
     formats f = {.n = 0};
     formats_want(w, &f, &w->outside.matrix[SHARD_HEAD]);
-    w->y = mat_as(w->y, f.type[0], w->arch->hidden);
+    w->y = mat_as(w->own_y, f.type[0], w->arch->hidden);
     return worker_head(w, 0, w->logits_rows < w->opt.max_batched_tokens ? w->logits_rows : w->opt.max_batched_tokens);
 }
 

@@ -288,6 +288,7 @@ status worker_seqs_apply(worker *w, const step *s)
         d.tables[g] = w->tables[g];
         d.n_table[g] = used[g];
     }
+    worker_rows_share(w);
     if (cuts(w))
         return pieces_set(w, &d);
     w->n_pieces = 1;

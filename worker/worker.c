@@ -86,6 +86,7 @@ static status buffers_create(worker *w)
         *mats[i] = (ops_mat){w->scratch, b.offset[i], OPS_F32, b.cols[i], ops_row_bytes(OPS_F32, b.cols[i])};
     if (w->opt.plan->pp == 1)
         w->x[1] = w->x[0];
+    w->own_y = w->y;
     w->logits_rows = b.rows[SHARD_BUFFER_LOGITS];
     if (w->arch->qk_norm == SHARD_QK_NORM_FULL)
         TRY(mem_calloc((size_t)w->opt.max_batched_tokens * 2, sizeof(float), "step buffers", &w->sumsq));
@@ -199,7 +200,7 @@ status worker_join(worker *w)
     for (int32_t i = 0; i < tp; i++)
         ranks[i] = first + i;
     size_t bytes = ops_row_bytes(OPS_F32, w->arch->hidden) * (size_t)w->opt.max_batched_tokens;
-    status st = comm_group_create(w->opt.world, ranks, tp, bytes, w->opt.timeout_ms, &w->group);
+    status st = comm_group_create_common(w->opt.world, ranks, tp, bytes, worker_common_bytes(w), w->opt.timeout_ms, &w->group);
     free(ranks);
     TRY(st);
     TRY(worker_exchange_create(w));

@@ -103,6 +103,7 @@ struct worker {
     /* buffers of a step */
     ops_buf *scratch;
     ops_mat x[2], h[2], q, k, v, att, gate, up, act, y, logits, adjusted;
+    ops_mat own_y, common_h[2], common_y[2]; /* as h and y, of all the stage's ranks, which share the rows of a step's norms; buf NULL: they do not */
     int32_t logits_rows;
     float *sumsq; /* [2 * max rows] for QK_NORM_FULL */
     ops_batch *batch, *batch_more; /* of a step or its first piece, and of the other; NULL: none is cut */
@@ -125,6 +126,7 @@ struct worker {
     int32_t n_sampled; /* outs before this one need logits; the others are pooled */
     ops_mat pooled;    /* [n_out, hidden] f32: the final norm's output, where something is pooled */
     worker_piece piece[2], *now; /* now: the one being computed */
+    int32_t row_begin, row_end;  /* of the step's norms, where ranks share them; row_end 0: each computes all */
     bool reserving;              /* operations take memory and compute nothing */
     int32_t n_pieces;
 
@@ -208,8 +210,12 @@ status worker_sample(worker *w, uint64_t step_number);
 status worker_pool(worker *w);
 
 /* exchange.c */
+/* Bytes that the group is to have in common; before it is made. */
+size_t worker_common_bytes(const worker *w);
 /* Once the group is there: the exchange slots made known to the device, or in the devices' own memory. */
 status worker_exchange_create(worker *w);
+/* Which rows of the step's norms are this rank's. */
+void worker_rows_share(worker *w);
 /* Pairs of ranks of neighbouring stages, on devices. */
 status worker_stages_create(worker *w);
 /* After everything that works in the context, before the context. */
@@ -218,6 +224,8 @@ void worker_exchange_destroy(worker *w);
 status worker_slot(worker *w, int32_t rows, ops_mat *out);
 /* The stage's partial sums in its ranks' slots: the piece's parts and n_parts, for the next norm, which waits for them. */
 status worker_slot_sum(worker *w);
+/* The stage's ranks have come here: what each wrote into the common buffers is there. */
+status worker_meet(worker *w);
 status worker_slot_wait(worker *w);
 /* x of the step from the stage before; to the stage after. */
 status worker_receive(worker *w, ops_mat x);

@@ -115,6 +115,7 @@ status cpu_embed(ops_ctx *ctx, const ops_batch *batch, const ops_embed_args *arg
 typedef struct norm_rows_job {
     const ops_norm_args *args;
     const int32_t *rows; /* NULL: row i */
+    size_t first;        /* of the rows, or of `rows` */
     cpu_norm_job kernel;
 } norm_rows_job;
 
@@ -123,7 +124,7 @@ static void norm_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, i
     const norm_rows_job *job = arg;
     const ops_norm_args *a = job->args;
     float *s = cpu_scratch(ctx, thread), *wide = second_row(ctx, s);
-    for (size_t i = begin; i < end; i++) {
+    for (size_t i = job->first + begin; i < job->first + end; i++) {
         int32_t row = job->rows != NULL ? job->rows[i] : (int32_t)i;
         float *x = cpu_row(&a->x, row), *y = NULL;
         if (a->n_y > 0) /* the norm's f32 result: in place if it is wanted so, x itself if there is no norm */
@@ -134,9 +135,18 @@ static void norm_rows(ops_ctx *ctx, const void *arg, size_t begin, size_t end, i
     }
 }
 
+/* The first of the rows whose logits are wanted that is not before `row`: they ascend. */
+static int32_t first_from(const ops_batch *batch, int32_t row)
+{
+    int32_t i = 0;
+    while (i < batch->n_out && batch->out_rows[i] < row)
+        i++;
+    return i;
+}
+
 status cpu_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args)
 {
-    int32_t rows = args->select ? batch->n_out : batch->n_rows, cols = args->x.cols;
+    int32_t rows = args->select ? batch->n_out : batch->n_rows, cols = args->x.cols, first = 0, end = rows;
     TRY(cpu_mat_check("norm", "x", &args->x, batch->n_rows, cols));
     if (args->x.type != OPS_F32 || cols > ctx->max_cols || args->n_y < 0 || args->n_y > 2)
         return FAIL(ST_INVALID, "norm: x must be f32 of at most %d columns", ctx->max_cols);
@@ -145,13 +155,19 @@ status cpu_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args)
         if (args->y[i].cols != cols)
             return FAIL(ST_INVALID, "norm: y has %d columns, x %d", args->y[i].cols, cols);
     }
-    norm_rows_job job = {.args = args, .rows = args->select ? batch->out_rows : NULL};
+    if (args->row_end > 0) {
+        if (args->row_begin < 0 || args->row_begin > args->row_end || args->row_end > batch->n_rows)
+            return FAIL(ST_INVALID, "norm: rows %d to %d of %d", args->row_begin, args->row_end, batch->n_rows);
+        first = args->select ? first_from(batch, args->row_begin) : args->row_begin;
+        end = args->select ? first_from(batch, args->row_end) : args->row_end;
+    }
+    norm_rows_job job = {.args = args, .rows = args->select ? batch->out_rows : NULL, .first = (size_t)first};
     job.kernel = (cpu_norm_job){.cols = cols, .parts = args->parts, .replace = args->replace, .residual_scale = args->residual_scale, .eps = args->eps,
                                 .post = args->post, .norm = args->norm, .part_bias = cpu_vec_at(&args->part_bias),
                                 .post_weight = cpu_vec_at(&args->post_weight), .post_bias = cpu_vec_at(&args->post_bias),
                                 .weight = cpu_vec_at(&args->weight), .bias = cpu_vec_at(&args->bias)};
     size_t passes = (size_t)args->parts.n * 2 + (args->post != OPS_NORM_NONE) * 4 + (args->norm != OPS_NORM_NONE) * 4 + (size_t)args->n_y * 4;
-    cpu_for(ctx, (size_t)rows, 1, (size_t)cols / 8 * passes + 16, norm_rows, &job);
+    cpu_for(ctx, (size_t)(end - first), 1, (size_t)cols / 8 * passes + 16, norm_rows, &job);
     return ST_OK;
 }
 

@@ -66,12 +66,14 @@ static void normalise(ops_norm_kind kind, const float *x, int32_t n, float eps, 
     }
 }
 
-/* s = the parts added in order, then the bias. */
+/* s = the parts added in order, then the bias.  The next row's are fetched meanwhile: other cores wrote them. */
 static void add_parts(const cpu_norm_job *job, int32_t row, float *s)
 {
     size_t at = (size_t)row * job->parts.stride;
     for (int32_t i = 0; i < job->cols; i += VEC_LANES) {
         int left = job->cols - i;
+        for (int32_t p = 0; p < job->parts.n; p++)
+            __builtin_prefetch(job->parts.part[p] + at + job->parts.stride + i);
         vf v = vf_load_n(job->parts.part[0] + at + i, left);
         for (int32_t p = 1; p < job->parts.n; p++)
             v = vf_add(v, vf_load_n(job->parts.part[p] + at + i, left));

@@ -168,6 +168,8 @@ status cuda_norm(ops_ctx *ctx, const ops_batch *batch, const ops_norm_args *args
 {
     int32_t rows = args->select ? batch->n_out : batch->n_rows, cols = args->x.cols;
     TRY(cuda_mat_check("norm", "x", &args->x, batch->n_rows, cols));
+    if (args->row_end > 0)
+        return FAIL(ST_UNSUPPORTED, "norm: on a device all rows of a batch are computed");
     if (args->x.type != OPS_F32 || args->n_y < 0 || args->n_y > 2)
         return FAIL(ST_INVALID, "norm: x must be f32, and y at most two matrices");
     gpu_norm a = {.x = cuda_mat(&args->x), .replace = args->replace, .select = args->select, .residual_scale = args->residual_scale, .post = (int32_t)args->post,

@@ -326,6 +326,39 @@ int case_messages_while_exchanging(comm_world *w)
     return 0;
 }
 
+/* Each member writes its piece of what all have in common, and after a barrier reads everybody's; an exchange beside it disturbs nothing. */
+int case_common(comm_world *w)
+{
+    enum { PIECE = 5000 };
+    int ranks[64], size = comm_world_size(w);
+    bool one_host = true;
+    comm_group *g;
+    for (int i = 0; i < size; i++) {
+        ranks[i] = i;
+        one_host = one_host && comm_world_host(w, i) == comm_world_host(w, 0);
+    }
+    CHECK_OK(comm_group_create_common(w, ranks, size, EXCHANGE_BYTES, (size_t)size * PIECE, TIMEOUT_MS, &g));
+    unsigned char *common = comm_group_common(g);
+    CHECK((common != NULL) == one_host);
+    CHECK(common == NULL || ((uintptr_t)common & 4095) == 0);
+    for (unsigned round = 0; round < 20 && one_host; round++) {
+        for (size_t i = 0; i < PIECE; i++)
+            common[(size_t)comm_group_rank(g) * PIECE + i] = byte_of(comm_group_rank(g), i, round);
+        CHECK_OK(comm_barrier(g));
+        for (int r = 0; r < size; r++) {
+            for (size_t i = 0; i < PIECE; i++)
+                CHECK(common[(size_t)r * PIECE + i] == byte_of(r, i, round));
+        }
+        if (exchange_once(w, g, ranks, 500, round)) /* nobody writes the next round before all have read this one */
+            return 1;
+    }
+    comm_group_destroy(&g);
+    CHECK_OK(comm_group_create(w, ranks, size, EXCHANGE_BYTES, TIMEOUT_MS, &g));
+    CHECK(comm_group_common(g) == NULL);
+    comm_group_destroy(&g);
+    return 0;
+}
+
 int case_agree(comm_world *w)
 {
     int failed = 99, me = comm_world_rank(w), size = comm_world_size(w);

@@ -11,6 +11,7 @@ int case_subgroups(comm_world *w);
 int case_messages(comm_world *w);
 int case_messages_while_exchanging(comm_world *w);
 int case_agree(comm_world *w);
+int case_common(comm_world *w);
 int case_refusals(comm_world *w);
 
 #endif

@@ -74,6 +74,11 @@ static void all_agree_on_the_first_failure(void **state)
     (void)state;
     on_all(case_agree);
 }
+static void common_memory_is_seen_by_all(void **state)
+{
+    (void)state;
+    on_all(case_common);
+}
 static void wrong_calls_are_refused(void **state)
 {
     (void)state;
@@ -237,6 +242,7 @@ int main(void)
         cmocka_unit_test(messages_keep_order_and_size),
         cmocka_unit_test(messages_move_while_their_sender_exchanges),
         cmocka_unit_test(all_agree_on_the_first_failure),
+        cmocka_unit_test(common_memory_is_seen_by_all),
         cmocka_unit_test(wrong_calls_are_refused),
         cmocka_unit_test(a_deadline_names_who_did_not_come),
         cmocka_unit_test(an_abort_reaches_every_wait),

@@ -13,6 +13,7 @@ static const struct {
     {"messages", case_messages},
     {"messages while exchanging", case_messages_while_exchanging},
     {"agreement", case_agree},
+    {"common", case_common},
     {"refusals", case_refusals},
 };
 

@@ -140,6 +140,30 @@ static void check_norm(const norm_case *n, int32_t cols, int32_t rows)
             for (int k = 0; k < n->n_y; k++)
                 expect_row(ctx, &y[k], 0, mat_row(ctx, &y[k], rows - 1), n->name);
         }
+        for (int p = 0; p < 4; p++)
+            parts[p] = mat_row(ctx, &part[p], 0);
+        batch_plain(ctx, batch, rows, 0, NULL, n_out, selected);
+        memcpy(mat_row(ctx, &x, 0), mat_row(ctx, &before, 0), x.stride * (size_t)rows);
+        for (int k = 0; k < n->n_y; k++)
+            memset(mat_row(ctx, &y[k], 0), 0, y[k].stride * (size_t)rows);
+        for (int half = 1; half >= 0; half--) { /* in two calls, the later rows first: a row is as it would be, or as it was */
+            int32_t cut = rows - 3; /* between the selected ones */
+            a.row_begin = half == 1 ? cut : 0;
+            a.row_end = half == 1 ? rows : cut;
+            OK(ops_cpu()->norm(ctx, batch, &a));
+            for (int32_t i = 0; i < (n->select ? n_out : rows); i++) {
+                static const char zeros[MAX_COLS * 4 + 64];
+                int32_t row = n->select ? selected[i] : i;
+                bool done = half == 0 || row >= cut;
+                assert_memory_equal(done ? first_x[i] : mat_row(ctx, &before, row), mat_row(ctx, &x, row), (size_t)cols * sizeof(float));
+                if (n->n_y > 0)
+                    assert_memory_equal(done ? (const char *)first_y[i] : zeros, mat_row(ctx, &y[0], i), row_bytes(&y[0]));
+            }
+        }
+        a.row_end = rows + 1;
+        status_mute();
+        assert_int_equal(ops_cpu()->norm(ctx, batch, &a), ST_INVALID);
+        status_unmute();
         ops_cpu()->batch_destroy(ctx, &batch);
         mat_free(ctx, &x);
         mat_free(ctx, &before);
