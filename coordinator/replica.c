@@ -171,6 +171,18 @@ static status make_worker(coord_replica *r)
     return worker_create(&o, &r->worker);
 }
 
+/* Ranks of several stages compute on the CPUs of one host. */
+static bool stages_share_memory(const coord_replica *r)
+{
+    for (int i = 1; i < r->n_ranks && r->device.ops->devices == NULL; i++) {
+        for (int j = 0; j < i; j++) {
+            if (r->plan->ranks[i].stage != r->plan->ranks[j].stage && comm_world_host(r->world, i) == comm_world_host(r->world, j))
+                return true;
+        }
+    }
+    return false;
+}
+
 static status coordinator_create(coord_replica *r)
 {
     const shard_arch *a = shard_checkpoint_arch(r->checkpoint);
@@ -190,6 +202,7 @@ static status coordinator_create(coord_replica *r)
         o.n_blocks[g] = r->plan->kv_blocks[g];
     }
     memcpy(o.prefix_seed, r->prefix_seed, sizeof(o.prefix_seed));
+    coord_waves_init(&r->waves, stages_share_memory(r) ? r->depth : 1);
     return coord_sched_create(&o, &r->sched);
 }
 
@@ -442,6 +455,20 @@ status coord_replica_poll(coord_replica *r)
     return broken(r, replica_loads_take(r));
 }
 
+/* Among how many steps the next ones' decoding sequences are divided. */
+static void divide(coord_replica *r, const step *s, double now)
+{
+    if (r->waves.most == 1)
+        return;
+    coord_sched_stats stats;
+    coord_sched_stats_get(r->sched, &stats);
+    bool prompts = s->n_admit > 0;
+    for (int32_t i = 0; i < s->n_spans && !prompts; i++)
+        prompts = s->spans[i].n_tokens > 1;
+    coord_waves_step(&r->waves, now, s->n_spans, stats.n_running, prompts);
+    coord_sched_divide(r->sched, coord_waves_now(&r->waves));
+}
+
 status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *idle)
 {
     step s;
@@ -450,7 +477,9 @@ status coord_replica_run(coord_replica *r, coord_event_fn fn, void *arg, bool *i
     if (r->opt.loads && log_clock() - r->load_at >= LOAD_SECONDS / 2)
         TRY(coord_replica_poll(r));
     while (r->n_in_flight < r->depth && coord_sched_next(r->sched, &s)) {
-        coord_sched_began(r->sched, log_clock());
+        double now = log_clock();
+        coord_sched_began(r->sched, now);
+        divide(r, &s, now);
         launched = true;
         status_mute();
         TRY(broken(r, step_launch(r, &s, fn, arg)));

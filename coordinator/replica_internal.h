@@ -19,6 +19,7 @@
 #include "coordinator/placement.h"
 #include "coordinator/replica.h"
 #include "coordinator/trace.h"
+#include "coordinator/waves.h"
 #include "worker/worker.h"
 
 enum { TAG_STEP = 2, TAG_REST = 3, TAG_RESULT = 4, TAG_LOAD = 5 };
@@ -77,6 +78,7 @@ struct coord_replica {
 
     /* rank 0 */
     coord_sched *sched;
+    coord_waves waves;
     int depth, n_in_flight;
     uint64_t steps_sent, results_taken;
     double result_seconds; /* waited for them */

@@ -67,6 +67,7 @@ status coord_sched_create(const coord_sched_options *o, coord_sched **out)
     if (s->opt.max_partial_prefills <= 0)
         s->opt.max_partial_prefills = DEFAULT_PARTIAL_PREFILLS;
     s->next_step = 1;
+    s->waves = o->depth;
     s->n_buckets = 1024;
     size_t n = (size_t)o->max_seqs;
     TRY_GOTO(mem_calloc(s->n_buckets, sizeof(*s->buckets), "scheduler ids", &s->buckets), err);
@@ -199,6 +200,11 @@ bool coord_sched_cancel(coord_sched *s, uint64_t id)
         q->cancelled = true;
     }
     return true;
+}
+
+void coord_sched_divide(coord_sched *s, int32_t n)
+{
+    s->waves = n < 1 ? 1 : n > s->opt.depth ? s->opt.depth : n;
 }
 
 void coord_sched_began(coord_sched *s, double clock)

@@ -8,7 +8,7 @@
  * first, inside the best priority; what one half leaves, the other has.  So a long prompt gets half of the budget at least, once it is the oldest, and
  * a short one does not wait for the long one before it.  Age counts in steps, and a priority is worth COORD_PRIORITY_STEPS of them: whoever waits
  * long enough is served, whatever comes.  A sequence with a sample outstanding waits for its token.  Up to `depth` steps (one for each pipeline
- * stage) are in flight; each takes its share of the decoding sequences, the ones served longest ago first, so that no stage idles; and chunks of one
+ * stage) are in flight; each takes its share of the decoding sequences, the ones served longest ago first, so that no stage idles (or fewer do: coord_sched_divide); and chunks of one
  * prefill may follow each other in successive steps.
  *
  * A full KV block is kept after its sequence, as long as nobody needs its room, and serves others whose tokens begin alike (the prefix cache:
@@ -96,6 +96,9 @@ void coord_sched_destroy(coord_sched **sched);
 status coord_sched_submit(coord_sched *s, const coord_request *request);
 /* true if the id was alive; no event for it comes afterwards. */
 bool coord_sched_cancel(coord_sched *s, uint64_t id);
+
+/* From now on at most n steps in flight, 1 to `depth`, have decoding sequences, each its share of them; `depth` at first. */
+void coord_sched_divide(coord_sched *s, int32_t n);
 
 /* Builds the next step if there is something to compute and fewer than `depth` are in flight; else returns false.  *out
  * borrows until the next call. */

@@ -90,6 +90,7 @@ typedef struct block_pool {
  * are free when it retires. */
 typedef struct flight {
     uint64_t number;
+    bool decodes; /* has decoding sequences */
     int32_t n;
     seq **seqs; /* [max_seqs] */
     block_list given[STEP_MAX_KV_GROUPS];
@@ -116,6 +117,7 @@ struct coord_sched {
 
     flight *flights; /* ring [depth] */
     int32_t flight_head, n_flights;
+    int32_t waves; /* flights among which the decoding sequences are divided */
 
     step_admit *admits;
     step_span *spans;

@@ -137,6 +137,7 @@ static void decode(builder *b, seq *q)
         return;
     if (blocks_secure(b, q, 1) == 1) {
         grant(b, q, 1);
+        b->f->decodes = true;
         return;
     }
     b->stalled = true;
@@ -411,8 +412,10 @@ static void decodes_share(builder *b)
         of_age[age < AGES ? age : AGES - 1]++;
         ready++;
     }
-    int32_t share = (decoding + s->opt.depth - 1) / s->opt.depth, most = s->opt.max_batched_tokens;
-    b->decodes = min_of(share, prefill_wanted(s) ? most - most / 8 : most);
+    int32_t share = (decoding + s->waves - 1) / s->waves, most = s->opt.max_batched_tokens, waves = 0;
+    for (int32_t i = 0; i < s->n_flights; i++)
+        waves += s->flights[(s->flight_head + i) % s->opt.depth].decodes;
+    b->decodes = waves >= s->waves ? 0 : min_of(share, prefill_wanted(s) ? most - most / 8 : most);
     b->served_before = UINT64_MAX;
     b->prefill_budget = most - min_of(b->decodes, ready);
     if (ready <= b->decodes)
@@ -435,6 +438,7 @@ bool coord_sched_next(coord_sched *s, step *out)
     b.f = &s->flights[(s->flight_head + s->n_flights) % s->opt.depth];
     b.f->number = s->next_step;
     b.f->n = 0;
+    b.f->decodes = false;
     decodes_share(&b);
     int32_t kept = kept_for_short(&b);
     add_running(&b, b.prefill_budget - kept);

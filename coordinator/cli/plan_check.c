@@ -1,7 +1,7 @@
 /* coordinator/cli/plan_check.c - `trireme plan --check`: what `trireme bench --json` measured beside what is predicted for it.
  *
  * A CPU's rates are measured here, for each line anew: with its sequences and tokens before them, and with as many threads as its ranks computed with at once, because ranks of one
- * machine share its memory and caches.  The links are a machine file's, or "cpu"'s.  For other backends --machine must say whose rates they are. */
+ * machine share its memory and caches (stages that decode in turn do not).  The links are a machine file's, or "cpu"'s.  For other backends --machine must say whose rates they are. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,12 +95,12 @@ static status open_checkpoint(checker *c, const result *r)
     return st;
 }
 
-/* The step that most of the time goes to. */
-static plan_here step_of(const result *r)
+/* The step that most of the time goes to; decoding sequences are divided among so many. */
+static plan_here step_of(const result *r, int32_t waves)
 {
     plan_here h = {.kv_type = r->kv_type, .threads = r->threads, .seqs = r->batch, .context = r->depth + r->tokens / 2, .active = r->tp * r->ep};
     if (r->decode) {
-        int32_t in_flight = r->pp < r->batch ? r->pp : r->batch;
+        int32_t in_flight = waves < r->batch ? waves : r->batch;
         h.seqs = (r->batch + in_flight - 1) / in_flight;
         h.active *= in_flight;
         return h;
@@ -113,7 +113,7 @@ static plan_here step_of(const result *r)
     return h;
 }
 
-static status machine_for(checker *c, const result *r, const shard_arch *arch, const shard_types *types, const shard_machine **out)
+static status machine_for(checker *c, const result *r, int32_t waves, const shard_arch *arch, const shard_types *types, const shard_machine **out)
 {
     if (strncmp(r->backend, "cpu", 3) != 0) {
         if (!c->has_links)
@@ -121,7 +121,7 @@ static status machine_for(checker *c, const result *r, const shard_arch *arch, c
         *out = &c->links;
         return ST_OK;
     }
-    plan_here h = step_of(r), *m = &c->measured_for;
+    plan_here h = step_of(r, waves), *m = &c->measured_for;
     h.arch = arch;
     h.types = types;
     bool same = c->has_here && m->kv_type == h.kv_type && m->threads == h.threads && m->active == h.active && m->seqs == h.seqs && m->context == h.context && m->chunk == h.chunk &&
@@ -138,18 +138,30 @@ static status machine_for(checker *c, const result *r, const shard_arch *arch, c
     return ST_OK;
 }
 
-static status predict_line(checker *c, const result *r, double *predicted)
+static status predict_divided(checker *c, const result *r, int32_t waves, double *predicted)
 {
     const shard_machine *machine = NULL;
-    TRY(open_checkpoint(c, r));
     const shard_arch *arch = shard_checkpoint_arch(c->checkpoint);
     const shard_types *types = shard_checkpoint_types(c->checkpoint, r->f32);
-    TRY(machine_for(c, r, arch, types, &machine));
+    TRY(machine_for(c, r, waves, arch, types, &machine));
     shard_serving s = {.machine = machine, .types = *types, .kv_type = r->kv_type, .chunk = r->chunk, .sum_bytes = c->args->sum_bytes, .dispatch_bytes = c->args->dispatch_bytes};
     s.overlap_rows = c->args->overlap_rows >= 0 ? c->args->overlap_rows : machine->device.overlaps ? 512 : 0;
     shard_split split = {r->tp, r->pp, r->ep, 1};
     TRY(shard_split_check(arch, &s, &split));
-    *predicted = r->decode ? shard_predict_decode(arch, &s, &split, r->batch, r->depth + r->tokens / 2.0) : shard_predict_prompts(arch, &s, &split, r->batch, r->tokens);
+    *predicted = r->decode ? shard_predict_decode(arch, &s, &split, r->batch, r->depth + r->tokens / 2.0, waves) : shard_predict_prompts(arch, &s, &split, r->batch, r->tokens);
+    return ST_OK;
+}
+
+/* Stages that share a memory find out among how many steps they had better divide the sequences (coordinator/waves.h). */
+static status predict_line(checker *c, const result *r, double *predicted)
+{
+    double fewest;
+    TRY(open_checkpoint(c, r));
+    TRY(predict_divided(c, r, r->pp, predicted));
+    if (!r->decode || r->pp == 1 || r->batch == 1 || strncmp(r->backend, "cpu", 3) != 0)
+        return ST_OK;
+    TRY(predict_divided(c, r, 1, &fewest));
+    *predicted = fmin(*predicted, fewest);
     return ST_OK;
 }
 

@@ -256,11 +256,11 @@ typedef struct decode_time {
     double seconds, exchange, bubble;
 } decode_time;
 
-/* Seconds between tokens; `seqs` of each group. */
-static decode_time decode_seconds(const predictor *p, double seqs, double context)
+/* Seconds between tokens; `seqs` of each group, divided among at most `waves` steps. */
+static decode_time decode_seconds(const predictor *p, double seqs, double context, double waves)
 {
     const shard_device *d = &p->s.machine->device;
-    double pp = p->split.pp, in_flight = fmin(pp, seqs), each = ceil(seqs / in_flight);
+    double pp = p->split.pp, in_flight = fmin(waves, seqs), each = ceil(seqs / in_flight);
     cost_model m = model_of(p, each, each, context, context, each);
     step_cost c;
     step_seconds(p, &m, true, &c);
@@ -444,7 +444,7 @@ prompt_time predictor_prompt(predictor *p, int32_t tokens)
 void predictor_serve(predictor *p, const shard_load *load, prompt_time prompt, shard_prediction *out)
 {
     double seqs = (double)share_of(load->batch, p->split.ep), replicas = p->split.replicas, devices = (double)p->split.tp * p->split.pp * p->split.ep;
-    decode_time d = decode_seconds(p, seqs, load->prompt + load->output / 2.0);
+    decode_time d = decode_seconds(p, seqs, load->prompt + load->output / 2.0, p->split.pp);
     double steps = load->output - 1, interrupted = load->batch * prompt.share;
     memory_set(p, load, out);
     out->decode_step = d.seconds;
@@ -508,12 +508,12 @@ void shard_predict(const shard_arch *arch, const shard_serving *s, const shard_s
     predictor_predict(&p, load, out);
 }
 
-double shard_predict_decode(const shard_arch *arch, const shard_serving *s, const shard_split *split, int32_t seqs, double context)
+double shard_predict_decode(const shard_arch *arch, const shard_serving *s, const shard_split *split, int32_t seqs, double context, int32_t waves)
 {
     stage_shape shapes[SHARD_MAX_LAYERS];
     predictor p;
     predictor_make(&p, arch, s, split, shapes);
-    return decode_seconds(&p, (double)share_of(seqs, split->ep), context).seconds;
+    return decode_seconds(&p, (double)share_of(seqs, split->ep), context, waves > 0 && waves < split->pp ? waves : split->pp).seconds;
 }
 
 double shard_predict_prompts(const shard_arch *arch, const shard_serving *s, const shard_split *split, int32_t prompts, int32_t tokens)

@@ -56,8 +56,9 @@ status shard_split_check(const shard_arch *arch, const shard_serving *s, const s
 /* The split must have passed the check. */
 void shard_predict(const shard_arch *arch, const shard_serving *s, const shard_split *split, const shard_load *load, shard_prediction *out);
 
-/* What `trireme bench` measures: seconds between tokens of `seqs` sequences with `context` tokens behind each; seconds until the last of `prompts` prompts has its first token. */
-double shard_predict_decode(const shard_arch *arch, const shard_serving *s, const shard_split *split, int32_t seqs, double context);
+/* What `trireme bench` measures: seconds between tokens of `seqs` sequences with `context` tokens behind each, divided among `waves` steps in flight (0: as many as there are
+ * stages); seconds until the last of `prompts` prompts has its first token. */
+double shard_predict_decode(const shard_arch *arch, const shard_serving *s, const shard_split *split, int32_t seqs, double context, int32_t waves);
 double shard_predict_prompts(const shard_arch *arch, const shard_serving *s, const shard_split *split, int32_t prompts, int32_t tokens);
 
 /* ---- every split ---- */

@@ -506,6 +506,8 @@ static void advance(sim *s)
 {
     s->clock++;
     bool built = false;
+    if (one_in(s, 50))
+        coord_sched_divide(s->sched, between(s, 0, MAX_DEPTH + 1)); /* out of range: the nearest */
     if (s->n_flights == 0 || !one_in(s, 3)) /* mostly fill the pipeline first, as the replica does */
         built = next(s);
     if (!built && s->n_flights > 0)

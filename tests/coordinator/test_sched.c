@@ -183,6 +183,34 @@ static void steps_in_flight_share_the_decoding_sequences(void **state)
         answer(s, &a, 0);
         answer(s, &b, 0);
     }
+    /* Divided among one: no other goes out while it is under way, and it takes all when all are back. */
+    next(s, &a);
+    memcpy(spans[0], a.spans, (size_t)a.n_spans * sizeof(step_span));
+    a.spans = spans[0];
+    next(s, &b);
+    memcpy(spans[1], b.spans, (size_t)b.n_spans * sizeof(step_span));
+    b.spans = spans[1];
+    coord_sched_divide(s, 1);
+    answer(s, &a, 0);
+    assert_false(coord_sched_next(s, &(step){0}));
+    answer(s, &b, 0);
+    for (int i = 0; i < 3; i++) {
+        next(s, &a);
+        assert_int_equal(a.n_spans, 6);
+        assert_false(coord_sched_next(s, &(step){0}));
+        answer(s, &a, 0);
+    }
+    next(s, &a);
+    memcpy(spans[0], a.spans, (size_t)a.n_spans * sizeof(step_span));
+    a.spans = spans[0];
+    submit(s, 7, 3, 1); /* a prompt need not wait for it */
+    next(s, &b);
+    assert_true(b.n_spans == 1 && b.spans[0].n_tokens == 3);
+    memcpy(spans[1], b.spans, sizeof(step_span));
+    b.spans = spans[1];
+    answer(s, &a, 0);
+    answer(s, &b, 1);
+    coord_sched_divide(s, 2);
     /* With a driver that keeps one step in flight, nobody is forgotten either. */
     int served[8] = {0};
     for (int i = 0; i < 10; i++) {

@@ -87,7 +87,7 @@ static void bandwidth_bounds_decode(void **state)
     shard_predict(&arch, &serving, &(shard_split){1, 1, 1, 1}, &(shard_load){1000, 500, 1}, &p);
     double cache = 1250.0 * arch.n_layers * 2 * arch.n_kv_heads * arch.head_dim * 2;
     near(p.decode_step, (2 * active + cache) / 2e12, 1e-4);
-    near(p.decode_step, shard_predict_decode(&arch, &serving, &(shard_split){1, 1, 1, 1}, 1, 1250), 1e-12);
+    near(p.decode_step, shard_predict_decode(&arch, &serving, &(shard_split){1, 1, 1, 1}, 1, 1250, 0), 1e-12);
     /* Eight devices read an eighth each; a hundred sequences read the weights once and their own cache each. */
     shard_predict(&arch, &serving, &(shard_split){8, 1, 1, 1}, &(shard_load){1000, 500, 100}, &p);
     near(p.decode_step, (2 * active + 100 * cache) / 8 / 2e12, 1e-4);
@@ -118,10 +118,10 @@ static void experts_are_read_as_tokens_meet_them(void **state)
     shard_arch_weights(&arch, &total, &active);
     embedding = (double)arch.vocab * arch.hidden;
     const shard_split one = {1, 1, 1, 1};
-    near(shard_predict_decode(&arch, &serving, &one, 1, 1), 2 * active / 1e12, 1e-3);
-    near(shard_predict_decode(&arch, &serving, &one, 4096, 1), 2 * (total - embedding) / 1e12, 2e-2);
+    near(shard_predict_decode(&arch, &serving, &one, 1, 1, 0), 2 * active / 1e12, 1e-3);
+    near(shard_predict_decode(&arch, &serving, &one, 4096, 1, 0), 2 * (total - embedding) / 1e12, 2e-2);
     /* Sliced over 8 ranks, or whole over 8 groups with an eighth of the sequences each: experts are read once all the same; attention once in all, or by each group. */
-    double sliced = shard_predict_decode(&arch, &serving, &(shard_split){8, 1, 1, 1}, 4096, 1), whole = shard_predict_decode(&arch, &serving, &(shard_split){1, 1, 8, 1}, 4096, 1);
+    double sliced = shard_predict_decode(&arch, &serving, &(shard_split){8, 1, 1, 1}, 4096, 1, 0), whole = shard_predict_decode(&arch, &serving, &(shard_split){1, 1, 8, 1}, 4096, 1, 0);
     assert_true(whole > sliced);
     near(sliced, 2 * (total - embedding) / 8 / 1e12, 3e-2);
 }
@@ -214,6 +214,19 @@ static void stages_overlap_when_there_is_work(void **state)
     near(piped, alone / 4 * (16 + 3) / 16, 0.06); /* the stages are cut for decode steps, where the head counts */
 }
 
+/* One step of all sequences goes through the stages alone: as long as two of half of them where weights are read, twice as long where rows are computed. */
+static void sequences_divided_among_fewer_steps(void **state)
+{
+    (void)state;
+    config("llama-3.1-70b");
+    const shard_split two = {1, 2, 1, 1};
+    ideal(1e12, 1e30);
+    near(shard_predict_decode(&arch, &serving, &two, 64, 1, 1), shard_predict_decode(&arch, &serving, &two, 64, 1, 0), 0.02);
+    ideal(1e30, 1e12);
+    near(shard_predict_decode(&arch, &serving, &two, 64, 1, 1), 2 * shard_predict_decode(&arch, &serving, &two, 64, 1, 2), 0.02);
+    near(shard_predict_decode(&arch, &serving, &two, 64, 1, 3), shard_predict_decode(&arch, &serving, &two, 64, 1, 2), 0); /* no more than stages */
+}
+
 /* Where both parts are there they add up on a CPU, and the longer counts where they overlap. */
 static void reading_and_computing(void **state)
 {
@@ -221,13 +234,13 @@ static void reading_and_computing(void **state)
     config("llama-3.1-70b");
     const shard_split one = {1, 1, 1, 1};
     ideal(1e12, 1e30);
-    double reading = shard_predict_decode(&arch, &serving, &one, 8, 1);
+    double reading = shard_predict_decode(&arch, &serving, &one, 8, 1, 0);
     ideal(1e30, 1e12);
-    double computing = shard_predict_decode(&arch, &serving, &one, 8, 1);
+    double computing = shard_predict_decode(&arch, &serving, &one, 8, 1, 0);
     ideal(1e12, 1e12);
-    near(shard_predict_decode(&arch, &serving, &one, 8, 1), fmax(reading, computing), 1e-3);
+    near(shard_predict_decode(&arch, &serving, &one, 8, 1, 0), fmax(reading, computing), 1e-3);
     machine.device.overlaps = false;
-    near(shard_predict_decode(&arch, &serving, &one, 8, 1), reading + computing, 1e-9);
+    near(shard_predict_decode(&arch, &serving, &one, 8, 1, 0), reading + computing, 1e-9);
 }
 
 static void exchanges_hide_behind_the_other_piece(void **state)
@@ -289,7 +302,7 @@ static void a_decode_step_is_the_plans(void **state)
         shard_plan_options o = {.tp = cases[i].split.tp, .pp = cases[i].split.pp, .types = serving.types, .kv_type = SHARD_KV_F16, .may_not_fit = true, .device = &machine.device,
                                 .cost_seqs = cases[i].seqs, .cost_context = 1000};
         assert_int_equal(shard_plan_create(&arch, &o, &plan), ST_OK);
-        near(shard_predict_decode(&arch, &serving, &cases[i].split, cases[i].seqs, 1000), plan->step_seconds + machine.device.step_seconds, cases[i].tolerance);
+        near(shard_predict_decode(&arch, &serving, &cases[i].split, cases[i].seqs, 1000, 0), plan->step_seconds + machine.device.step_seconds, cases[i].tolerance);
         shard_plan_destroy(&plan);
     }
 }
@@ -324,7 +337,7 @@ static void kv_heads_lie_where_their_query_heads_are(void **state)
         const shard_split split = {cases[i].tp, 1, 1, 1};
         arch.n_heads = cases[i].heads;
         arch.n_kv_heads = cases[i].kv_heads;
-        double more = shard_predict_decode(&arch, &serving, &split, 1, 3000) - shard_predict_decode(&arch, &serving, &split, 1, 1000);
+        double more = shard_predict_decode(&arch, &serving, &split, 1, 3000, 0) - shard_predict_decode(&arch, &serving, &split, 1, 1000, 0);
         near(more, 2000.0 * arch.n_layers * 2 * cases[i].most * arch.head_dim * 2 / 1e12, 1e-6);
     }
 }
@@ -455,6 +468,7 @@ int main(void)
         cmocka_unit_test(latent_vectors_are_cached),
         cmocka_unit_test(sums_by_size),
         cmocka_unit_test(stages_overlap_when_there_is_work),
+        cmocka_unit_test(sequences_divided_among_fewer_steps),
         cmocka_unit_test(reading_and_computing),
         cmocka_unit_test(exchanges_hide_behind_the_other_piece),
         cmocka_unit_test(memory_is_the_plans),
