@@ -54,6 +54,7 @@ typedef struct cpu_ahead {
     size_t side_bytes; /* a unit */
     const char *out; /* NULL, or where the first row's sums will be written; from row to row so many bytes: */
     size_t out_stride;
+    bool direct;     /* by the kernel itself (PACKED_ROWS of them a row), not through acc */
 } cpu_ahead;
 
 /* Of what lies behind a panel's codes, bytes for each unit. */
@@ -87,6 +88,12 @@ static inline __attribute__((always_inline)) void cpu_fetch_out(const cpu_ahead 
         __builtin_prefetch(a->out + (size_t)r * a->out_stride, 1);
 }
 
+/* Where a kernel leaves row r's sums, whose place in acc is `sums`. */
+static inline __attribute__((always_inline)) float *cpu_sums_to(const cpu_ahead *a, int32_t r, float *sums)
+{
+    return a->direct ? (float *)(uintptr_t)(a->out + (size_t)r * a->out_stride) : sums;
+}
+
 static inline __attribute__((always_inline)) void cpu_fetch(const cpu_ahead *a, int32_t unit, size_t unit_bytes)
 {
     const char *at = unit < a->near ? a->codes + (size_t)unit * unit_bytes : a->next + (size_t)(unit - a->near) * unit_bytes;
@@ -101,7 +108,7 @@ static inline __attribute__((always_inline)) void cpu_fetch(const cpu_ahead *a, 
 #define CPU_ROWS_6(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #define CPU_ROWS_12(CASE) CPU_ROWS_6(CASE) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 
-/* acc[r][0..15]: the sums of row r, continued from what is there, except by the kernels said to begin at zero. */
+/* acc[r][0..15]: the sums of row r; the kernels of floats continue from what is there, except those said to begin at zero; those of integers begin at zero with unit 0. */
 typedef float cpu_acc[PACKED_ROWS];
 
 /* One row of x against n_panels panels that follow one another (integers). */
@@ -110,7 +117,7 @@ typedef void (*cpu_one_fn)(const packed_layout *l, const char *panel, int32_t n_
 typedef void (*cpu_few_fn)(const packed_layout *l, const char *panel, const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc);
 typedef void (*cpu_unpack_fn)(const packed_layout *l, const char *panel, int32_t unit, int32_t n_units, cpu_tile *tile);
 /* Rows [row, row + n_rows) of x against units [unit, unit + n_units) of one panel or more, at most many_panels, each unpacked in a tile; the first panel's rows in
- * acc, then the second's.  ahead, of each panel: what will be unpacked next, which is fetched meanwhile. */
+ * acc, then the second's, or where ahead says so.  ahead, of each panel: what will be unpacked next, which is fetched meanwhile. */
 typedef void (*cpu_many_fn)(const packed_layout *l, const cpu_tile *tile, int32_t n_panels, int32_t unit, int32_t n_units, const cpu_ahead *ahead,
                             const cpu_q8_view *x, int32_t row, int32_t n_rows, cpu_acc *acc);
 

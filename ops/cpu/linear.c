@@ -206,7 +206,13 @@ static void float_panel_rows(const linear_job *j, const packed_layout *l, const 
     }
 }
 
-/* Units in blocks, so that a block of the panels, unpacked, stays in L1 for all rows. */
+static void finish_all(const linear_job *j, const piece *pc, int32_t first, int32_t n_panels, int32_t row, int32_t n, const cpu_acc *acc)
+{
+    for (int32_t p = 0; p < n_panels; p++)
+        finish(j, pc, first + p, row, n, acc + p * n);
+}
+
+/* Units in blocks, so that a block of the panels, unpacked, stays in L1 for all rows.  The last block's sums go straight to y where nothing is left to do to them. */
 static void integer_panels_rows(const linear_job *j, const piece *pc, int32_t first, int32_t n_panels, int32_t row, int32_t n, linear_scratch *s)
 {
     const cpu_linear_kernels *k = j->ctx->linear;
@@ -218,8 +224,10 @@ static void integer_panels_rows(const linear_job *j, const piece *pc, int32_t fi
     cpu_q8_view view = cpu_q8_view_of(j->x[OPS_Q8], j->x_stride[OPS_Q8], l->shape.cols);
     if (n > 1 && n <= k->few_rows) {
         k->few[type](l, panel, &view, row, n, s->acc);
+        finish(j, pc, first, row, n, s->acc);
         return;
     }
+    bool direct = !j->args->accumulate && j->args->bias[pc->weight].buf == NULL && (first + n_panels) * PACKED_ROWS <= l->shape.rows;
     int32_t blocks = (l->units + CPU_TILE_UNITS - 1) / CPU_TILE_UNITS, each = (l->units + blocks - 1) / blocks;
     for (int32_t u = 0; u < l->units; u += each) {
         int32_t units = l->units - u < each ? l->units - u : each;
@@ -231,25 +239,30 @@ static void integer_panels_rows(const linear_job *j, const piece *pc, int32_t fi
             ahead[p] = cpu_ahead_block(l, last ? next : at + (size_t)(u + units) * l->unit_bytes, next, u, units);
             ahead[p].out = last ? (const char *)cpu_row(y, row) + (size_t)(first + p) * sizeof(cpu_acc) : NULL;
             ahead[p].out_stride = y->stride;
+            ahead[p].direct = last && direct;
         }
         k->many[type](l, s->tile, n_panels, u, units, ahead, &view, row, n, s->acc);
     }
+    if (!direct)
+        finish_all(j, pc, first, n_panels, row, n, s->acc);
 }
 
-/* All k of one panel or two, from panel `first` on, for n rows of x from `row` on. */
+/* All k of one panel or two, from panel `first` on, for n rows of x from `row` on, as rows of y. */
 static void panels_rows(const linear_job *j, const piece *pc, int32_t first, int32_t n_panels, int32_t row, int32_t n, linear_scratch *s)
 {
     const weight_job *w = &j->w[pc->weight];
     const char *panel = w->data + (size_t)first * w->layout.panel_bytes;
-    if (w->x_type == OPS_BF16) {
-        j->ctx->linear->bf16(&w->layout, panel, n_panels, x_row(j, OPS_BF16, row), j->x_stride[OPS_BF16], n, s->acc);
+    if (w->x_type == OPS_Q8) {
+        integer_panels_rows(j, pc, first, n_panels, row, n, s);
         return;
     }
-    memset(s->acc, 0, (size_t)(n_panels * n) * sizeof(*s->acc));
-    if (w->x_type == OPS_F32)
+    if (w->x_type == OPS_BF16) {
+        j->ctx->linear->bf16(&w->layout, panel, n_panels, x_row(j, OPS_BF16, row), j->x_stride[OPS_BF16], n, s->acc);
+    } else {
+        memset(s->acc, 0, (size_t)(n_panels * n) * sizeof(*s->acc));
         float_panel_rows(j, &w->layout, panel, row, n, s);
-    else
-        integer_panels_rows(j, pc, first, n_panels, row, n, s);
+    }
+    finish_all(j, pc, first, n_panels, row, n, s->acc);
 }
 
 /* How many panels the kernel for n rows takes at once. */
@@ -271,8 +284,6 @@ static void piece_many_rows(const linear_job *j, const piece *pc, linear_scratch
         for (int32_t p = pc->p0, m; p < pc->p1; p += m) {
             m = pc->p1 - p < at_once ? pc->p1 - p : at_once;
             panels_rows(j, pc, p, m, r, n, s);
-            for (int32_t i = 0; i < m; i++)
-                finish(j, pc, p + i, r, n, s->acc + i * n);
         }
     }
 }

@@ -71,7 +71,7 @@ INLINE void group_dots(int group, const cpu_tile *tile, int32_t at, const char *
     }
 }
 
-/* n_rows: a constant or not, at most 16, as the tiles are configured for.  The sums will be written as rows out_row ... of
+/* n_rows: a constant or not, at most 16, as the tiles are configured for.  The sums are or will be written as rows out_row ... of
  * ahead->out; with each unit `ahead_bytes` of codes are fetched. */
 INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows,
                        cpu_acc *acc, int32_t out_row)
@@ -83,7 +83,9 @@ INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_uni
     __m512 a[TILE_ROWS]; /* of 16 rows the sums stay in registers */
     const bool whole = n_rows == TILE_ROWS;
     for (int r = 0; whole && r < TILE_ROWS; r++)
-        a[r] = _mm512_loadu_ps(acc[r]);
+        a[r] = unit == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(acc[r]);
+    if (!whole && unit == 0)
+        memset(acc, 0, (size_t)n_rows * sizeof(*acc));
     for (int r = 0; r < n_rows; r++)
         cpu_fetch_out(ahead, out_row + r);
     int32_t n_groups = n_units * per_unit;
@@ -104,8 +106,8 @@ INLINE void rows_units(kind k, const cpu_tile *tile, int32_t unit, int32_t n_uni
                 _mm512_storeu_ps(acc[r], add_group(k, x, x0 + (size_t)r * x->stride, xu, xg, _mm512_load_si512(dots[g % 2][r]), ws, wm, _mm512_loadu_ps(acc[r])));
         }
     }
-    for (int r = 0; whole && r < TILE_ROWS; r++)
-        _mm512_storeu_ps(acc[r], a[r]);
+    for (int r = 0; r < n_rows; r++)
+        _mm512_storeu_ps(cpu_sums_to(ahead, out_row + r, acc[r]), whole ? a[r] : _mm512_loadu_ps(acc[r]));
 }
 
 INLINE void many_template(kind k, const packed_layout *l, const cpu_tile *tile, int32_t unit, int32_t n_units, const cpu_ahead *ahead, const cpu_q8_view *x, int32_t row,

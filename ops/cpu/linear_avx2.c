@@ -177,7 +177,7 @@ INLINE void group_dots(kind k, const source *s, size_t unit, int32_t g, int n_ro
 }
 
 /* n_rows (at most 4; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of s, which are units unit0 ... of the matrix.
- * The sums will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes are fetched. */
+ * The sums are or will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes are fetched. */
 INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x, int32_t row, int n_rows, int last,
                        cpu_acc *acc, int32_t out_row)
 {
@@ -187,7 +187,7 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
     for (int r = 0; r < n_rows; r++) {
         xr[r] = x->rows + (size_t)(row + (r < last ? r : last)) * x->stride;
         for (int h = 0; h < 2; h++)
-            a[r][h] = _mm256_loadu_ps(acc[r] + h * 8);
+            a[r][h] = unit0 == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(acc[r] + h * 8);
         cpu_fetch_out(ahead, out_row + r);
     }
     for (int32_t u = 0; u < n_units; u++) {
@@ -228,7 +228,7 @@ INLINE void rows_units(kind k, const source *s, int32_t unit0, int32_t n_units, 
     }
     for (int r = 0; r < n_rows; r++)
         for (int h = 0; h < 2; h++)
-            _mm256_storeu_ps(acc[r] + h * 8, a[r][h]);
+            _mm256_storeu_ps(cpu_sums_to(ahead, out_row + r, acc[r]) + h * 8, a[r][h]);
 }
 
 INLINE source packed_source(const packed_layout *l, const char *panel, int32_t unit, const kind k)
@@ -245,7 +245,6 @@ INLINE source packed_source(const packed_layout *l, const char *panel, int32_t u
 
 INLINE void one_template(kind k, bool has_codebook, const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
 {
-    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     for (int32_t p = 0; p < n_panels; p++) {
         const char *at = panel + (size_t)p * l->panel_bytes;
         source s = packed_source(l, at, 0, k);
@@ -263,7 +262,7 @@ INLINE void few_template(kind k, bool has_codebook, const packed_layout *l, cons
     source s = packed_source(l, panel, 0, k);
     cpu_ahead ahead = cpu_ahead_of(l, panel, PREFETCH);
     const size_t bytes = (size_t)k.bits * 64;
-    cpu_acc sums[FEW_ROWS] = {{0}};
+    cpu_acc sums[FEW_ROWS];
     if (!has_codebook)
         s.codebook = NULL;
     if (n_rows <= 2)

@@ -15,7 +15,7 @@ INLINE __m512i broadcast_four(const char *x)
 }
 
 /* n_rows (at most 8 times one panel, 6 times two; those beyond `last` are it again) rows of x from row `row` on against units [0, n_units) of each s, which are units
- * unit0 ... of the matrix; panel p's sums lie from acc[p * acc_step] on, and will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes
+ * unit0 ... of the matrix; panel p's sums lie from acc[p * acc_step] on, and are or will be written as rows out_row ... of ahead->out.  With each unit `ahead_bytes` of codes
  * are fetched for each panel. */
 INLINE void rows_units(kind k, const source *s, const int n_panels, int32_t unit0, int32_t n_units, const cpu_ahead *ahead, size_t ahead_bytes, const cpu_q8_view *x,
                        int32_t row, const int n_rows, int last, cpu_acc *acc, size_t acc_step, int32_t out_row)
@@ -26,7 +26,7 @@ INLINE void rows_units(kind k, const source *s, const int n_panels, int32_t unit
     for (int r = 0; r < n_rows; r++) {
         xr[r] = x->rows + (size_t)(row + (r < last ? r : last)) * x->stride;
         for (int p = 0; p < n_panels; p++)
-            a[p][r] = _mm512_loadu_ps(acc[(size_t)p * acc_step + (size_t)r]);
+            a[p][r] = unit0 == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(acc[(size_t)p * acc_step + (size_t)r]);
         for (int p = 0; p < n_panels; p++)
             cpu_fetch_out(&ahead[p], out_row + r);
     }
@@ -69,12 +69,11 @@ INLINE void rows_units(kind k, const source *s, const int n_panels, int32_t unit
     }
     for (int p = 0; p < n_panels; p++)
         for (int r = 0; r < n_rows; r++)
-            _mm512_storeu_ps(acc[(size_t)p * acc_step + (size_t)r], a[p][r]);
+            _mm512_storeu_ps(cpu_sums_to(&ahead[p], out_row + r, acc[(size_t)p * acc_step + (size_t)r]), a[p][r]);
 }
 
 INLINE void one_template(kind k, const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
 {
-    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
     for (int32_t p = 0; p < n_panels; p++) {
         const char *at = panel + (size_t)p * l->panel_bytes;
         source s = packed_source(l, at, 0, k);
@@ -88,7 +87,7 @@ INLINE void few_template(kind k, const packed_layout *l, const char *panel, cons
     source s = packed_source(l, panel, 0, k);
     cpu_ahead ahead = cpu_ahead_of(l, panel, PREFETCH_FEW);
     const size_t bytes = (size_t)k.bits * 64;
-    cpu_acc sums[FEW_ROWS] = {{0}};
+    cpu_acc sums[FEW_ROWS];
     if (n_rows <= 2)
         rows_units(k, &s, 1, 0, l->units, &ahead, bytes, x, row, 2, n_rows - 1, sums, 0, 0);
     else if (n_rows <= 4)

@@ -37,11 +37,12 @@ static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels,
                  int32_t n_rows, cpu_acc *acc)
 {
     (void)n_panels;
-    (void)ahead;
     const packed_format *f = l->format;
     int32_t group = f->group, per_unit = PACKED_UNIT / group;
     bool is_signed = cpu_codes_signed(f), has_min = f->min != PACKED_SCALE_NONE;
     for (int32_t r = 0; r < n_rows; r++) {
+        if (unit == 0)
+            memset(acc[r], 0, sizeof(*acc));
         const char *xr = x->rows + (size_t)(row + r) * x->stride;
         const float *xs = (const float *)(const void *)(xr + x->scale);
         const float *xm = (const float *)(const void *)(xr + (group == 32 ? x->scaled32 : x->scaled16));
@@ -56,18 +57,20 @@ static void many(const packed_layout *l, const cpu_tile *tile, int32_t n_panels,
                     acc[r][o] = fmaf(tile->min[g][o], xm[xg], acc[r][o]);
             }
         }
+        if (ahead->direct)
+            memcpy(cpu_sums_to(ahead, r, acc[r]), acc[r], sizeof(*acc));
     }
 }
 
 static void one(const packed_layout *l, const char *panel, int32_t n_panels, const cpu_q8_view *x, cpu_acc *acc)
 {
-    memset(acc, 0, (size_t)n_panels * sizeof(*acc));
+    const cpu_ahead ahead = {0};
     cpu_tile tile;
     for (int32_t p = 0; p < n_panels; p++) {
         for (int32_t u = 0; u < l->units; u += CPU_TILE_UNITS) {
             int32_t n = l->units - u < CPU_TILE_UNITS ? l->units - u : CPU_TILE_UNITS;
             unpack(l, panel + (size_t)p * l->panel_bytes, u, n, &tile);
-            many(l, &tile, 1, u, n, NULL, x, 0, 1, &acc[p]);
+            many(l, &tile, 1, u, n, &ahead, x, 0, 1, &acc[p]);
         }
     }
 }
