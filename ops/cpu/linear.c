@@ -2,8 +2,8 @@
  *
  * One parallel region a call.  A weight is a run of panels of 16 outputs; the panels of all weights are laid end to end and every thread takes
  * one contiguous share, even in bytes (one row: memory decides) or in panels (many rows: arithmetic decides).  With too few panels for the
- * threads, rows are split as well.  Inside a share with many rows: rows in tiles that stay in L2, for each panel its k in blocks that are
- * unpacked once and stay in L1, for each block all rows of the tile.  None of this touches the order of any sum (cpu_linear.h). */
+ * threads, rows are split as well.  Inside a share with many rows: rows in tiles that stay in L2 (of floats a block of k of them), for each
+ * panel its k in blocks that are unpacked once and stay in L1, for each block all rows of the tile.  None of this touches the order of any sum (cpu_linear.h). */
 #include <string.h>
 
 #include "base/half.h"
@@ -13,6 +13,7 @@
 #define ROW_TILE 256               /* most rows of a tile: the accumulators of one panel */
 #define TILE_X_BYTES (1024 * 1024)  /* of x in a tile of rows: part of L2 */
 #define FLOAT_BLOCK 256            /* k of a float panel between spills of the accumulators */
+#define FLOAT_PANELS 2             /* float panels that take turns: a block of k of the rows' x is read from L2 by the second, instead of all k from L3 by each */
 #define EXPAND_ROWS 12             /* from so many rows on, a block of half floats is expanded once for all of them */
 #define ONE_PANELS 8               /* panels of a call of a one-row kernel */
 #define ROWS_WORTH_SPLITTING 32
@@ -187,8 +188,8 @@ static void piece_one_row(const linear_job *j, const piece *pc, linear_scratch *
     }
 }
 
-/* k in blocks, so that a block of the panel stays in L1 for all rows. */
-static void float_panel_rows(const linear_job *j, const packed_layout *l, const char *panel, int32_t row, int32_t n, linear_scratch *s)
+/* k in blocks, so that a block of a panel stays in L1 for all rows, and the rows' in L2 for all panels. */
+static void float_panels_rows(const linear_job *j, const packed_layout *l, const char *panel, int32_t n_panels, int32_t row, int32_t n, linear_scratch *s)
 {
     const cpu_linear_kernels *k = j->ctx->linear;
     packed_type type = l->shape.type;
@@ -197,11 +198,14 @@ static void float_panel_rows(const linear_job *j, const packed_layout *l, const 
     _Static_assert(sizeof(s->tile) >= FLOAT_BLOCK * PACKED_ROWS * sizeof(float), "a block fits where codes are unpacked");
     for (int32_t k0 = 0; k0 < l->shape.cols; k0 += FLOAT_BLOCK) {
         int32_t k1 = l->shape.cols - k0 < FLOAT_BLOCK ? l->shape.cols : k0 + FLOAT_BLOCK;
-        if (k->expand[type] != NULL && (n >= EXPAND_ROWS || k->floats[type] == NULL)) {
-            k->expand[type](l, panel, k0, k1, block);
-            k->floats[PACKED_F32](l, (const char *)block, 0, k1 - k0, x + k0, j->x_stride[OPS_F32], n, s->acc);
-        } else {
-            k->floats[type](l, panel, k0, k1, x, j->x_stride[OPS_F32], n, s->acc);
+        for (int32_t p = 0; p < n_panels; p++) {
+            const char *at = panel + (size_t)p * l->panel_bytes;
+            if (k->expand[type] != NULL && (n >= EXPAND_ROWS || k->floats[type] == NULL)) {
+                k->expand[type](l, at, k0, k1, block);
+                k->floats[PACKED_F32](l, (const char *)block, 0, k1 - k0, x + k0, j->x_stride[OPS_F32], n, s->acc + p * n);
+            } else {
+                k->floats[type](l, at, k0, k1, x, j->x_stride[OPS_F32], n, s->acc + p * n);
+            }
         }
     }
 }
@@ -260,7 +264,7 @@ static void panels_rows(const linear_job *j, const piece *pc, int32_t first, int
         j->ctx->linear->bf16(&w->layout, panel, n_panels, x_row(j, OPS_BF16, row), j->x_stride[OPS_BF16], n, s->acc);
     } else {
         memset(s->acc, 0, (size_t)(n_panels * n) * sizeof(*s->acc));
-        float_panel_rows(j, &w->layout, panel, row, n, s);
+        float_panels_rows(j, &w->layout, panel, n_panels, row, n, s);
     }
     finish_all(j, pc, first, n_panels, row, n, s->acc);
 }
@@ -269,16 +273,16 @@ static void panels_rows(const linear_job *j, const piece *pc, int32_t first, int
 static int32_t panels_at_once(const cpu_linear_kernels *k, ops_type x_type, int32_t n)
 {
     if (x_type == OPS_F32)
-        return 1;
+        return n >= ROWS_WORTH_SPLITTING ? FLOAT_PANELS : 1;
     return x_type == OPS_BF16 ? 2 : n > 1 && n <= k->few_rows ? 1 : k->many_panels;
 }
 
 static void piece_many_rows(const linear_job *j, const piece *pc, linear_scratch *s)
 {
     const weight_job *w = &j->w[pc->weight];
-    size_t row_bytes = (size_t)w->layout.shape.cols * (w->x_type == OPS_F32 ? 4 : w->x_type == OPS_BF16 ? 2 : 1);
+    size_t row_bytes = (size_t)w->layout.shape.cols * (w->x_type == OPS_BF16 ? 2 : 1);
     size_t fit = TILE_X_BYTES / row_bytes / 16 * 16;
-    int32_t tile = fit < 32 ? 32 : fit > ROW_TILE ? ROW_TILE : (int32_t)fit;
+    int32_t tile = w->x_type == OPS_F32 ? ROW_TILE : fit < 32 ? 32 : fit > ROW_TILE ? ROW_TILE : (int32_t)fit;
     for (int32_t r = pc->r0; r < pc->r1; r += tile) {
         int32_t n = pc->r1 - r < tile ? pc->r1 - r : tile, at_once = panels_at_once(j->ctx->linear, w->x_type, n);
         for (int32_t p = pc->p0, m; p < pc->p1; p += m) {
