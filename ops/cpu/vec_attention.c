@@ -255,34 +255,36 @@ static void soften(const cpu_attention_tile *t, int32_t i, int32_t lo, int32_t h
     t->sum[i] = vf_sum(sum);
 }
 
+/* The values of one block at positions [lo, hi), for those of the queries [q0, q0 + nq) that see them; heads of one row see the same, and go together. */
+static void part_values(const cpu_attention_tile *t, values_fn values, int32_t q0, int32_t nq, int32_t b, const char *ahead, int32_t lo, int32_t hi)
+{
+    const cpu_kv_layout *kv = t->kv;
+    int32_t base = t->chunk + b * OPS_KV_BLOCK;
+    for (int32_t q = q0, n; q < q0 + nq; q += n) {
+        int32_t from = max_i(lo, t->begin[q]), to = min_i(hi, t->end[q]), same = 1;
+        while (q + same < q0 + nq && t->begin[q + same] == t->begin[q] && t->end[q + same] == t->end[q])
+            same++;
+        n = group_of(same);
+        if (from < to)
+            values(n, kv, t->scores + (size_t)q * CHUNK + (size_t)b * OPS_KV_BLOCK, t->block[b], ahead, from - base, to - base, t->out + (size_t)q * (size_t)kv->padded);
+    }
+}
+
 /* The values of one block for the queries [q0, q0 + nq): what all see together, before and after it what each sees alone. */
 static void group_values(const cpu_attention_tile *t, values_fn values, int32_t q0, int32_t nq, int32_t b, const char *ahead)
 {
     const cpu_kv_layout *kv = t->kv;
-    int32_t base = t->chunk + b * OPS_KV_BLOCK, end = base + OPS_KV_BLOCK, last = q0 + nq - 1;
-    int32_t lo = max_i(base, t->begin[last]), hi = min_i(end, t->end[q0]);
-    const float *p = t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK;
-    float *o = t->out + (size_t)q0 * (size_t)kv->padded;
-    if (lo == base && hi == end) {
-        values(nq, kv, p, t->block[b], ahead, 0, OPS_KV_BLOCK, o);
+    int32_t base = t->chunk + b * OPS_KV_BLOCK, end = base + OPS_KV_BLOCK;
+    int32_t lo = max_i(base, t->begin[q0 + nq - 1]), hi = min_i(end, t->end[q0]);
+    if (lo >= hi) {
+        part_values(t, values, q0, nq, b, ahead, base, end);
         return;
     }
-    bool common = lo < hi;
-    for (int32_t i = 0; i < nq; i++) {
-        int32_t from = max_i(base, t->begin[q0 + i]), to = min_i(end, t->end[q0 + i]);
-        if (common)
-            to = min_i(to, lo);
-        if (from < to)
-            values(1, kv, p + (size_t)i * CHUNK, t->block[b], ahead, from - base, to - base, o + (size_t)i * (size_t)kv->padded);
-    }
-    if (!common)
-        return;
-    values(nq, kv, p, t->block[b], ahead, lo - base, hi - base, o);
-    for (int32_t i = 0; i < nq; i++) {
-        int32_t to = min_i(end, t->end[q0 + i]);
-        if (hi < to)
-            values(1, kv, p + (size_t)i * CHUNK, t->block[b], ahead, hi - base, to - base, o + (size_t)i * (size_t)kv->padded);
-    }
+    if (base < lo)
+        part_values(t, values, q0, nq, b, ahead, base, lo);
+    values(nq, kv, t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK, t->block[b], ahead, lo - base, hi - base, t->out + (size_t)q0 * (size_t)kv->padded);
+    if (hi < end)
+        part_values(t, values, q0, nq, b, ahead, hi, end);
 }
 
 void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
