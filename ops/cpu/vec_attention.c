@@ -16,6 +16,9 @@
 #define GROUP 6
 #endif
 
+/* Blocks of values taken together. */
+#define VALUE_BLOCKS 4
+
 /* How many of the queries that are left are taken together: each number is code of its own. */
 VEC int32_t group_of(int32_t left)
 {
@@ -120,31 +123,33 @@ VEC void block_scores(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
     }
 }
 
-/* o[i] += p[i][t] * V[t] for t in [t0, t1) of one block, in order.  p, o: rows CHUNK and kv->padded apart. */
-VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o)
+/* o[i] += p[i][t] * V[t] for tokens [t0, t1) of blocks that follow one another, in order.  p, o: rows CHUNK and kv->padded apart. */
+VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const float *p, const char *const *block, const char *const *ahead, int t0, int t1, float *o)
 {
     const size_t e = (size_t)kv->padded;
-    const char *values = block + kv->v_codes;
-    ahead += kv->v_codes;
-    float scaled[GROUP * OPS_KV_BLOCK];
-    size_t p_step = type == OPS_KV_Q8 ? OPS_KV_BLOCK : CHUNK;
+    float scaled[GROUP * VALUE_BLOCKS * OPS_KV_BLOCK];
+    size_t p_step = type == OPS_KV_Q8 ? VALUE_BLOCKS * OPS_KV_BLOCK : CHUNK;
     const float *w = type == OPS_KV_Q8 ? scaled : p;
     for (size_t d = 0; d < e; d += VEC_LANES) {
-        if (type == OPS_KV_Q8 && d % CPU_KV_GROUP == 0) {
-            vf scale = vf_load_f16((const uint16_t *)(const void *)(block + kv->v_scales) + d / CPU_KV_GROUP * OPS_KV_BLOCK);
+        for (int b = 0; type == OPS_KV_Q8 && d % CPU_KV_GROUP == 0 && b * OPS_KV_BLOCK < t1; b++) {
+            vf scale = vf_load_f16((const uint16_t *)(const void *)(block[b] + kv->v_scales) + d / CPU_KV_GROUP * OPS_KV_BLOCK);
             for (int i = 0; i < nq; i++)
-                vf_store(scaled + i * OPS_KV_BLOCK, vf_mul(vf_load(p + i * CHUNK), scale));
+                vf_store(scaled + (i * VALUE_BLOCKS + b) * OPS_KV_BLOCK, vf_mul(vf_load(p + i * CHUNK + b * OPS_KV_BLOCK), scale));
         }
         vf SUMS;
 #define M(i) a##i = vf_load(o + (i) * e + d)
         EACH(nq, M);
 #undef M
-        for (int t = t0; t < t1; t++) {
-            vf v = load_code(type, values, (size_t)t * e + d);
-            fetch(ahead + (d * OPS_KV_BLOCK + (size_t)t * VEC_LANES) * code_bytes(type));
-#define M(i) a##i = vf_fma(vf_set1(w[(i) * p_step + (size_t)t]), v, a##i)
-            EACH(nq, M);
+        for (int b = 0; b * OPS_KV_BLOCK < t1; b++) {
+            const char *values = block[b] + kv->v_codes, *next = ahead[b] + kv->v_codes;
+            int end = t1 - b * OPS_KV_BLOCK < OPS_KV_BLOCK ? t1 - b * OPS_KV_BLOCK : OPS_KV_BLOCK;
+            for (int t = b == 0 ? t0 : 0; t < end; t++) {
+                vf v = load_code(type, values, (size_t)t * e + d);
+                fetch(next + (d * OPS_KV_BLOCK + (size_t)t * VEC_LANES) * code_bytes(type));
+#define M(i) a##i = vf_fma(vf_set1(w[(size_t)(i) * p_step + (size_t)(b * OPS_KV_BLOCK + t)]), v, a##i)
+                EACH(nq, M);
 #undef M
+            }
         }
 #define M(i) vf_store(o + (i) * e + d, a##i)
         EACH(nq, M);
@@ -191,7 +196,7 @@ VEC void block_values(ops_kv_type type, int nq, const cpu_kv_layout *kv, const f
     {                                                                                                                                   \
         BY_COUNT(nq, SCORES_##NAME)                                                                                                     \
     }                                                                                                                                   \
-    static void values_##NAME(int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o)             \
+    static void values_##NAME(int nq, const cpu_kv_layout *kv, const float *p, const char *const *block, const char *const *ahead, int t0, int t1, float *o) \
     {                                                                                                                                   \
         BY_COUNT(nq, VALUES_##NAME)                                                                                                     \
     }
@@ -212,7 +217,7 @@ DEFINE(q8, OPS_KV_Q8)
 DEFINE(f8, OPS_KV_F8)
 
 typedef void (*scores_fn)(int nq, const cpu_kv_layout *kv, const float *q, const char *block, const char *ahead, float *scores);
-typedef void (*values_fn)(int nq, const cpu_kv_layout *kv, const float *p, const char *block, const char *ahead, int t0, int t1, float *o);
+typedef void (*values_fn)(int nq, const cpu_kv_layout *kv, const float *p, const char *const *block, const char *const *ahead, int t0, int t1, float *o);
 
 static inline int32_t min_i(int32_t a, int32_t b)
 {
@@ -266,7 +271,7 @@ static void part_values(const cpu_attention_tile *t, values_fn values, int32_t q
             same++;
         n = group_of(same);
         if (from < to)
-            values(n, kv, t->scores + (size_t)q * CHUNK + (size_t)b * OPS_KV_BLOCK, t->block[b], ahead, from - base, to - base, t->out + (size_t)q * (size_t)kv->padded);
+            values(n, kv, t->scores + (size_t)q * CHUNK + (size_t)b * OPS_KV_BLOCK, &t->block[b], &ahead, from - base, to - base, t->out + (size_t)q * (size_t)kv->padded);
     }
 }
 
@@ -282,9 +287,23 @@ static void group_values(const cpu_attention_tile *t, values_fn values, int32_t 
     }
     if (base < lo)
         part_values(t, values, q0, nq, b, ahead, base, lo);
-    values(nq, kv, t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK, t->block[b], ahead, lo - base, hi - base, t->out + (size_t)q0 * (size_t)kv->padded);
+    values(nq, kv, t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK, &t->block[b], &ahead, lo - base, hi - base, t->out + (size_t)q0 * (size_t)kv->padded);
     if (hi < end)
         part_values(t, values, q0, nq, b, ahead, hi, end);
+}
+
+/* The same of n blocks: the sums of those that all queries see stay in registers. */
+static void blocks_values(const cpu_attention_tile *t, values_fn values, int32_t q0, int32_t nq, int32_t b, int32_t n, const char *const *ahead)
+{
+    int32_t base = t->chunk + b * OPS_KV_BLOCK;
+    if (t->begin[q0 + nq - 1] <= base && t->end[q0] >= base + n * OPS_KV_BLOCK) {
+        values(nq, t->kv, t->scores + (size_t)q0 * CHUNK + (size_t)b * OPS_KV_BLOCK, &t->block[b], ahead, 0, n * OPS_KV_BLOCK, t->out + (size_t)q0 * (size_t)t->kv->padded);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++, base += OPS_KV_BLOCK) {
+        if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
+            group_values(t, values, q0, nq, b + i, ahead[i]);
+    }
 }
 
 void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
@@ -312,13 +331,16 @@ void VEC_NAME(attention_chunk)(const cpu_attention_tile *t)
         if (from < to)
             soften(t, i, from - t->chunk, to - t->chunk);
     }
-    for (int32_t b = first; b <= last; b++)
+    for (int32_t b = first, n; b <= last; b += n) {
+        n = min_i(last - b + 1, VALUE_BLOCKS);
+        const char *ahead[VALUE_BLOCKS];
+        for (int32_t i = 0; i < n; i++)
+            ahead[i] = t->block[min_i(b + n + i, last)];
         for (int32_t q0 = 0, nq; q0 < t->n; q0 += nq) {
             nq = group_of(t->n - q0);
-            int32_t base = t->chunk + b * OPS_KV_BLOCK;
-            if (t->begin[q0] < base + OPS_KV_BLOCK && t->end[q0 + nq - 1] > base)
-                group_values(t, values, q0, nq, b, q0 == 0 && b < last ? t->block[b + 1] : t->block[b]);
+            blocks_values(t, values, q0, nq, b, n, q0 == 0 ? ahead : &t->block[b]);
         }
+    }
 }
 
 static float exp_one(float x)
