@@ -205,7 +205,9 @@ def check_service(report, trireme, model):
             report.check(row["completed"] == 24 and row["total_output_tokens"] == 24 * 12 and row["tokens_counted_by"] == "server" and row["shorter"] == 0, f"{args}: {row['completed']} {row['failures']}")
             exact = "/v1/chat/completions" not in args and "text" not in args
             report.check(row["total_input_tokens"] == 24 * 40 if exact else 24 * 30 <= row["total_input_tokens"] <= 24 * 120, f"{args}: {row['total_input_tokens']} tokens of prompts")
-            report.check(0 < row["median_ttft_ms"] < row["median_e2el_ms"] and row["max_concurrent_requests"] <= 6 and row["client_cpu"] < 1, f"{args}: {row['client_cpu']}")
+            # An answer of a millisecond may come in one piece.
+            report.check(0 < row["median_ttft_ms"] <= row["median_e2el_ms"] and row["max_concurrent_requests"] <= 6 and row["client_cpu"] < 1,
+                         f"{args}: {row['median_ttft_ms']}, {row['median_e2el_ms']} ms, {row['max_concurrent_requests']} at once, {row['client_cpu']} of a core")
             server = row["environment"]["server"]
             report.check(server["digest"].startswith("sha256:") and server["replicas"][0]["tp"] == 1, f"the server's own word: {server}")
         until(lambda: finished(s) == 4 * 24, "the gateway counts the same", 10)
