@@ -158,7 +158,8 @@ static status predict_line(checker *c, const result *r, double *predicted)
     double fewest;
     TRY(open_checkpoint(c, r));
     TRY(predict_divided(c, r, r->pp, predicted));
-    if (!r->decode || r->pp == 1 || r->batch == 1 || strncmp(r->backend, "cpu", 3) != 0)
+    bool share = strncmp(r->backend, "cpu", 3) == 0 && (!c->has_links || c->links.devices_per_host > r->tp * r->ep);
+    if (!r->decode || r->pp == 1 || r->batch == 1 || !share)
         return ST_OK;
     TRY(predict_divided(c, r, 1, &fewest));
     *predicted = fmin(*predicted, fewest);

@@ -161,16 +161,18 @@ def limit(kind, n, work, p):
 
 def rounds(a, run, ours, peer):
     """Both engines' results, by turns."""
+    def quiet():
+        return a.least_memory == 0 or peaks(a)["read"] >= a.least_memory * 1e9
+
     x, y = [], []
     for _ in range(a.rounds if a.least_memory == 0 else 5 * a.rounds):
-        if a.least_memory > 0 and peaks(a)["read"] < a.least_memory * 1e9:
+        if not quiet():
             time.sleep(1)
             continue
-        round_ = [run(engine) for engine in (ours, peer)]
-        if a.least_memory > 0 and peaks(a)["read"] < a.least_memory * 1e9:
-            continue
-        x.append(round_[0])
-        y.append(round_[1])
+        mine, other = run(ours), run(peer)
+        if quiet():
+            x.append(mine)
+            y.append(other)
         if len(x) == a.rounds:
             break
     return x, y

@@ -160,6 +160,14 @@ static void one_slot_serves_one_after_the_other(void **state)
     coord_sched_destroy(&s);
 }
 
+/* A step whose spans outlive the next one. */
+static void next_kept(coord_sched *s, step *st, step_span *spans)
+{
+    next(s, st);
+    memcpy(spans, st->spans, (size_t)st->n_spans * sizeof(*spans));
+    st->spans = spans;
+}
+
 static void steps_in_flight_share_the_decoding_sequences(void **state)
 {
     (void)state;
@@ -172,24 +180,16 @@ static void steps_in_flight_share_the_decoding_sequences(void **state)
     assert_int_equal(a.n_spans, 6);
     answer(s, &a, 0);
     for (int i = 0; i < 5; i++) {
-        next(s, &a);
-        memcpy(spans[0], a.spans, (size_t)a.n_spans * sizeof(step_span));
-        a.spans = spans[0];
-        next(s, &b);
-        memcpy(spans[1], b.spans, (size_t)b.n_spans * sizeof(step_span));
-        b.spans = spans[1];
+        next_kept(s, &a, spans[0]);
+        next_kept(s, &b, spans[1]);
         assert_true(a.n_spans == 3 && b.n_spans == 3);
         assert_false(coord_sched_next(s, &(step){0}));
         answer(s, &a, 0);
         answer(s, &b, 0);
     }
     /* Divided among one: no other goes out while it is under way, and it takes all when all are back. */
-    next(s, &a);
-    memcpy(spans[0], a.spans, (size_t)a.n_spans * sizeof(step_span));
-    a.spans = spans[0];
-    next(s, &b);
-    memcpy(spans[1], b.spans, (size_t)b.n_spans * sizeof(step_span));
-    b.spans = spans[1];
+    next_kept(s, &a, spans[0]);
+    next_kept(s, &b, spans[1]);
     coord_sched_divide(s, 1);
     answer(s, &a, 0);
     assert_false(coord_sched_next(s, &(step){0}));
@@ -200,14 +200,10 @@ static void steps_in_flight_share_the_decoding_sequences(void **state)
         assert_false(coord_sched_next(s, &(step){0}));
         answer(s, &a, 0);
     }
-    next(s, &a);
-    memcpy(spans[0], a.spans, (size_t)a.n_spans * sizeof(step_span));
-    a.spans = spans[0];
+    next_kept(s, &a, spans[0]);
     submit(s, 7, 3, 1); /* a prompt need not wait for it */
-    next(s, &b);
+    next_kept(s, &b, spans[1]);
     assert_true(b.n_spans == 1 && b.spans[0].n_tokens == 3);
-    memcpy(spans[1], b.spans, sizeof(step_span));
-    b.spans = spans[1];
     answer(s, &a, 0);
     answer(s, &b, 1);
     coord_sched_divide(s, 2);
