@@ -76,7 +76,7 @@ static bool read_argument(reader *r, const form *f, const json_t *properties, js
 {
     const char *key, *text;
     size_t key_len, len;
-    if (!until(r, f->key_end, &key, &key_len))
+    if (!until(r, f->key_end, &key, &key_len) || key_len == 0)
         return false;
     if (f->name_end == NULL) {
         skip_blanks(r);
@@ -91,7 +91,7 @@ static bool read_argument(reader *r, const form *f, const json_t *properties, js
     if (len > 0 && text[len - 1] == '\n')
         len--;
     json_t *v = value_of(properties, key, key_len, text, len);
-    return v != NULL && key_len > 0 && json_object_setn_new(out, key, key_len, v) == 0;
+    return v != NULL && json_object_setn_new(out, key, key_len, v) == 0;
 }
 
 static bool read_name(reader *r, const form *f, mem_str *name)

@@ -617,7 +617,7 @@ def what_is_no_call_is_text():
     with_tools = {"tools": TOOLS}
     for text in ('{"name": "unknown", "parameters": {}}', '{"temperature": 21, "unit": "C"}', "[1, 2, 3]", "{", "[", "[link](http://x)", "import functools\nfunctools.reduce(f)",
                  "<tool_call>not JSON</tool_call>", "<tool_call>{\"name\": 5}</tool_call>", " \n{\"a\": 1}\n", "x <tool_call", "functools[1]", "[unknown(a=1)]", "[get_weather(a=b)]",
-                 "[get_weather(a=1", "<tool_call>{\"name\": \"time\", \"arguments\": 5}</tool_call>", "[TOOL_CAL", "<tool_call><function=f></tool_call>", "<tool_call><function=f><parameter=a>", "<tool_call>a b</tool_call> x", "<tool_call>hello</tool_call>",
+                 "[get_weather(a=1", "<tool_call>{\"name\": \"time\", \"arguments\": 5}</tool_call>", "[TOOL_CAL", "<tool_call><function=f></tool_call>", "<tool_call><function=f><parameter=a>", "<tool_call><function=f><parameter=>Paris</parameter></function></tool_call>", "<tool_call>a b</tool_call> x", "<tool_call>hello</tool_call>",
                  "[TOOL_CALLS]{\"a\": 1}", "{\"name\": \"get_weather"):
         got = parts(text, with_tools)
         equal(got[1:], (text, [], "stop"))
