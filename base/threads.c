@@ -17,6 +17,7 @@
 /* A waiter spins this many pauses (some 100 us), then sleeps: a peer that lost its core is waited for without
  * burning ours.  Most regions end within a hundred. */
 #define SPINS 4000
+#define YIELDS 200 /* about as long */
 
 typedef struct helper {
     threads_pool *pool;
@@ -31,20 +32,27 @@ typedef struct bell {
 } bell;
 
 struct threads_pool {
-    int n, started;
+    int n, own, all, started; /* threads of this step; without, and with those on lent cores */
     bool spin;
     threads_fn fn; /* of the running region; published by `region` */
     void *arg;
-    helper *helpers; /* n - 1 */
+    helper *helpers; /* all - 1 */
     bell region;     /* counts regions; also moved by step_begin, so that sleepers come to spin */
+    bell lent;       /* the same, of steps with lent cores: in others their threads are not woken */
     bell done;       /* regions ended */
     bell barrier;    /* barriers passed */
     _Alignas(64) _Atomic uint32_t running;  /* helpers still inside the region */
     _Atomic uint32_t arrived;               /* at the barrier */
-    _Atomic uint64_t job;                   /* number of regions started: what a helper compares with */
-    _Atomic bool awake;                     /* inside a step */
+    _Atomic uint64_t job;                   /* JOB of the last region started */
+    _Atomic int awake;                      /* inside a step: how many threads it has; else 0 */
     _Atomic bool stop;
 };
+
+/* A region's number and how many threads it has, in one word: a thread on a lent core may look late, and must not take part in a region that does not wait for it. */
+#define JOB(number, n_threads) ((uint64_t)(number) << 16 | (uint64_t)(n_threads))
+#define JOB_NUMBER(job) ((job) >> 16)
+#define JOB_THREADS(job) ((int)((job) & 0xffff))
+#define MAX_THREADS 0xffff
 
 static void pause_briefly(void)
 {
@@ -72,6 +80,13 @@ static void bell_ring(bell *b)
         syscall(SYS_futex, &b->value, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
+/* On a lent core, when a step has ended: whoever lent it may take it at once, and does not find it halted. */
+static void bell_yield(bell *b, uint32_t seen)
+{
+    for (int i = 0; i < YIELDS && atomic_load_explicit(&b->value, memory_order_acquire) == seen; i++)
+        sched_yield();
+}
+
 static void bell_wait(bell *b, uint32_t seen, bool spin)
 {
     for (int i = 0; spin && i < SPINS; i++) {
@@ -87,16 +102,22 @@ static void *helper_main(void *arg)
 {
     helper *h = arg;
     threads_pool *p = h->pool;
-    for (uint64_t next = 1;; next++) {
-        for (;;) {
-            uint32_t seen = atomic_load(&p->region.value);
-            if (atomic_load(&p->stop))
-                return NULL;
-            if (atomic_load(&p->job) >= next)
-                break;
-            bell_wait(&p->region, seen, p->spin && atomic_load(&p->awake));
+    bell *called = h->index < p->own ? &p->region : &p->lent;
+    for (uint64_t next = 1;;) {
+        uint32_t seen = atomic_load(&called->value);
+        if (atomic_load(&p->stop))
+            return NULL;
+        uint64_t job = atomic_load(&p->job);
+        if (JOB_NUMBER(job) < next) {
+            if (called == &p->lent && atomic_load(&p->awake) == 0)
+                bell_yield(called, seen);
+            bell_wait(called, seen, p->spin && h->index < atomic_load(&p->awake));
+            continue;
         }
-        p->fn(p->arg, h->index, p->n);
+        next = JOB_NUMBER(job) + 1;
+        if (h->index >= JOB_THREADS(job))
+            continue;
+        p->fn(p->arg, h->index, JOB_THREADS(job));
         if (atomic_fetch_sub(&p->running, 1) == 1)
             bell_ring(&p->done);
     }
@@ -119,33 +140,45 @@ static bool core_at(int i, cpu_set_t *out)
     return false;
 }
 
-static status start_helper(threads_pool *p, int index, int first_core)
+static bool core_of(const threads_options *o, int index, int own, cpu_set_t *out)
+{
+    if (index < own)
+        return o->first_core >= 0 && core_at(o->first_core + index, out);
+    CPU_ZERO(out);
+    CPU_SET(o->lent_cores[index - own], out);
+    return true;
+}
+
+static status start_helper(threads_pool *p, int index, const threads_options *o)
 {
     helper *h = &p->helpers[index - 1];
     *h = (helper){.pool = p, .index = index};
     int e = pthread_create(&h->thread, NULL, helper_main, h);
     if (e != 0)
-        return FAIL(ST_NO_MEMORY, "threads: cannot start thread %d of %d: %s (lower --threads)", index, p->n, strerror(e));
+        return FAIL(ST_NO_MEMORY, "threads: cannot start thread %d of %d: %s (lower --threads)", index, p->all, strerror(e));
     p->started++;
     cpu_set_t core;
-    if (first_core >= 0 && core_at(first_core + index, &core))
+    if (core_of(o, index, p->own, &core))
         (void)pthread_setaffinity_np(h->thread, sizeof(core), &core); /* unpinned still works */
     return ST_OK;
 }
 
-status threads_create(int n_threads, bool spin, int first_core, threads_pool **out)
+status threads_create(const threads_options *o, threads_pool **out)
 {
     int cores = threads_cores_granted();
-    int n = n_threads > 0 ? n_threads : cores;
+    int n = o->n_threads > 0 ? o->n_threads : cores;
+    if (n > MAX_THREADS - o->n_lent)
+        return FAIL(ST_LIMIT, "threads: %d are more than %d (lower --threads)", n, MAX_THREADS - o->n_lent);
     threads_pool *p = aligned_alloc(64, mem_align(sizeof(*p), 64));
     if (p == NULL)
         return FAIL(ST_NO_MEMORY, "threads: no memory for a pool");
     memset(p, 0, sizeof(*p));
-    p->n = n;
-    p->spin = spin && n <= cores;
-    status st = mem_calloc((size_t)n, sizeof(*p->helpers), "threads", &p->helpers);
-    for (int i = 1; st == ST_OK && i < n; i++)
-        st = start_helper(p, i, first_core);
+    p->n = p->own = n;
+    p->all = n + o->n_lent;
+    p->spin = o->spin && n <= cores;
+    status st = mem_calloc((size_t)p->all, sizeof(*p->helpers), "threads", &p->helpers);
+    for (int i = 1; st == ST_OK && i < p->all; i++)
+        st = start_helper(p, i, o);
     if (st != ST_OK) {
         threads_destroy(&p);
         return st;
@@ -161,6 +194,7 @@ void threads_destroy(threads_pool **pool)
         return;
     atomic_store(&p->stop, true);
     bell_ring(&p->region);
+    bell_ring(&p->lent);
     for (int i = 0; i < p->started; i++)
         pthread_join(p->helpers[i].thread, NULL);
     free(p->helpers);
@@ -183,8 +217,10 @@ void threads_run(threads_pool *p, threads_fn fn, void *arg)
     p->fn = fn;
     p->arg = arg;
     atomic_store(&p->running, (uint32_t)(p->n - 1));
-    atomic_fetch_add(&p->job, 1);
+    atomic_store(&p->job, JOB(JOB_NUMBER(atomic_load(&p->job)) + 1, p->n));
     bell_ring(&p->region);
+    if (p->n > p->own)
+        bell_ring(&p->lent);
     fn(arg, 0, p->n);
     bell_wait(&p->done, done, p->spin);
 }
@@ -200,16 +236,22 @@ void threads_barrier(threads_pool *p)
     bell_wait(&p->barrier, seen, p->spin);
 }
 
-void threads_step_begin(threads_pool *p)
+void threads_step_begin(threads_pool *p, bool lent)
 {
-    atomic_store(&p->awake, true);
-    if (p->spin && p->n > 1)
+    p->n = lent ? p->all : p->own;
+    atomic_store(&p->awake, p->n);
+    if (p->spin && p->own > 1)
         bell_ring(&p->region);
+    if (p->spin && p->n > p->own)
+        bell_ring(&p->lent);
 }
 
 void threads_step_end(threads_pool *p)
 {
-    atomic_store(&p->awake, false);
+    atomic_store(&p->awake, 0);
+    if (p->n > p->own) /* who spins goes to sleep */
+        bell_ring(&p->lent);
+    p->n = p->own;
 }
 
 void threads_share(size_t n_items, size_t unit, int thread, int n_threads, size_t *begin, size_t *end)

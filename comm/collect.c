@@ -92,7 +92,7 @@ status group_sync(comm_group *g, const char *what, int64_t deadline_ns)
     }
     int64_t begin = sync_now_ns();
     sync_wait s = {g, false};
-    status st = world_wait(g->w, sync_ready, &s, deadline_ns != 0 ? deadline_ns : world_deadline(g->timeout_ms), SPIN_GROUP_NS, false);
+    status st = world_wait(g->w, sync_ready, &s, deadline_ns != 0 ? deadline_ns : world_deadline(g->timeout_ms), SPIN_GROUP_NS, 0, false);
     g->stats.wait_seconds += 1e-9 * (double)(sync_now_ns() - begin);
     if (st == ST_TIMEOUT)
         return sync_failed(g, st, what, false);
@@ -142,7 +142,7 @@ static status wire_end(wire_set *s, const char *what, int64_t deadline_ns)
 {
     comm_group *g = s->g;
     int64_t begin = sync_now_ns();
-    status st = world_wait(g->w, wire_ready, s, deadline_ns, SPIN_GROUP_NS, true);
+    status st = world_wait(g->w, wire_ready, s, deadline_ns, SPIN_GROUP_NS, 0, true);
     g->stats.wait_seconds += 1e-9 * (double)(sync_now_ns() - begin);
     int peer = s->first < s->n ? g->request_peer[s->first] : -1;
     if (st == ST_OK && s->st != ST_OK)

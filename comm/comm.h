@@ -97,6 +97,9 @@ status comm_test(comm_world *w, comm_request **req, bool *done, size_t *got);
  * is logged.  On any other failure it is gone. */
 status comm_wait(comm_world *w, comm_request **req, int timeout_ms, size_t *got);
 
+/* The same for who has lent its core meanwhile: it does not spin, but yields at first, then sleeps. */
+status comm_wait_lending(comm_world *w, comm_request **req, int timeout_ms, size_t *got);
+
 /* Seconds this rank has spent waiting in collectives, and bytes moved, since the group was made. */
 typedef struct comm_stats {
     double wait_seconds;

@@ -13,6 +13,7 @@ enum { CONTROL_ABORT = 1, CONTROL_AGREE, CONTROL_GROUP, CONTROL_GROUP_AGREE };
 #define NEVER_NS INT64_MAX
 #define SPIN_GROUP_NS 100000 /* a peer inside a step is a little behind; longer than that it was not running, and spinning would keep it so */
 #define SPIN_P2P_NS 100000    /* between steps nothing may come for long */
+#define YIELD_LENT_NS 100000  /* a core that was lent is not left to halt before its borrower is there: waking a halted one takes as long */
 
 typedef struct abort_message {
     int32_t rank;
@@ -64,7 +65,7 @@ status world_join(comm_world *w);
 typedef bool (*wait_fn)(void *arg);
 /* Until ready(arg): ST_OK; ST_TIMEOUT (no message); ST_ABORTED or ST_PEER (with the reason as message, not logged).
  * on_wire: what is waited for comes over the wire, which is then polled. */
-status world_wait(comm_world *w, wait_fn ready, void *arg, int64_t deadline_ns, int64_t spin_ns, bool on_wire);
+status world_wait(comm_world *w, wait_fn ready, void *arg, int64_t deadline_ns, int64_t spin_ns, int64_t yield_ns, bool on_wire);
 status world_progress(comm_world *w);
 int64_t world_deadline(int timeout_ms);
 status world_aborted(const comm_world *w); /* ST_ABORTED with the reason as this thread's message */

@@ -140,12 +140,10 @@ static bool waiting_ready(void *arg)
     return false;
 }
 
-status p2p_wait(comm_world *w, comm_request **request, int64_t deadline_ns, size_t *got)
+static status wait_for(comm_world *w, comm_request **request, int64_t deadline_ns, int64_t spin_ns, int64_t yield_ns, size_t *got)
 {
     waiting x = {w, *request, false};
-    /* A large message over the wire moves only while it is polled. */
-    int64_t spin_ns = SPIN_P2P_NS + (x.r->wire ? (int64_t)(x.r->mail.bytes < 16 << 20 ? x.r->mail.bytes : 16 << 20) * 2 : 0);
-    status st = world_wait(w, waiting_ready, &x, deadline_ns, spin_ns, x.r->wire);
+    status st = world_wait(w, waiting_ready, &x, deadline_ns, spin_ns, yield_ns, x.r->wire);
     if (st == ST_OK && x.gone)
         st = world_break(w, ST_PEER, x.r->peer, "rank %d left the job while rank %d waited for it", x.r->peer, w->rank);
     if (st == ST_OK)
@@ -153,6 +151,13 @@ status p2p_wait(comm_world *w, comm_request **request, int64_t deadline_ns, size
     if (st != ST_TIMEOUT)
         p2p_cancel(w, request);
     return st;
+}
+
+status p2p_wait(comm_world *w, comm_request **request, int64_t deadline_ns, size_t *got)
+{
+    const comm_request *r = *request;
+    /* A large message over the wire moves only while it is polled. */
+    return wait_for(w, request, deadline_ns, SPIN_P2P_NS + (r->wire ? (int64_t)(r->mail.bytes < 16 << 20 ? r->mail.bytes : 16 << 20) * 2 : 0), 0, got);
 }
 
 status comm_send(comm_world *w, int to, int tag, const void *data, size_t bytes, comm_request **out)
@@ -165,17 +170,29 @@ status comm_recv(comm_world *w, int from, int tag, void *data, size_t max_bytes,
     return p2p_recv(w, from, COMM_CHANNEL_USER, tag, data, max_bytes, out);
 }
 
-status comm_wait(comm_world *w, comm_request **request, int timeout_ms, size_t *got)
+/* A wait that ended, with a message if it was too long. */
+static status waited(status st, int peer, int tag, bool send, int timeout_ms)
 {
-    int peer = (*request)->peer, tag = (*request)->tag;
-    bool send = (*request)->mail.send;
-    status st = p2p_wait(w, request, world_deadline(timeout_ms), got);
     if (st == ST_TIMEOUT) {
         status_mute();
         FAIL(st, "rank %d %s within %d ms (tag %d)", peer, send ? "took no message" : "sent nothing", timeout_ms, tag);
         status_unmute();
     }
     return st;
+}
+
+status comm_wait(comm_world *w, comm_request **request, int timeout_ms, size_t *got)
+{
+    int peer = (*request)->peer, tag = (*request)->tag;
+    bool send = (*request)->mail.send;
+    return waited(p2p_wait(w, request, world_deadline(timeout_ms), got), peer, tag, send, timeout_ms);
+}
+
+status comm_wait_lending(comm_world *w, comm_request **request, int timeout_ms, size_t *got)
+{
+    int peer = (*request)->peer, tag = (*request)->tag;
+    bool send = (*request)->mail.send;
+    return waited(wait_for(w, request, world_deadline(timeout_ms), 0, YIELD_LENT_NS, got), peer, tag, send, timeout_ms);
 }
 
 status comm_test(comm_world *w, comm_request **request, bool *done, size_t *got)

@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum { KIND_STEP = 1, KIND_RESULT = 2 };
-enum { FLAG_STOP = 1 };                             /* step */
+enum { FLAG_STOP = 1, FLAG_LENT = 2 };              /* step */
 enum { FLAG_WANT_HASH = 1 };   /* sampling */
 enum { FLAG_NORMALIZE = 4, POOLING_BITS = 3 }; /* admission: two bits of step_pooling */
 enum { ADMIT_BYTES = 59, SPAN_BYTES = 6, ROW_BYTES = 19 }; /* the least that one takes in a message */
@@ -149,7 +149,7 @@ status step_encode(const step *s, void *buf, size_t cap, size_t *len)
     put_u8(&w, STEP_VERSION);
     put_u8(&w, KIND_STEP);
     put_uint(&w, s->number);
-    put_u8(&w, s->stop ? FLAG_STOP : 0);
+    put_u8(&w, (uint8_t)((s->stop ? FLAG_STOP : 0) | (s->lent ? FLAG_LENT : 0)));
     put_i32(&w, s->n_kv_groups);
     put_i32(&w, s->n_retire);
     put_i32(&w, s->n_admit);
@@ -487,7 +487,9 @@ status step_decode(const void *buf, size_t len, const step_limits *lim, step_are
     *out = (step){0};
     get_head(&r, KIND_STEP);
     out->number = get_uint(&r, UINT64_MAX, "the step's number is out of range");
-    out->stop = (get_flags(&r, FLAG_STOP, "unknown flags") & FLAG_STOP) != 0;
+    uint8_t flags = get_flags(&r, FLAG_STOP | FLAG_LENT, "unknown flags");
+    out->stop = (flags & FLAG_STOP) != 0;
+    out->lent = (flags & FLAG_LENT) != 0;
     out->n_kv_groups = get_i32(&r, STEP_MAX_KV_GROUPS, "too many KV groups");
     out->n_retire = get_count(&r, 1, lim->max_seqs, "more retired slots than there are");
     out->n_admit = get_count(&r, ADMIT_BYTES, lim->max_seqs, "more admissions than slots");

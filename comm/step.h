@@ -24,7 +24,7 @@
 #define STEP_MAX_KV_GROUPS 8
 #define STEP_MAX_STOP_IDS 16
 #define STEP_MAX_GRAMMAR ((size_t)16 << 20) /* bytes of a compiled grammar */
-#define STEP_VERSION 4
+#define STEP_VERSION 5
 
 typedef struct step_bias {
     int32_t token;
@@ -114,6 +114,7 @@ typedef struct step_span {
 typedef struct step {
     uint64_t number;
     bool stop;           /* no work: ranks leave their loop */
+    bool lent;           /* it is in flight alone: while one stage computes the others on its host wait, and lend it their cores */
     int32_t n_kv_groups;
     int32_t n_retire;
     const int32_t *retire;

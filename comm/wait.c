@@ -137,7 +137,7 @@ static int64_t sleep_ns(const comm_world *w, int64_t waited, int64_t spin_ns, bo
     return w->abort_posted ? SLEEP_FIRST_NS : SLEEP_MAX_NS;
 }
 
-status world_wait(comm_world *w, wait_fn ready, void *arg, int64_t deadline_ns, int64_t spin_ns, bool on_wire)
+status world_wait(comm_world *w, wait_fn ready, void *arg, int64_t deadline_ns, int64_t spin_ns, int64_t yield_ns, bool on_wire)
 {
     int64_t begin = sync_now_ns(), now = begin;
     if (w->spin) {
@@ -167,7 +167,7 @@ status world_wait(comm_world *w, wait_fn ready, void *arg, int64_t deadline_ns, 
             atomic_store_explicit(&me->sleeping, 0, memory_order_relaxed);
             return st;
         }
-        int64_t ns = sleep_ns(w, now - begin, spin_ns, on_wire);
+        int64_t ns = now - begin < yield_ns ? 0 : sleep_ns(w, now - begin, spin_ns, on_wire);
         if (ns > deadline_ns - now)
             ns = deadline_ns - now;
         if (ns > 0)

@@ -47,7 +47,7 @@ static status usual_of(bench *b, job_fn fn, const job *j, int passes, const job 
     status st = ST_OK;
     double *taken; /* [count][passes] */
     TRY(mem_calloc((size_t)j->count * (size_t)passes, sizeof(*taken), "measuring", &taken));
-    b->ops->step_begin(b->ctx);
+    b->ops->step_begin(b->ctx, false);
     for (int pass = 0; st == ST_OK && pass < passes; pass++) {
         st = read_weights(between);
         if (st == ST_OK)

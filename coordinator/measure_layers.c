@@ -210,7 +210,7 @@ static status step_measure(step_bench *s, shard_device *d)
     bench *b = s->b;
     int n = 0;
     TRY(planned(s->o, d, &plan));
-    b->ops->step_begin(b->ctx);
+    b->ops->step_begin(b->ctx, false);
     status st = step_run(s, &first); /* touches everything */
     for (double started = log_clock(); st == ST_OK && (n < 3 || log_clock() - started < LONG_ENOUGH); n++)
         st = step_run(s, &p);

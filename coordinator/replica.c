@@ -98,6 +98,58 @@ static status make_plan(coord_replica *r, const size_t *rank_memory)
     return ST_OK;
 }
 
+/* What a rank tells the others of its cores. */
+typedef struct cores_of {
+    cpu_set_t cores;
+    int n;         /* threads, each with a core of its own; 0: none to lend, none to borrow */
+    char numa[32]; /* nobody's threads go to another memory node */
+} cores_of;
+
+/* The rank that has this one's place in another stage, on the same host and at the same memory. */
+static bool lends_to(const coord_replica *r, const cores_of *all, int from, int to)
+{
+    const shard_rank_plan *a = &r->plan->ranks[from], *b = &r->plan->ranks[to];
+    return a->stage != b->stage && a->tp_index == b->tp_index && comm_world_host(r->world, from) == comm_world_host(r->world, to) && all[from].n > 0 && all[to].n > 0 &&
+           strcmp(all[from].numa, all[to].numa) == 0;
+}
+
+static status borrow_from(coord_replica *r, const cores_of *o)
+{
+    int *cores = realloc(r->lent_cores, (size_t)(r->n_lent + o->n) * sizeof(int));
+    if (cores == NULL)
+        return FAIL(ST_NO_MEMORY, "no memory for a list of cores");
+    r->lent_cores = cores;
+    for (int c = 0, n = 0; c < CPU_SETSIZE && n < o->n; c++) {
+        if (CPU_ISSET(c, &o->cores)) {
+            r->lent_cores[r->n_lent++] = c;
+            n++;
+        }
+    }
+    return ST_OK;
+}
+
+/* Stages that compute on the CPUs of one host lend each other their cores: one waits while another computes.  Collective. */
+static status cores_lend(coord_replica *r, ops_ctx_options *ctx)
+{
+    cores_of mine, *all;
+    memset(&mine, 0, sizeof(mine));
+    if (ctx->first_core >= 0 && sched_getaffinity(0, sizeof(mine.cores), &mine.cores) == 0)
+        mine.n = ctx->n_threads;
+    memcpy(mine.numa, r->place.numa, sizeof(mine.numa));
+    TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
+    status st = comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);
+    for (int i = 0; st == ST_OK && i < r->n_ranks; i++) {
+        for (int j = 0; j < r->n_ranks; j++)
+            r->lend |= lends_to(r, all, i, j);
+        if (lends_to(r, all, i, r->rank))
+            st = borrow_from(r, &all[i]);
+    }
+    free(all);
+    ctx->lent_cores = r->lent_cores;
+    ctx->n_lent = r->n_lent;
+    return st;
+}
+
 /* Threads of this rank, and the cores they keep to.  A launcher may have bound each rank to cores of its own; if not, the ranks of the host share what they see. */
 static void threads_resolve(coord_replica *r, ops_ctx_options *ctx)
 {
@@ -166,6 +218,8 @@ static status make_worker(coord_replica *r)
         .trace_steps = r->opt.trace_steps,
     };
     threads_resolve(r, &o.ctx);
+    if (r->device.ops->devices == NULL && r->plan->pp > 1)
+        TRY(cores_lend(r, &o.ctx));
     for (int g = 0; g < OPS_MAX_KV_GROUPS; g++)
         o.kv_blocks[g] = r->plan->kv_blocks[g];
     return worker_create(&o, &r->worker);
@@ -196,13 +250,14 @@ static status coordinator_create(coord_replica *r)
         .depth = r->depth,
         .block_tokens = SHARD_KV_BLOCK,
         .n_kv_groups = a->n_kv_groups,
+        .lend = r->lend,
     };
     for (int g = 0; g < a->n_kv_groups; g++) {
         o.window[g] = a->kv_groups[g].window;
         o.n_blocks[g] = r->plan->kv_blocks[g];
     }
     memcpy(o.prefix_seed, r->prefix_seed, sizeof(o.prefix_seed));
-    coord_waves_init(&r->waves, stages_share_memory(r) ? r->depth : 1);
+    coord_waves_init(&r->waves, stages_share_memory(r) ? r->depth : 1, r->lend ? 1 : r->depth);
     return coord_sched_create(&o, &r->sched);
 }
 
@@ -298,6 +353,7 @@ void coord_replica_destroy(coord_replica **replica)
     free(r->loads_known);
     breakdown_destroy(&r->breakdown);
     free(r->broken_down);
+    free(r->lent_cores);
     shard_plan_destroy(&r->plan);
     shard_checkpoint_close(&r->checkpoint);
     free(r);
@@ -306,6 +362,7 @@ void coord_replica_destroy(coord_replica **replica)
 
 static status compute(coord_replica *r, const step *s, const step_result **result)
 {
+    r->lent = s->lent;
     if (r->breakdown != NULL)
         breakdown_begin(r->breakdown);
     TRY(worker_step(r->worker, s, result));

@@ -58,6 +58,10 @@ struct coord_replica {
     coord_place place;   /* and where */
     trace_clock clock;   /* at the start, where steps are traced */
     int rank, n_ranks, result_rank, n_threads;
+    int *lent_cores; /* [n_lent] of ranks of other stages, this rank's while they wait */
+    int n_lent;
+    bool lend;       /* some rank has such */
+    bool lent;       /* the last step was */
     uint8_t prefix_seed[HASH_SHA256_BYTES];
     double started, ready_seconds;
     size_t base_bytes;
@@ -97,7 +101,7 @@ status replica_outgoing_result(coord_replica *r, outgoing *o, const step_result 
 /* requests[0..1]: where the two parts' sends are kept. */
 status replica_outgoing_send(coord_replica *r, const outgoing *o, size_t len, int to, int tag, comm_request **requests);
 status replica_incoming_post(coord_replica *r, incoming *in, int from, int tag);
-/* The whole message of a posted receive, in in->bytes. */
+/* The whole message of a posted receive, in in->bytes.  After a `lent` step the core is left to others at once. */
 status replica_incoming_wait(coord_replica *r, incoming *in, int from, int timeout_ms, size_t *len);
 
 /* replica_loads.c; without opt.loads nothing is sent. */

@@ -96,7 +96,7 @@ status replica_incoming_wait(coord_replica *r, incoming *in, int from, int timeo
 {
     size_t got = 0;
     uint64_t total;
-    TRY(comm_wait(r->world, &in->request, timeout_ms, &got));
+    TRY(r->lent ? comm_wait_lending(r->world, &in->request, timeout_ms, &got) : comm_wait(r->world, &in->request, timeout_ms, &got));
     if (got < sizeof(total))
         return FAIL(ST_FORMAT, "a message of %zu bytes from rank %d has no length", got, from);
     memcpy(&total, in->first, sizeof(total));

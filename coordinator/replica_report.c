@@ -41,7 +41,13 @@ status coord_replica_report(coord_replica *r, coord_rank_report *reports)
     if (gethostname(mine.host, sizeof(mine.host) - 1) != 0)
         mine.host[0] = '\0';
     char place[COORD_PLACE_TEXT];
-    snprintf(mine.place, sizeof(mine.place), "%.*s", (int)sizeof(mine.place) - 1, coord_place_text(&r->place, place));
+    cpu_set_t lent;
+    CPU_ZERO(&lent);
+    for (int i = 0; i < r->n_lent; i++)
+        CPU_SET(r->lent_cores[i], &lent);
+    char lent_text[48];
+    snprintf(mine.place, sizeof(mine.place), "%.*s%s%s", 100, coord_place_text(&r->place, place), r->n_lent > 0 ? ", lent cores " : "",
+             coord_cores_text(&lent, lent_text, sizeof(lent_text)));
     mine.cores_shared = r->place.shared;
     mine.gpu_far = r->place.gpu_far;
     coord_rank_report *all;

@@ -49,6 +49,7 @@ typedef struct coord_sched_options {
     int32_t window[STEP_MAX_KV_GROUPS];   /* 0 = full */
     int64_t n_blocks[STEP_MAX_KV_GROUPS]; /* of each group */
     bool no_prefix_cache;
+    bool lend;                    /* a step with which nothing else could be in flight is `lent`, and stays alone until it retires */
     bool token_classes;           /* keys and values of a token depend on whether it was generated (kernels differ) */
     uint8_t prefix_seed[32];      /* what else they depend on: checkpoint, adapter; and a secret, so that nobody outside can aim at a key */
 } coord_sched_options;

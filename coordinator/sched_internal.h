@@ -117,6 +117,7 @@ struct coord_sched {
 
     flight *flights; /* ring [depth] */
     int32_t flight_head, n_flights;
+    bool lent;     /* the one in flight is */
     int32_t waves; /* flights among which the decoding sequences are divided */
 
     step_admit *admits;

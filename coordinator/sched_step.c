@@ -351,6 +351,17 @@ static void span_write(builder *b, const seq *q, int32_t *tokens, step_span *sp)
         sp->flags |= STEP_SPAN_SAMPLE;
 }
 
+/* Another step might be built beside this one. */
+static bool more_wanted(const builder *b)
+{
+    const coord_sched *s = b->s;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        if (seq_ready(s->running[i]))
+            return true;
+    }
+    return s->n_waiting > 0 && s->n_free_slots > 0 && !b->stalled;
+}
+
 static void step_finish(builder *b)
 {
     coord_sched *s = b->s;
@@ -368,6 +379,7 @@ static void step_finish(builder *b)
     out->retire = s->retire;
     out->n_retire = s->n_retire;
     s->n_retire = 0;
+    out->lent = s->lent = s->opt.lend && s->n_flights == 0 && !more_wanted(b);
     s->n_flights++;
     s->next_step++;
     for (int32_t i = 0; i < b->f->n; i++) {
@@ -431,7 +443,7 @@ static void decodes_share(builder *b)
 
 bool coord_sched_next(coord_sched *s, step *out)
 {
-    if (s->n_flights >= s->opt.depth)
+    if (s->n_flights >= s->opt.depth || (s->n_flights > 0 && s->lent))
         return false;
     *out = (step){.number = s->next_step};
     builder b = {.s = s, .out = out};

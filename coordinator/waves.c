@@ -29,13 +29,13 @@ static void class_enter(coord_waves *w, int32_t at)
     coord_waves_class *c = &w->of[at];
     w->at = at;
     if (c->waves == 0)
-        *c = (coord_waves_class){.waves = w->most, .interval = SOON, .left = 2, .fewer = true};
+        *c = (coord_waves_class){.waves = w->first, .interval = SOON, .left = w->first == w->most ? 2 : SOON, .fewer = true};
     use(w, c->waves);
 }
 
-void coord_waves_init(coord_waves *w, int32_t most)
+void coord_waves_init(coord_waves *w, int32_t most, int32_t first)
 {
-    *w = (coord_waves){.most = most};
+    *w = (coord_waves){.most = most, .first = first};
     class_enter(w, 0);
 }
 

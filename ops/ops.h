@@ -354,6 +354,8 @@ typedef struct ops_ctx_options {
     int n_threads;      /* 0 = all cores granted */
     int first_core;     /* index into the granted cores where pinning starts; -1 = no pinning */
     bool spin;
+    const int *lent_cores; /* [n_lent] cores, by the system's numbers, of ranks that wait while a step has `lent`; borrowed until the context is made */
+    int n_lent;
     const char *isa;    /* NULL = best the machine has; "c" "avx2" "avx512" "avx512bf16" "amx" */
     const char *gemm;   /* who multiplies by bf16 weights on a GPU: "own" "cublaslt", NULL or "auto" = cuBLASLt by the large ones where it may */
     int32_t max_rows, max_cols; /* scratch sizing: rows of a step, widest activation */
@@ -455,8 +457,8 @@ typedef struct ops_backend {
     void (*time_mark)(ops_ctx *ctx, int32_t what);
     status (*time_read)(ops_ctx *ctx, double seconds[OPS_TIMES]);
 
-    /* Bracket a step: threads stay awake in between. */
-    void (*step_begin)(ops_ctx *ctx);
+    /* Bracket a step: threads stay awake in between.  lent: on the lent cores too. */
+    void (*step_begin)(ops_ctx *ctx, bool lent);
     void (*step_end)(ops_ctx *ctx);
     status (*sync)(ops_ctx *ctx);
 

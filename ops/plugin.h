@@ -7,7 +7,7 @@
 
 #include "ops/ops.h"
 
-#define OPS_PLUGIN_VERSION 4 /* of this file and of ops.h together: raise it with either */
+#define OPS_PLUGIN_VERSION 5 /* of this file and of ops.h together: raise it with either */
 #define OPS_PLUGIN_SYMBOL "ops_plugin_open"
 
 typedef struct ops_plugin_host {

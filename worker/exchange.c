@@ -272,7 +272,9 @@ status worker_receive(worker *w, ops_mat x)
     double started = log_clock();
     worker_note(w, WORKER_STAGE);
     TRY(comm_recv(w->opt.world, w->rank->rank - w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &r));
-    TRY(comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
+    TRY(w->lent ? comm_wait_lending(w->opt.world, &r, w->opt.timeout_ms, &got) : comm_wait(w->opt.world, &r, w->opt.timeout_ms, &got));
+    if (w->lent)
+        w->ops->step_begin(w->ctx, true);
     w->times.stage_wait_seconds += log_clock() - started;
     if (got != bytes)
         return FAIL(ST_INTERNAL, "the stage before sent %zu bytes for a step of %zu", got, bytes);
@@ -290,6 +292,8 @@ status worker_hand_on(worker *w, ops_mat x, int which)
         TRY(w->ops->buf_read(w->ctx, x.buf, x.offset + offset, memory, bytes));
     else
         TRY(w->ops->sync(w->ctx));
+    if (w->lent)
+        w->ops->step_end(w->ctx);
     return comm_send(w->opt.world, w->rank->rank + w->opt.plan->tp, TAG_RESIDUAL, memory, bytes, &w->sent[which]);
 }
 

@@ -299,7 +299,9 @@ status worker_step(worker *w, const step *s, const step_result **result)
     w->tracing = s->number - w->opt.trace_first < w->opt.trace_steps;
     worker_note(w, WORKER_BATCH);
     TRY(worker_seqs_apply(w, s));
-    w->ops->step_begin(w->ctx);
+    w->lent = s->lent;
+    if (!w->lent || w->first_stage) /* else when the stage before has given the cores back */
+        w->ops->step_begin(w->ctx, w->lent);
     status st = worker_forward(w, s->number);
     if (st == ST_OK && w->last_stage)
         st = worker_sample(w, s->number);

@@ -151,6 +151,7 @@ struct worker {
 
     uint64_t step_number;
     bool tracing; /* this step */
+    bool lent;    /* likewise: see step.lent */
     worker_event *events;
     size_t n_events, cap_events;
     int32_t layer; /* being computed */

@@ -280,7 +280,7 @@ static status sums(comm_bench *b, int32_t rows, double *seconds)
     for (int i = -2; i < b->a->rounds; i++) { /* two that do not count */
         TRY(b->device.ops->sync(b->ctx));
         TRY(comm_barrier(b->group));
-        b->device.ops->step_begin(b->ctx);
+        b->device.ops->step_begin(b->ctx, false);
         double begin = log_clock();
         for (int k = 0; k < QUEUED; k++)
             TRY(one_sum(b, bytes));

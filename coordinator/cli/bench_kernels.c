@@ -205,7 +205,7 @@ typedef status (*operation)(kernels_bench *b, void *arg, int i);
 
 static status pass(kernels_bench *b, operation f, void *arg, int n, double *seconds)
 {
-    b->ops->step_begin(b->ctx);
+    b->ops->step_begin(b->ctx, false);
     double begin = log_clock();
     for (int i = 0; i < n; i++)
         TRY(f(b, arg, i));

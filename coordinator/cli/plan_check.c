@@ -1,7 +1,7 @@
 /* coordinator/cli/plan_check.c - `trireme plan --check`: what `trireme bench --json` measured beside what is predicted for it.
  *
  * A CPU's rates are measured here, for each line anew: with its sequences and tokens before them, and with as many threads as its ranks computed with at once, because ranks of one
- * machine share its memory and caches (stages that decode in turn do not).  The links are a machine file's, or "cpu"'s.  For other backends --machine must say whose rates they are. */
+ * machine share its memory and caches (stages that take turns do not, and compute with each other's cores).  The links are a machine file's, or "cpu"'s.  For other backends --machine must say whose rates they are. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/numbers.h"
+#include "base/threads.h"
 #include "coordinator/cli/cli_util.h"
 #include "coordinator/cli/plan_predict.h"
 #include "coordinator/replica.h"
@@ -95,14 +96,24 @@ static status open_checkpoint(checker *c, const result *r)
     return st;
 }
 
-/* The step that most of the time goes to; decoding sequences are divided among so many. */
-static plan_here step_of(const result *r, int32_t waves)
+/* Stages that compute on the CPUs of one host: they lend each other their cores while one step alone is in flight. */
+static int32_t stages_together(const checker *c, const result *r)
 {
+    int32_t stage = r->tp * r->ep, most = c->has_links ? c->links.devices_per_host / stage : r->pp;
+    int32_t n = most < 1 ? 1 : most < r->pp ? most : r->pp;
+    return strncmp(r->backend, "cpu", 3) != 0 ? 1 : n;
+}
+
+/* The step that most of the time goes to; decoding sequences are divided among so many. */
+static plan_here step_of(const result *r, int32_t waves, int32_t together)
+{
+    int32_t cores = threads_cores_granted() / (r->threads * r->tp * r->ep), alone = together <= cores ? r->threads * together : r->threads;
     plan_here h = {.kv_type = r->kv_type, .threads = r->threads, .seqs = r->batch, .context = r->depth + r->tokens / 2, .active = r->tp * r->ep};
     if (r->decode) {
         int32_t in_flight = waves < r->batch ? waves : r->batch;
         h.seqs = (r->batch + in_flight - 1) / in_flight;
         h.active *= in_flight;
+        h.threads = in_flight == 1 ? alone : r->threads;
         return h;
     }
     int64_t all = (int64_t)r->batch * r->tokens, chunks = (all + r->chunk - 1) / r->chunk, rows = (all + chunks - 1) / chunks;
@@ -110,6 +121,7 @@ static plan_here step_of(const result *r, int32_t waves)
     h.seqs = (int32_t)(rows / h.chunk);
     h.context = (r->tokens - h.chunk) / 2;
     h.active *= chunks < r->pp ? (int32_t)chunks : r->pp;
+    h.threads = chunks == 1 ? alone : r->threads;
     return h;
 }
 
@@ -121,7 +133,7 @@ static status machine_for(checker *c, const result *r, int32_t waves, const shar
         *out = &c->links;
         return ST_OK;
     }
-    plan_here h = step_of(r, waves), *m = &c->measured_for;
+    plan_here h = step_of(r, waves, stages_together(c, r)), *m = &c->measured_for;
     h.arch = arch;
     h.types = types;
     bool same = c->has_here && m->kv_type == h.kv_type && m->threads == h.threads && m->active == h.active && m->seqs == h.seqs && m->context == h.context && m->chunk == h.chunk &&
@@ -158,8 +170,7 @@ static status predict_line(checker *c, const result *r, double *predicted)
     double fewest;
     TRY(open_checkpoint(c, r));
     TRY(predict_divided(c, r, r->pp, predicted));
-    bool share = strncmp(r->backend, "cpu", 3) == 0 && (!c->has_links || c->links.devices_per_host > r->tp * r->ep);
-    if (!r->decode || r->pp == 1 || r->batch == 1 || !share)
+    if (!r->decode || r->batch == 1 || stages_together(c, r) == 1)
         return ST_OK;
     TRY(predict_divided(c, r, 1, &fewest));
     *predicted = fmin(*predicted, fewest);

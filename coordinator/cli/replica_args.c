@@ -24,7 +24,7 @@ static const struct argp_option options[] = {
     {"gemm", OPT_GEMM, "auto|own|cublaslt", 0, "Who multiplies by bf16 and fp8 weights on GPUs: auto gives the large ones to cuBLASLt where it is installed and gives a row the same bits in every batch, cublaslt gives it all", 0},
     {"collectives", OPT_COLLECTIVES, "SIZES", 0, "How sums between GPUs go by their size, as in one-shot=256K,two-shot=8M, and beyond that NCCL (`trireme bench comm` measures)", 0},
     {"overlap-rows", OPT_OVERLAP, "N", 0, "Steps of at least N tokens are computed in two pieces, one's sums between GPUs under way while the other is computed (default 512; 0: never)", 0},
-    {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks)", 0},
+    {"threads", 't', "N", 0, "Threads of each rank (default: the host's cores divided among its ranks); stages on one host lend each other theirs while they wait", 0},
     {"kv-type", OPT_KV_TYPE, "TYPE", 0, "Type of the KV cache: auto f32 f16 bf16 fp8 q8 (auto: f32 with --compute f32, else f16)", 0},
     {"ctx", OPT_CTX, "TOKENS", 0, "Longest prompt + answer (default: the checkpoint's, as far as memory goes)", 0},
     {"max-seqs", OPT_MAX_SEQS, "N", 0, "Sequences computed at once (default 16)", 0},

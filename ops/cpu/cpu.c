@@ -45,7 +45,7 @@ static status scratch_create(ops_ctx *ctx)
         ctx->thread_scratch_bytes = each[i] > ctx->thread_scratch_bytes ? each[i] : ctx->thread_scratch_bytes;
     ctx->thread_scratch_bytes = mem_align(ctx->thread_scratch_bytes, 4096);
     size_t quantise = mem_align(cpu_quantise_scratch_bytes(ctx->max_rows, ctx->max_cols), 4096);
-    if (!mem_mul((size_t)ctx->max_rows, cols * sizeof(float), &rows) || !mem_mul(ctx->thread_scratch_bytes, (size_t)ctx->n_threads, &bytes) ||
+    if (!mem_mul((size_t)ctx->max_rows, cols * sizeof(float), &rows) || !mem_mul(ctx->thread_scratch_bytes, (size_t)ctx->max_threads, &bytes) ||
         !mem_add(bytes, quantise, &need) || !mem_add(need, rows, &need))
         return FAIL(ST_INVALID, "scratch for steps of %d rows of %d: impossible size", ctx->max_rows, ctx->max_cols);
     void *block;
@@ -85,9 +85,11 @@ static status ctx_create(const ops_ctx_options *options, ops_ctx **out)
     ctx->linear = cpu_linear_kernels_of(isa);
     ctx->max_rows = options->max_rows;
     ctx->max_cols = options->max_cols;
-    status st = threads_create(options->n_threads, options->spin, options->first_core, &ctx->pool);
+    threads_options t = {options->n_threads, options->spin, options->first_core, options->lent_cores, options->n_lent};
+    status st = threads_create(&t, &ctx->pool);
     if (st == ST_OK) {
         ctx->n_threads = threads_count(ctx->pool);
+        ctx->max_threads = ctx->n_threads + options->n_lent;
         st = scratch_create(ctx);
     }
     if (st != ST_OK) {
@@ -201,14 +203,16 @@ static void *stream(ops_ctx *ctx)
 }
 
 /* ---- steps ---- */
-static void step_begin(ops_ctx *ctx)
+static void step_begin(ops_ctx *ctx, bool lent)
 {
-    threads_step_begin(ctx->pool);
+    threads_step_begin(ctx->pool, lent);
+    ctx->n_threads = threads_count(ctx->pool);
 }
 
 static void step_end(ops_ctx *ctx)
 {
     threads_step_end(ctx->pool);
+    ctx->n_threads = threads_count(ctx->pool);
 }
 
 static status sync_done(ops_ctx *ctx)

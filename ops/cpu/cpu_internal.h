@@ -22,13 +22,13 @@ struct ops_buf {
 
 struct ops_ctx {
     threads_pool *pool;
-    int n_threads;
+    int n_threads, max_threads; /* of this step; with those on lent cores */
     cpu_isa isa;
     const cpu_vec_kernels *vec;
     const cpu_linear_kernels *linear;
     int32_t max_rows, max_cols;
     char *quantise_scratch;  /* cpu_quantise_scratch_bytes, 64-byte aligned: a linear that is given F32 for a weight that wants another format converts here */
-    char *thread_scratch;    /* n_threads x thread_scratch_bytes, 64-byte aligned */
+    char *thread_scratch;    /* max_threads x thread_scratch_bytes, 64-byte aligned */
     size_t thread_scratch_bytes;
     float *rows_scratch;     /* max_rows x max_cols: attention's result before it is converted */
     float *partials;         /* attention's chunk results; grown on demand, n_partials floats */

@@ -19,14 +19,14 @@ status cpu_routing_create(ops_ctx *ctx, const ops_routing_spec *spec, ops_routin
     TRY(mem_calloc(1, sizeof(*r), "routing", &r));
     size_t pairs = mem_align((size_t)spec->max_rows * (size_t)spec->top_k, 16), experts = mem_align((size_t)spec->n_local + 1, 16);
     r->spec = *spec;
-    r->bytes = (4 * pairs + experts) * sizeof(int32_t) + (size_t)ctx->n_threads * CPU_ROUTING_SCRATCH;
+    r->bytes = (4 * pairs + experts) * sizeof(int32_t) + (size_t)ctx->max_threads * CPU_ROUTING_SCRATCH;
     status st = mem_huge_alloc(r->bytes, "routing", &r->memory);
     if (st != ST_OK) {
         free(r);
         return st;
     }
     r->scratch = r->memory; /* first: its rows are aligned */
-    r->expert = (int32_t *)(void *)(r->scratch + (size_t)ctx->n_threads * CPU_ROUTING_SCRATCH);
+    r->expert = (int32_t *)(void *)(r->scratch + (size_t)ctx->max_threads * CPU_ROUTING_SCRATCH);
     r->weight = (float *)(r->expert + pairs);
     r->place = r->expert + 2 * pairs;
     r->order = r->expert + 3 * pairs;

@@ -86,7 +86,7 @@ status cpu_peaks(ops_ctx *ctx, size_t memory, ops_peaks *out)
         return st;
     }
     p.memory = block;
-    threads_step_begin(ctx->pool);
+    threads_step_begin(ctx->pool, false);
     threads_run(ctx->pool, run, &p);
     p.fill = false;
     out->read = fastest(&p);

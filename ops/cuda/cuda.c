@@ -232,8 +232,9 @@ static void *stream(ops_ctx *ctx)
 
 /* ---- steps ---- */
 
-static void step_begin(ops_ctx *ctx)
+static void step_begin(ops_ctx *ctx, bool lent)
 {
+    (void)lent;
     (void)cuda_enter(ctx); /* batch_set came before, and would have failed */
 }
 

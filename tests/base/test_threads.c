@@ -34,11 +34,11 @@ static void every_thread_runs_every_region(void **state)
         for (int spin = 0; spin < 2; spin++) {
             threads_pool *p;
             counters c = {.n = n};
-            assert_int_equal(threads_create(n, spin != 0, spin != 0 ? 0 : -1, &p), ST_OK);
+            assert_int_equal(threads_create(&(threads_options){.n_threads = n, .spin = spin != 0, .first_core = spin != 0 ? 0 : -1}, &p), ST_OK);
             assert_int_equal(threads_count(p), n);
             for (int i = 0; i < 300; i++) {
                 if (i % 100 == 20)
-                    threads_step_begin(p);
+                    threads_step_begin(p, false);
                 if (i % 100 == 80)
                     threads_step_end(p);
                 if (i % 100 == 50)
@@ -51,6 +51,33 @@ static void every_thread_runs_every_region(void **state)
             assert_null(p);
             threads_destroy(&p);
         }
+    }
+}
+
+/* Steps with and without lent cores in turn: their threads take part in the one and in none of the other, also where they wake late. */
+static void threads_on_lent_cores_join_their_steps_alone(void **state)
+{
+    (void)state;
+    static const int cores[] = {0, 0, 0};
+    for (int own = 1; own <= 3; own++) {
+        threads_pool *p;
+        counters c = {0};
+        assert_int_equal(threads_create(&(threads_options){.n_threads = own, .spin = true, .first_core = -1, .lent_cores = cores, .n_lent = 3}, &p), ST_OK);
+        for (int i = 0; i < 400; i++) {
+            bool lent = i % 2 == 1;
+            assert_int_equal(threads_count(p), own);
+            threads_step_begin(p, lent);
+            c.n = lent ? own + 3 : own;
+            assert_int_equal(threads_count(p), c.n);
+            for (int k = 0; k < i % 4; k++) /* none too */
+                threads_run(p, count_run, &c);
+            if (i % 50 == 1)
+                usleep(2000);
+            threads_step_end(p);
+        }
+        for (int t = 0; t < own + 3; t++)
+            assert_int_equal(c.of[t].runs, t < own ? 600 : 400);
+        threads_destroy(&p);
     }
 }
 
@@ -77,10 +104,10 @@ static void barrier_orders_reads_and_writes(void **state)
     (void)state;
     for (int n = 1; n <= MAX_THREADS; n += 2) {
         relay r = {.n = n, .rounds = 50};
-        assert_int_equal(threads_create(n, true, -1, &r.pool), ST_OK);
+        assert_int_equal(threads_create(&(threads_options){.n_threads = n, .spin = true, .first_core = -1}, &r.pool), ST_OK);
         for (int i = 0; i < n; i++)
             r.value[i] = i;
-        threads_step_begin(r.pool);
+        threads_step_begin(r.pool, false);
         threads_run(r.pool, relay_round, &r);
         threads_step_end(r.pool);
         for (int i = 0; i < n; i++)
@@ -125,6 +152,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_thread_runs_every_region),
+        cmocka_unit_test(threads_on_lent_cores_join_their_steps_alone),
         cmocka_unit_test(barrier_orders_reads_and_writes),
         cmocka_unit_test(shares_cover_all_items_evenly),
         cmocka_unit_test(cores_granted_is_within_the_machine),

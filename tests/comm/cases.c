@@ -224,9 +224,11 @@ static int check_message(const unsigned char *data, size_t n, int from, unsigned
     return 0;
 }
 
+typedef status waiting(comm_world *w, comm_request **req, int timeout_ms, size_t *got);
+
 /* To the next rank around, itself included: sizes from nothing to beyond any buffer, tags taken in another order than
  * sent. */
-int case_messages(comm_world *w)
+static int messages_by(comm_world *w, waiting *wait)
 {
     static const size_t sizes[] = {0, 1, 64, 1000, 70000, 1500000, 4500001};
     enum { N = ARRAY_LEN(sizes) };
@@ -245,14 +247,14 @@ int case_messages(comm_world *w)
         for (int k = tag; k < N; k += 3) {
             size_t got = 99;
             CHECK_OK(comm_recv(w, from, 100 + tag, in, sizes[N - 1], &recv));
-            CHECK_OK(comm_wait(w, &recv, TIMEOUT_MS, &got));
+            CHECK_OK(wait(w, &recv, TIMEOUT_MS, &got));
             CHECK(recv == NULL && got == sizes[k]);
             if (check_message(in, got, from, (unsigned)k))
                 return 1;
         }
     }
     for (int k = 0; k < N; k++) {
-        CHECK_OK(comm_wait(w, &sends[k], TIMEOUT_MS, NULL));
+        CHECK_OK(wait(w, &sends[k], TIMEOUT_MS, NULL));
         free(out[k]);
     }
     /* Posted before it is sent, found by testing. */
@@ -263,33 +265,38 @@ int case_messages(comm_world *w)
     while (!done)
         CHECK_OK(comm_test(w, &recv, &done, &got));
     CHECK(got == 5 && memcmp(in, "hello", 5) == 0);
-    CHECK_OK(comm_wait(w, &sends[0], TIMEOUT_MS, NULL));
+    CHECK_OK(wait(w, &sends[0], TIMEOUT_MS, NULL));
     /* Longer than the receiver's room: refused, and what follows is whole. */
     CHECK_OK(comm_send(w, to, 8, "0123456789", 10, &sends[0]));
     CHECK_OK(comm_send(w, to, 8, "after", 5, &sends[1]));
     status_mute();
     CHECK_OK(comm_recv(w, from, 8, in, 4, &recv));
-    CHECK(comm_wait(w, &recv, TIMEOUT_MS, &got) == ST_LIMIT);
+    CHECK(wait(w, &recv, TIMEOUT_MS, &got) == ST_LIMIT);
     status_unmute();
     CHECK_OK(comm_recv(w, from, 8, in, 100, &recv));
-    CHECK_OK(comm_wait(w, &recv, TIMEOUT_MS, &got));
+    CHECK_OK(wait(w, &recv, TIMEOUT_MS, &got));
     CHECK(got == 5 && memcmp(in, "after", 5) == 0);
     for (int k = 0; k < 2; k++)
-        CHECK_OK(comm_wait(w, &sends[k], TIMEOUT_MS, NULL));
+        CHECK_OK(wait(w, &sends[k], TIMEOUT_MS, NULL));
     /* Nothing comes before it is asked for: the request outlives its timeout. */
     comm_request *go;
     char asked;
     CHECK_OK(comm_recv(w, from, 9, in, 4, &recv));
-    CHECK(comm_wait(w, &recv, 20, NULL) == ST_TIMEOUT && recv != NULL);
+    CHECK(wait(w, &recv, 20, NULL) == ST_TIMEOUT && recv != NULL);
     CHECK_OK(comm_send(w, from, 10, "?", 1, &sends[0]));
     CHECK_OK(comm_recv(w, to, 10, &asked, 1, &go));
-    CHECK_OK(comm_wait(w, &go, TIMEOUT_MS, NULL));
+    CHECK_OK(wait(w, &go, TIMEOUT_MS, NULL));
     CHECK_OK(comm_send(w, to, 9, "late", 4, &sends[1]));
-    CHECK_OK(comm_wait(w, &recv, TIMEOUT_MS, &got));
+    CHECK_OK(wait(w, &recv, TIMEOUT_MS, &got));
     for (int k = 0; k < 2; k++)
-        CHECK_OK(comm_wait(w, &sends[k], TIMEOUT_MS, NULL));
+        CHECK_OK(wait(w, &sends[k], TIMEOUT_MS, NULL));
     free(in);
     return 0;
+}
+
+int case_messages(comm_world *w)
+{
+    return messages_by(w, comm_wait) != 0 || messages_by(w, comm_wait_lending) != 0;
 }
 
 /* As a pipeline does: many large messages on their way while the sender is busy in a group with others. */

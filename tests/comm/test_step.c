@@ -116,6 +116,7 @@ static void random_step(rng *r, step_store *m, step *s)
     int32_t slots[24], n_tokens = limits.max_tokens, n_blocks = 0, at = 0;
     *s = (step){.number = next_u64(r) | 1,
                 .stop = below(r, 2),
+                .lent = below(r, 2),
                 .n_kv_groups = limits.n_kv_groups,
                 .n_retire = below(r, limits.max_seqs + 1),
                 .retire = m->retire,
@@ -201,7 +202,7 @@ static void same_sampling(const step_sampling *a, const step_sampling *b)
 
 static void same_step(const step *a, const step *b)
 {
-    assert_true(a->number == b->number && a->stop == b->stop && a->n_kv_groups == b->n_kv_groups);
+    assert_true(a->number == b->number && a->stop == b->stop && a->lent == b->lent && a->n_kv_groups == b->n_kv_groups);
     assert_true(a->n_retire == b->n_retire && a->n_admit == b->n_admit && a->n_copies == b->n_copies && a->n_spans == b->n_spans);
     same_list(a->retire, b->retire, (size_t)a->n_retire * sizeof(int32_t));
     same_list(a->copies, b->copies, (size_t)a->n_copies * sizeof(step_copy));

@@ -56,6 +56,7 @@ typedef struct flight {
 
 typedef struct sim {
     uint64_t seed;
+    bool lent; /* the last step */
     coord_sched *sched;
     coord_sched_options opt;
     user users[POOL];
@@ -359,6 +360,11 @@ static bool next(sim *s)
         return false;
     if (s->n_flights >= s->opt.depth)
         fault(s, "more steps in flight than the depth");
+    if (s->n_flights > 0 && (s->lent || st.lent))
+        fault(s, "a step is beside one to which the others' cores are lent");
+    if (st.lent && !s->opt.lend)
+        fault(s, "cores are lent where they may not be");
+    s->lent = st.lent;
     if (st.number != s->next_number)
         fault(s, "a step's number does not follow");
     s->next_number = st.number + 1;
@@ -484,6 +490,8 @@ static bool episode_begin(sim *s)
     s->n_salts = one_in(s, 3) ? 3 : 1;
     s->cache_off_one_in = one_in(s, 3) ? 4 : 0;
     s->opt.no_prefix_cache = one_in(s, 8);
+    s->opt.lend = one_in(s, 3);
+    s->lent = false;
     families.n = one_in(s, 4) ? 0 : (uint64_t)between(s, 1, 10);
     families.most = between(s, 0, s->most_prompt + s->most_new);
     s->longest = 0;

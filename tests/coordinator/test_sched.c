@@ -220,6 +220,50 @@ static void steps_in_flight_share_the_decoding_sequences(void **state)
     coord_sched_destroy(&s);
 }
 
+static void cores_are_lent_to_a_step_that_is_alone(void **state)
+{
+    (void)state;
+    step a, b;
+    static step_span spans[2][8];
+    coord_sched *s = make((coord_sched_options){.max_seqs = 4, .max_batched_tokens = 10, .depth = 2, .lend = true});
+    /* A prompt of one step; what comes while it is under way waits for it. */
+    submit(s, 1, 5, 50);
+    next_kept(s, &a, spans[0]);
+    assert_true(a.lent);
+    submit(s, 2, 25, 50);
+    assert_false(coord_sched_next(s, &(step){0}));
+    answer(s, &a, 0);
+    /* Of a prompt of several steps the next can be under way beside the first. */
+    next_kept(s, &a, spans[0]);
+    next_kept(s, &b, spans[1]);
+    assert_false(a.lent || b.lent);
+    answer(s, &a, 0);
+    answer(s, &b, 0);
+    next(s, &a); /* the rest of it */
+    assert_true(a.n_spans == 2 && a.lent);
+    answer(s, &a, 0);
+    /* Both decode: one step with both alone, or each in one of its own. */
+    coord_sched_divide(s, 1);
+    for (int i = 0; i < 3; i++) {
+        next(s, &a);
+        assert_true(a.n_spans == 2 && a.lent);
+        assert_false(coord_sched_next(s, &(step){0}));
+        answer(s, &a, 0);
+    }
+    coord_sched_divide(s, 2);
+    next_kept(s, &a, spans[0]);
+    next_kept(s, &b, spans[1]);
+    assert_true(a.n_spans == 1 && b.n_spans == 1 && !a.lent && !b.lent);
+    coord_sched_destroy(&s);
+    /* Nobody else could be let in: there is no slot for him. */
+    s = make((coord_sched_options){.max_seqs = 1, .max_batched_tokens = 10, .depth = 2, .lend = true});
+    submit(s, 1, 5, 50);
+    submit(s, 2, 5, 50);
+    next(s, &a);
+    assert_true(a.lent);
+    coord_sched_destroy(&s);
+}
+
 static void the_youngest_of_the_lowest_priority_gives_way(void **state)
 {
     (void)state;
@@ -880,6 +924,7 @@ int main(void)
         cmocka_unit_test(decodes_leave_an_eighth_to_prefills),
         cmocka_unit_test(one_slot_serves_one_after_the_other),
         cmocka_unit_test(steps_in_flight_share_the_decoding_sequences),
+        cmocka_unit_test(cores_are_lent_to_a_step_that_is_alone),
         cmocka_unit_test(the_youngest_of_the_lowest_priority_gives_way),
         cmocka_unit_test(a_step_names_blocks_that_fall_out_of_the_window_at_once),
         cmocka_unit_test(a_window_lets_a_long_sequence_through_few_blocks),

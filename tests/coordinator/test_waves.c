@@ -66,7 +66,7 @@ static void the_faster_division_is_found(void **state)
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         run r = {.noise = i};
         double share;
-        coord_waves_init(&r.w, cases[i].stages);
+        coord_waves_init(&r.w, cases[i].stages, cases[i].stages);
         assert_int_equal(coord_waves_now(&r.w), cases[i].stages); /* where nothing is known yet */
         decode(&r, cases[i].m, cases[i].running, 5, &share, cases[i].best);
         decode(&r, cases[i].m, cases[i].running, 60, &share, cases[i].best);
@@ -75,13 +75,28 @@ static void the_faster_division_is_found(void **state)
     }
 }
 
+/* Where few are said to be better they are begun with, and more are tried later. */
+static void it_begins_as_it_is_told(void **state)
+{
+    (void)state;
+    run r = {.noise = 5};
+    double share;
+    coord_waves_init(&r.w, 4, 1);
+    assert_int_equal(coord_waves_now(&r.w), 1);
+    decode(&r, arithmetic, 40, 1, &share, 1);
+    assert_true(share > 0.95);
+    decode(&r, arithmetic, 40, 60, &share, 4);
+    decode(&r, arithmetic, 40, 10, &share, 4);
+    assert_true(share > 0.9);
+}
+
 /* Each number of sequences has its own, and keeps it. */
 static void few_and_many_sequences_are_told_apart(void **state)
 {
     (void)state;
     run r = {.noise = 7};
     double share;
-    coord_waves_init(&r.w, 4);
+    coord_waves_init(&r.w, 4, 4);
     decode(&r, both, 8, 10, &share, 1);
     decode(&r, both, 200, 10, &share, 4);
     for (int i = 0; i < 3; i++) {
@@ -98,7 +113,7 @@ static void it_follows_the_machine(void **state)
     (void)state;
     run r = {.noise = 9};
     double share;
-    coord_waves_init(&r.w, 2);
+    coord_waves_init(&r.w, 2, 2);
     decode(&r, memory, 8, 10, &share, 1);
     decode(&r, arithmetic, 8, 300, &share, 2);
     decode(&r, arithmetic, 8, 10, &share, 2);
@@ -111,7 +126,7 @@ static void prompts_stop_trials(void **state)
     (void)state;
     run r = {.noise = 11};
     double share;
-    coord_waves_init(&r.w, 2);
+    coord_waves_init(&r.w, 2, 2);
     decode(&r, arithmetic, 8, 0.2, &share, 2);
     for (int i = 0; i < 1000; i++) {
         coord_waves_step(&r.w, r.clock += 0.01, 4, 8, i % 3 == 0);
@@ -124,7 +139,7 @@ static void one_stage_has_nothing_to_choose(void **state)
 {
     (void)state;
     coord_waves w;
-    coord_waves_init(&w, 1);
+    coord_waves_init(&w, 1, 1);
     for (int i = 0; i < 1000; i++) {
         coord_waves_step(&w, 0.01 * i, 3, 3, false);
         assert_int_equal(coord_waves_now(&w), 1);
@@ -135,6 +150,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_faster_division_is_found),
+        cmocka_unit_test(it_begins_as_it_is_told),
         cmocka_unit_test(few_and_many_sequences_are_told_apart),
         cmocka_unit_test(it_follows_the_machine),
         cmocka_unit_test(prompts_stop_trials),

@@ -607,7 +607,7 @@ static void recorded_steps_give_the_same_bits(void **state)
         mat_fill(ctx, &y, 8, -3.0f);
         mat_fill(ctx, &z, 8, 2.0f);
         batch_rows(ctx, b, n, tokens);
-        be->step_begin(ctx);
+        be->step_begin(ctx, false);
         OK(be->graph_begin(ctx, b, &played));
         if (!played) {
             ops_linear_args a = {.rows = n, .x = now.f32, .n = 1, .w = {w.w}, .bias = {w.bias}, .y = {y}};

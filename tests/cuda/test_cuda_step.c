@@ -185,7 +185,7 @@ static void step_queue(model *m, const ops_batch_desc *d, const ops_sample_row *
     const ops_backend *o = m->o;
     bool played = false, each = !m->waits && d->n_rows == d->n_spans && d->n_out == d->n_rows && o->graph_begin != NULL, deep = m->depth > 1;
     const ops_linear_args head = {.rows = d->n_out, .x = m->h, .n = 1, .w = {m->embedding}, .y = {m->logits[slot]}};
-    o->step_begin(m->ctx);
+    o->step_begin(m->ctx, false);
     did(m, o->batch_set(m->ctx, m->batch, d));
     if (each)
         OK(o->graph_begin(m->ctx, m->batch, &played));

@@ -50,6 +50,8 @@ def variant(report, what, binary, model, requests, want, tp, pp, args, env=None)
     except Failed as e:
         report.check(False, f"{what}: {e}")
         return
+    if "--device cpu" in " ".join(args) and pp > 1 and tp * pp <= len(os.sched_getaffinity(0)): # each rank has cores of its own
+        report.check(len(re.findall(r"rank \d+ host .*, lent cores \d", said[0])) == tp * pp, f"{what}: stages lend each other no cores")
     if what.endswith("preempted"):
         report.check(preemptions(said) >= 3, f"{what}: only {preemptions(said)} preemptions")
     if same(report, what, want, got):

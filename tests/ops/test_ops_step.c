@@ -18,7 +18,7 @@ static void contexts_say_what_they_are(void **state)
     OK(ops_cpu()->ctx_create(&o, &ctx));
     assert_string_equal(ops_cpu()->ctx_describe(ctx), "cpu c, 2 threads");
     assert_non_null(strstr(ops_cpu()->numerics(ctx), "cpu"));
-    ops_cpu()->step_begin(ctx);
+    ops_cpu()->step_begin(ctx, false);
     OK(ops_cpu()->sync(ctx));
     ops_cpu()->step_end(ctx);
     ops_cpu()->ctx_destroy(&ctx);

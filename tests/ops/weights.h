@@ -82,7 +82,7 @@ static inline ops_mat weights_mat(ops_buf *buf, ops_type type, int32_t cols)
 static inline status weights_ctx(cpu_isa isa, int n_threads, int32_t max_rows, int32_t max_cols, ops_ctx *out)
 {
     *out = (ops_ctx){.isa = isa, .linear = cpu_linear_kernels_of(isa), .n_threads = n_threads, .max_rows = max_rows, .max_cols = max_cols};
-    TRY(threads_create(n_threads, true, -1, &out->pool));
+    TRY(threads_create(&(threads_options){.n_threads = n_threads, .spin = true, .first_core = -1}, &out->pool));
     out->thread_scratch_bytes = cpu_linear_scratch_bytes(max_rows, max_cols);
     out->thread_scratch = aligned_alloc(64, out->thread_scratch_bytes * (size_t)n_threads);
     out->quantise_scratch = aligned_alloc(64, mem_align(cpu_quantise_scratch_bytes(max_rows, max_cols), 64));
