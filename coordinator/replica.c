@@ -113,6 +113,15 @@ static bool lends_to(const coord_replica *r, const cores_of *all, int from, int 
            strcmp(all[from].numa, all[to].numa) == 0;
 }
 
+/* A launcher may have shut each rank in with its own cores (a cpuset). */
+static bool may_use(int core)
+{
+    cpu_set_t own, one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    return sched_getaffinity(0, sizeof(own), &own) == 0 && sched_setaffinity(0, sizeof(one), &one) == 0 && sched_setaffinity(0, sizeof(own), &own) == 0;
+}
+
 static status borrow_from(coord_replica *r, const cores_of *o)
 {
     int *cores = realloc(r->lent_cores, (size_t)(r->n_lent + o->n) * sizeof(int));
@@ -120,10 +129,11 @@ static status borrow_from(coord_replica *r, const cores_of *o)
         return FAIL(ST_NO_MEMORY, "no memory for a list of cores");
     r->lent_cores = cores;
     for (int c = 0, n = 0; c < CPU_SETSIZE && n < o->n; c++) {
-        if (CPU_ISSET(c, &o->cores)) {
+        if (!CPU_ISSET(c, &o->cores))
+            continue;
+        if (may_use(c))
             r->lent_cores[r->n_lent++] = c;
-            n++;
-        }
+        n++;
     }
     return ST_OK;
 }
@@ -139,12 +149,15 @@ static status cores_lend(coord_replica *r, ops_ctx_options *ctx)
     TRY(mem_calloc((size_t)r->n_ranks, sizeof(*all), "ranks", &all));
     status st = comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);
     for (int i = 0; st == ST_OK && i < r->n_ranks; i++) {
-        for (int j = 0; j < r->n_ranks; j++)
-            r->lend |= lends_to(r, all, i, j);
         if (lends_to(r, all, i, r->rank))
             st = borrow_from(r, &all[i]);
     }
+    mine.n = r->n_lent;
+    status told = comm_all_gather_equal(r->everyone, &mine, sizeof(mine), all);
+    for (int i = 0; told == ST_OK && i < r->n_ranks; i++)
+        r->lend |= all[i].n > 0;
     free(all);
+    st = st == ST_OK ? told : st;
     ctx->lent_cores = r->lent_cores;
     ctx->n_lent = r->n_lent;
     return st;
